@@ -1,0 +1,100 @@
+"""Runs many items in one launch of real gloo processes, one after another, and brings back what each rank found.
+
+Importing DeepSpeed takes seconds, so a launch is kept for as long as nothing goes wrong. A rank that
+fails or goes silent ends its launch, never the run: the items after it get a new one.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from autosp.cli._ranks import Ranks, settle, start
+
+ROOT = Path(__file__).parents[2]
+START = 180.0  # seconds until the first item may begin to count
+GRACE = 20.0  # seconds that ranks have to answer after one of them failed
+DEAD_STARTS = 2  # launches that end before their first answer
+
+
+@attrs.frozen
+class Outcome:
+    """What one rank made of one item: a value, or the text of its failure."""
+
+    rank: int
+    value: object = None
+    error: str = ""
+
+
+def launch(world: int, function: str, items: Sequence[object], timeout: float = 120.0) -> list[tuple[Outcome, ...]]:
+    """Calls `function` ("package.module:name") on each item in `world` processes; outcomes by item, by rank.
+
+    `timeout` is per item. The process group (gloo) is ready when the function is called.
+    """
+    outcomes: list[tuple[Outcome, ...]] = []
+    dead = 0
+    while len(outcomes) < len(items):
+        got = _one_launch(world, function, items[len(outcomes) :], timeout)
+        dead = dead + 1 if any(outcome.error for outcome in got[0]) and len(got) == 1 else 0
+        outcomes += got
+        if dead > DEAD_STARTS:
+            outcomes += [got[0]] * (len(items) - len(outcomes))
+    return outcomes
+
+
+def errors(outcomes: Sequence[Outcome]) -> str:
+    """The failures of one item, each under the name of its rank; empty if there are none."""
+    return "\n\n".join(f"rank {outcome.rank}:\n{outcome.error}" for outcome in outcomes if outcome.error)
+
+
+def _one_launch(world: int, function: str, items: Sequence[object], timeout: float) -> list[tuple[Outcome, ...]]:
+    """Outcomes up to and including the first item that a rank failed on."""
+    with tempfile.TemporaryDirectory(prefix="autosp-launch-") as name:
+        folder = Path(name)
+        (folder / "items.pkl").write_bytes(pickle.dumps((function, list(items))))
+        argv = [sys.executable, "-m", "tests.execute.worker", str(folder)]
+        with start(world, argv, folder, env={"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}) as ranks:
+            outcomes = []
+            for index in range(len(items)):
+                outcomes.append(_await_item(ranks, folder, index, timeout + (START if index == 0 else 0)))
+                if any(outcome.error for outcome in outcomes[-1]):
+                    break
+            return outcomes
+
+
+def _await_item(ranks: Ranks, folder: Path, index: int, seconds: float) -> tuple[Outcome, ...]:
+    deadline = time.monotonic() + seconds
+    waiting_for_the_rest = False
+    while True:
+        answers = [_answer(folder, rank, index) for rank in range(len(ranks.processes))]
+        if all(answers):
+            return tuple(answers)
+        trouble = ranks.failed() or any(answer and answer.error for answer in answers)
+        if trouble and not waiting_for_the_rest:
+            deadline = min(deadline, time.monotonic() + GRACE)
+            waiting_for_the_rest = True
+        if ranks.done() or time.monotonic() > deadline:
+            return _silent(ranks, [_answer(folder, rank, index) for rank in range(len(answers))], seconds)
+        time.sleep(0.05)
+
+
+def _answer(folder: Path, rank: int, index: int) -> Outcome | None:
+    path = folder / f"{index}.{rank}.pkl"
+    return pickle.loads(path.read_bytes()) if path.exists() else None
+
+
+def _silent(ranks: Ranks, answers: list[Outcome | None], seconds: float) -> tuple[Outcome, ...]:
+    """Outcomes with the ranks that gave none: where each of them stands, or its last words."""
+    ranks.signal(signal.SIGUSR1)  # the worker answers with its stacks
+    settle(ranks, 1.0)
+    return tuple(
+        answer or Outcome(rank, error=f"no answer within {seconds:.0f} s\n{ranks.describe([rank])}")
+        for rank, answer in enumerate(answers)
+    )
