@@ -42,7 +42,8 @@ class Case:
         words = [f"dp{self.dp}sp{self.sp}", self.path, self.optimizer, f"b{self.batch}", f"kv{self.kv_heads}"]
         words += [self.attn, f"mask-{self.mask}", f"labels-{self.labels}"]
         words += ["x".join(map(str, self.lengths))] if self.lengths != (32,) else []
-        words += ["dynamic"] * self.dynamic + ["nopos"] * (not self.positions) + ["inductor"] * (self.backend == "inductor")
+        words += ["dynamic"] * self.dynamic + ["nopos"] * (not self.positions)
+        words += [self.backend] * (self.backend != "aot_eager")
         words += [f"acc{self.accumulate}"] * (self.accumulate > 1) + ["clip"] * (self.clip > 0)
         words += ["mesh"] * self.mesh_in_config + ["nospec"] * (self.spec is None)
         return "-".join(words)

@@ -70,7 +70,8 @@ def _deepspeed(
     import deepspeed
 
     model = build_model(case)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=build_optimizer(case, model), config=deepspeed_config(case))
+    optimizer = build_optimizer(case, model)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(case))
     compile(case, engine)
     losses = []
     for step in range(STEPS):

@@ -50,7 +50,8 @@ def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def compare(expected: dict[str, torch.Tensor], got: dict[str, torch.Tensor]) -> Difference:
     """The worst parameter of `got`. A missing one, or one that is not a number, is infinitely far."""
     largest = max(float(value.abs().max()) for value in expected.values())
-    return max((_distance(name, value, got.get(name), largest) for name, value in expected.items()), key=lambda d: d.ratio)
+    distances = [_distance(name, value, got.get(name), largest) for name, value in expected.items()]
+    return max(distances, key=lambda distance: distance.ratio)
 
 
 def loss_error(expected: tuple[float, ...], got: tuple[float, ...]) -> float:
