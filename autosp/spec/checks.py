@@ -1,0 +1,140 @@
+"""What can be wrong between the statements of a spec: found here, worded in `words`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+from ..errors import Problem
+from ..syntax import At, Layout, problem_at
+from . import words
+from .values import Spec
+
+NOTHING: frozenset[str] = frozenset()
+LAYOUT_STATEMENTS = frozenset({"input", "output", "constrain", "include"})
+
+
+def first_place(value: Any) -> str:
+    """Where an earlier value of the same name stood."""
+    return str(value.at) if value.at else ""
+
+
+def layouts(spec: Spec) -> Iterator[tuple[Layout, At | None]]:
+    """Every layout of the spec and its place."""
+    for value in chain(spec.inputs, spec.outputs, spec.constraints):
+        if value.layout is not None:
+            yield value.layout, value.at
+
+
+def dim_names(spec: Spec) -> tuple[str, ...]:
+    """Every dim name of the spec, each once, in reading order."""
+    return tuple(dict.fromkeys(name for layout, _ in layouts(spec) for name in layout.names))
+
+
+def mark_said(kind: str, text: str, axes: tuple[str, ...]) -> words.Said | None:
+    """What is wrong with one word of a layout under a mesh, if anything is."""
+    if kind == "sum":
+        return words.sum_written(text)
+    if kind == "axis" and text not in axes:
+        return words.no_axis(text, axes)
+    if kind == "dim" and text in axes:
+        return words.axis_as_dim(text)
+    return None
+
+
+def layout_against_mesh(layout: Layout, at: At | None, axes: tuple[str, ...]) -> Iterator[Problem]:
+    """Axes that the mesh lacks, axes that stand as dims, and partial sums."""
+    for i, mark in enumerate(layout.marks()):
+        said = mark_said(mark.kind, mark.text, axes)
+        if said:
+            yield problem_at(at and at.spot(i, mark.text), *said)
+
+
+def twice(values: Iterable[Any], name: Callable[[Any], Any], word: Callable[[Any], str]) -> Iterator[Problem]:
+    """Values whose `name` an earlier one has."""
+    seen: dict[Any, Any] = {}
+    for value in values:
+        first = seen.setdefault(name(value), value)
+        if first is not value:
+            yield problem_at(value.at, *words.given_twice(word(value), first_place(first)))
+
+
+def repeats(spec: Spec) -> Iterator[Problem]:
+    """Everything that is given twice."""
+    yield from twice(spec.mesh, lambda a: a.name, lambda a: f"axis '{a.name}'")
+    yield from twice(spec.inputs, lambda i: i.name, lambda i: f"input '{i.name}'")
+    yield from twice(spec.outputs, lambda o: o.name, lambda o: f"output '{o.name}'")
+    yield from twice(spec.maps, lambda m: m.module, lambda m: f"map of '{m.module}'")
+    yield from twice(spec.dims, lambda d: (d.name, d.axis), lambda d: f"the fact about dim '{d.name}'")
+    yield from twice(spec.tile, lambda t: t.what, lambda t: f"tile of '{t.what}'")
+
+
+def contradictions(spec: Spec) -> Iterator[Problem]:
+    """Constraints on one port of one path: said twice, or differing."""
+    seen: dict[tuple[str, str], Any] = {}
+    for this in spec.constraints:
+        first = seen.setdefault((this.module, this.port), this)
+        if first is this:
+            continue
+        said = words.contradiction(str(this), str(first), first_place(first))
+        if first == this:
+            said = words.given_twice(f"'{this}'", first_place(first))
+        yield problem_at(this.at, *said)
+
+
+def reduce_faults(spec: Spec) -> Iterator[Problem]:
+    """Axes of `reduce` that the mesh lacks, and axes of the mesh that it may not leave out."""
+    at = spec.places.get("reduce")
+    for i, axis in enumerate(spec.reduce):
+        spot = at and at.spot(i, axis)
+        if axis not in spec.axes:
+            yield problem_at(spot, *words.no_axis(axis, spec.axes))
+        elif axis in spec.reduce[:i]:
+            yield problem_at(spot, *words.given_twice(f"axis '{axis}'", ""))
+    for axis in spec.mesh:
+        if not axis.local and axis.name not in spec.reduce:
+            yield problem_at(at, *words.reduce_leaves_out(axis.name))
+
+
+def dim_faults(spec: Spec) -> Iterator[Problem]:
+    """Facts and maps about dims that no layout names."""
+    known = dim_names(spec)
+    for fact in spec.dims:
+        if fact.name not in known:
+            yield problem_at(fact.at, *words.no_dim(fact.name, known))
+    for each in spec.maps:
+        if each.over not in known:
+            at = each.at and each.at.spot(0, each.over)
+            yield problem_at(at, *words.no_dim(each.over, known))
+
+
+def fact_axes(spec: Spec) -> Iterator[Problem]:
+    """Facts that name an axis that the mesh lacks."""
+    for fact in spec.dims:
+        if fact.axis is not None and fact.axis not in spec.axes:
+            at = fact.at and fact.at.spot(0, fact.axis)
+            yield problem_at(at, *words.no_axis(fact.axis, spec.axes))
+
+
+def loss_faults(spec: Spec) -> Iterator[Problem]:
+    """A loss that is not global."""
+    for output in spec.outputs:
+        if output.name == "loss" and output.mode == "local":
+            yield problem_at(output.at, *words.local_loss())
+
+
+def spec_problems(spec: Spec, broken: frozenset[str] = NOTHING) -> list[Problem]:
+    """Every fault between the statements. `broken` are statements that could not be read: what
+    hangs on them is left out, so that one error does not cause others.
+    """
+    problems = [*repeats(spec), *contradictions(spec), *loss_faults(spec)]
+    if not broken & LAYOUT_STATEMENTS:
+        problems += dim_faults(spec)
+    if "mesh" in broken:
+        return problems
+    if not spec.mesh:
+        return [*problems, problem_at(None, *words.no_mesh())]
+    for layout, at in layouts(spec):
+        problems += layout_against_mesh(layout, at, spec.axes)
+    return [*problems, *fact_axes(spec), *reduce_faults(spec)]

@@ -1,0 +1,58 @@
+"""`constrain`: a layout fixed inside a model, by an operator that stays in captured graphs."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from ..errors import Problem, SpecError
+from ..syntax import Layout, as_layout
+from . import words
+
+
+@torch.library.custom_op("autosp::constrain", mutates_args=(), schema="(Tensor x, str layout) -> Tensor")
+def constrain_op(x: torch.Tensor, layout: str) -> torch.Tensor:
+    """The value of `x`. A copy, since an operator's result may not share memory with its input."""
+    return x.clone()
+
+
+@constrain_op.register_fake
+def _(x: torch.Tensor, layout: str) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def gradient(ctx: object, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+    """The identity's."""
+    return grad, None
+
+
+constrain_op.register_autograd(gradient)
+
+
+@lru_cache(maxsize=4096)
+def checked(layout: str | Layout, ndim: int) -> str:
+    """The canonical text of a layout for a tensor of `ndim` dims. Raises SpecError."""
+    value = as_layout(layout, "autosp.constrain")
+    if value.partial:
+        raise SpecError(Problem(*words.sum_written(value.partial[0])))
+    if not value.fits(ndim):
+        raise SpecError(Problem(*words.constrained_ndim(ndim, value)))
+    return str(value)
+
+
+@torch._dynamo.assume_constant_result
+def layout_text(layout: str | Layout, ndim: int) -> str:
+    """`checked`, which a captured graph holds as the text it gave."""
+    return checked(layout, ndim)
+
+
+def constrain(x: torch.Tensor, layout: str | Layout) -> torch.Tensor:
+    """`x`, its layout fixed there in what autosp compiles; elsewhere nothing but `x`.
+
+    Raises SpecError where the layout cannot be read or has another number of dims.
+    """
+    text = layout_text(layout, x.dim())
+    if not torch.compiler.is_compiling():
+        return x
+    return torch.ops.autosp.constrain(x, text)

@@ -1,0 +1,211 @@
+"""`parse`, `load` and `for_class`: a spec from text, from a file, and for a model class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+
+from .. import resources
+from ..errors import Problem, SpecError
+from ..syntax import Source, problem_at
+from . import words
+from .checks import spec_problems
+from .statements import FIRST_WORD, Statement, read_statement, spans
+from .values import Spec
+
+FIELD_OF = {"dim": "dims", "input": "inputs", "output": "outputs", "constrain": "constraints",
+            "map": "maps", "tile": "tile"}
+OWN = ("family", "match", "include")  # what an included file says of itself alone
+
+
+@attrs.define
+class Draft:
+    """What was read so far: statements, problems, and the statements that could not be read."""
+
+    statements: list[Statement] = attrs.field(factory=list)
+    problems: list[Problem] = attrs.field(factory=list)
+    broken: set[str] = attrs.field(factory=set)
+
+    def fail(self, keyword: str, problems: Iterable[Problem]) -> None:
+        """Keep the problems of a statement that could not be read."""
+        self.problems += problems
+        self.broken.add(keyword)
+
+
+def key_of(statement: Statement) -> tuple[Any, ...]:
+    """What a statement is about: a later one about the same replaces an included one."""
+    value = statement.value
+    if statement.keyword == "constrain":
+        return "constrain", value.module, value.port
+    if statement.keyword == "dim":
+        return "dim", value.name, value.axis
+    if statement.keyword in FIELD_OF:
+        return statement.keyword, getattr(value, "name", None) or getattr(value, "module", None)
+    return (statement.keyword,)
+
+
+def read_file(path: Path, name: str) -> Source:
+    """The text of a file. Raises SpecError where it cannot be read."""
+    try:
+        return Source(name, path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SpecError(Problem(*words.bad_text(name, why))) from None
+
+
+def read_draft(source: Source, chain: tuple[Path, ...]) -> Draft:
+    """Every statement of a text, those of the files it includes first. `chain` are the files that led here."""
+    draft = Draft()
+    for begin, end in spans(source.text):
+        try:
+            draft.statements.append(read_statement(source, begin, end))
+        except SpecError as error:
+            draft.fail(FIRST_WORD.match(source.text, begin, end)[0], error.problems)
+    draft.problems += said_twice(draft.statements)
+    return with_included(draft, chain)
+
+
+def said_twice(statements: list[Statement]) -> list[Problem]:
+    """Statements that a file says twice and that can be said once."""
+    first: dict[str, Statement] = {}
+    problems = []
+    for each in statements:
+        if each.keyword in FIELD_OF or each.keyword == "include":
+            continue
+        before = first.setdefault(each.keyword, each)
+        if before is not each:
+            problems.append(problem_at(each.at, *words.given_twice(f"'{each.keyword}'", str(before.at))))
+    return problems
+
+
+def with_included(draft: Draft, chain: tuple[Path, ...]) -> Draft:
+    """The draft with its include lines replaced by what they say; its own lines win."""
+    merged: dict[tuple[Any, ...], list[Statement]] = {}
+    for each in draft.statements:
+        if each.keyword == "include":
+            inner = included(each, chain, draft)
+            merged.update({key_of(s): [s] for s in inner if s.keyword not in OWN})
+    own: dict[tuple[Any, ...], list[Statement]] = {}
+    for each in draft.statements:
+        if each.keyword != "include":
+            own.setdefault(key_of(each), []).append(each)
+    merged.update(own)
+    draft.statements = [each for group in merged.values() for each in group]
+    return draft
+
+
+def include_fault(name: str, chain: tuple[Path, ...]) -> words.Said | None:
+    """Why a file may not be included, if it may not."""
+    if not chain:
+        return words.no_folder(name)
+    folder = chain[-1].parent
+    path = (folder / name).resolve()
+    if path.parent != folder or Path(name).name != name:
+        return words.bad_include(name)
+    if path in chain:
+        return words.include_cycle([p.name for p in (*chain, path)])
+    if not path.is_file():
+        return words.no_include(name, sorted(p.name for p in folder.glob("*.spec")))
+    return None
+
+
+def included(line: Statement, chain: tuple[Path, ...], draft: Draft) -> list[Statement]:
+    """The statements of an included file; its problems go to `draft`."""
+    fault = include_fault(line.value, chain)
+    if fault:
+        draft.fail("include", [problem_at(line.at, *fault)])
+        return []
+    path = chain[-1].parent / line.value
+    name = os.path.join(os.path.dirname(line.at.source.name), line.value)
+    try:
+        inner = read_draft(read_file(path, name), (*chain, path))
+    except SpecError as error:
+        draft.fail("include", error.problems)
+        return []
+    draft.problems += inner.problems
+    draft.broken |= inner.broken
+    return inner.statements
+
+
+def fields_of(statements: list[Statement]) -> dict[str, Any]:
+    """The fields of the Spec that these statements say."""
+    fields: dict[str, Any] = {"places": {each.keyword: each.at for each in statements}}
+    for each in statements:
+        name = FIELD_OF.get(each.keyword)
+        if name:
+            fields[name] = (*fields.get(name, ()), each.value)
+        else:
+            fields[each.keyword] = each.value
+    return fields
+
+
+def by_place(problem: Problem) -> tuple[Any, ...]:
+    """Sorts problems as their places stand in their files."""
+    name, *numbers = problem.where.rsplit(":", 2)
+    return name, *(int(n) for n in numbers if n.isdigit())
+
+
+def spec_of(source: Source, chain: tuple[Path, ...] = ()) -> Spec:
+    """The spec that a text says. Raises SpecError with every problem of it."""
+    draft = read_draft(source, chain)
+    fields = fields_of(draft.statements)
+    if "mesh" not in fields and not draft.broken & {"mesh", "include"}:
+        what, rule, fix = words.no_mesh()
+        draft.problems.append(Problem(what, rule, fix, source.name))
+    problems = [*draft.problems, *draft_problems(fields, draft.broken)]
+    if problems:
+        raise SpecError(sorted(dict.fromkeys(problems), key=by_place))
+    return Spec(**fields)
+
+
+def draft_problems(fields: dict[str, Any], broken: set[str]) -> list[Problem]:
+    """What is wrong between the statements that could be read."""
+    missing = {"mesh"} if "mesh" not in fields else set()
+    defaults = {"mesh": (), "dims": (), "inputs": (), "outputs": (), "constraints": (), "maps": (), "tile": ()}
+    draft = SimpleNamespace(**{**defaults, **fields})
+    draft.axes = tuple(axis.name for axis in draft.mesh)
+    draft.reduce = fields.get("reduce", tuple(a.name for a in draft.mesh if not a.local))
+    return spec_problems(draft, frozenset(broken | missing))
+
+
+def parse(text: str, filename: str = "<spec>") -> Spec:
+    """The spec that `text` says; `filename` names it in errors.
+
+    Raises SpecError, which lists everything that is wrong with it.
+    """
+    return spec_of(Source(filename, text))
+
+
+def load(name: str | os.PathLike[str]) -> Spec:
+    """The spec in the file `name`, or the one that ships under that name: `load("llama")`.
+
+    Raises SpecError where there is none, or with everything that is wrong with it.
+    """
+    shipped = resources.listing("models")
+    if str(name) in shipped:
+        path = resources.path("models", str(name))
+        return spec_of(read_file(path, path.name), (path.resolve(),))
+    path = Path(name)
+    if not path.is_file() and path.suffix != ".spec" and len(path.parts) < 2:
+        raise SpecError(Problem(*words.no_spec(str(name), shipped)))
+    return spec_of(read_file(path, str(name)), (path.resolve(),))
+
+
+@lru_cache
+def family_for(class_name: str) -> str:
+    """The name of the shipped spec whose `match` names the class, else causal_lm."""
+    for name in resources.listing("models"):
+        if class_name in resources.read("models", name) and class_name in load(name).match:
+            return name
+    return "causal_lm"
+
+
+def for_class(class_name: str) -> Spec:
+    """The shipped spec of the family that `class_name` belongs to, or the general causal_lm."""
+    return load(family_for(class_name))

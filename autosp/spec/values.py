@@ -1,0 +1,208 @@
+"""What a spec says, as frozen values. `str` of each is its canonical statement.
+
+Every value that a text wrote keeps its place in `at`, which takes no part in equality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from ..errors import SpecError
+from ..syntax import At, Layout
+
+OutputMode = Literal["layout", "none", "local", "whole"]
+Attention = Literal["ulysses", "gather", "auto"]
+Port = Literal["input", "output"]
+UNITS = {
+    "TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10,
+    "TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1,
+}
+
+
+def place() -> At | None:
+    """The field that holds where a text wrote a value."""
+    return attrs.field(default=None, eq=False, repr=False, kw_only=True)
+
+
+@attrs.frozen
+class Axis:
+    """A mesh axis. On a `local` one every rank only ever sees its own shard."""
+
+    name: str
+    local: bool = False
+    at: At | None = place()
+
+    def __str__(self) -> str:
+        return f"{self.name}: local" if self.local else self.name
+
+
+@attrs.frozen
+class Input:
+    """An argument of the forward, by name, and how it may be split (on a local axis: is split)."""
+
+    name: str
+    layout: Layout
+    optional: bool = False
+    at: At | None = place()
+
+    def __str__(self) -> str:
+        return f"input {self.name} {self.layout}{' optional' if self.optional else ''}"
+
+
+@attrs.frozen
+class Output:
+    """An output by name: given in `layout`, not at all, as the rank's own part, or whole."""
+
+    name: str
+    layout: Layout | None = None
+    mode: OutputMode = attrs.field(
+        default=attrs.Factory(lambda self: "whole" if self.layout is None else "layout", takes_self=True)
+    )
+    at: At | None = place()
+
+    def __str__(self) -> str:
+        return f"output {self.name} {self.mode if self.layout is None else self.layout}"
+
+
+@attrs.frozen
+class Constraint:
+    """The first tensor that goes into, or comes out of, the modules of this path has this layout."""
+
+    module: str
+    port: Port
+    layout: Layout
+    at: At | None = place()
+
+    def __str__(self) -> str:
+        return f"constrain {self.module} {self.port} {self.layout}"
+
+
+@attrs.frozen
+class Map:
+    """The modules of this path run per shard of dim `over` as they stand."""
+
+    module: str
+    over: str
+    at: At | None = place()
+
+    def __str__(self) -> str:
+        return f"map {self.module} over {self.over}"
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes in the largest unit that leaves it whole."""
+    for unit, size in UNITS.items():
+        if count >= size and count % size == 0:
+            return f"{count // size}{unit}"
+    return f"{count}B"
+
+
+@attrs.frozen
+class Recompute:
+    """What is recomputed in the backward; under "sac", to fit `budget`.
+
+    The budget is a number of bytes (int), a fraction of what "none" keeps (float), "auto", or None
+    where nothing was said.
+    """
+
+    mode: Literal["none", "sac", "full"] = "none"
+    budget: int | float | Literal["auto"] | None = None
+
+    def __str__(self) -> str:
+        if self.budget is None:
+            return f"recompute {self.mode}"
+        budget = bytes_text(self.budget) if isinstance(self.budget, int) else self.budget
+        return f"recompute {self.mode} budget {budget}"
+
+
+@attrs.frozen
+class Tile:
+    """What is computed in tiles, so that it never stands whole; `mode` may be a number of tiles."""
+
+    what: Literal["loss"] = "loss"
+    mode: int | Literal["auto", "none"] = "auto"
+    at: At | None = place()
+
+    def __str__(self) -> str:
+        return f"tile {self.what} {self.mode}"
+
+
+@attrs.frozen
+class DimFact:
+    """What holds of a dim wherever it stands: its size, or an axis that splits it evenly."""
+
+    name: str
+    size: int | None = None
+    axis: str | None = None
+    at: At | None = place()
+
+    def __str__(self) -> str:
+        return f"dim {self.name} {f'= {self.size}' if self.axis is None else f'divides {self.axis}'}"
+
+
+def default_reduce(mesh: tuple[Axis, ...]) -> tuple[str, ...]:
+    """The axes that a loss means over where nothing is said: those that are not local."""
+    return tuple(axis.name for axis in mesh if not axis.local)
+
+
+def listed(convert: type = tuple) -> object:
+    """A field that holds a tuple, empty unless given."""
+    return attrs.field(default=(), converter=convert)
+
+
+@attrs.frozen(kw_only=True)
+class Spec:
+    """How a model's inputs, outputs and modules lie over the mesh, and the policies for it.
+
+    `str` is canonical text that parses to an equal Spec. Raises SpecError at construction with
+    every statement that does not fit the others.
+    """
+
+    family: str | None = None
+    match: tuple[str, ...] = listed()
+    mesh: tuple[Axis, ...] = listed()
+    dims: tuple[DimFact, ...] = listed()
+    inputs: tuple[Input, ...] = listed()
+    outputs: tuple[Output, ...] = listed()
+    attention: Attention = "ulysses"
+    constraints: tuple[Constraint, ...] = listed()
+    maps: tuple[Map, ...] = listed()
+    recompute: Recompute = Recompute()
+    tile: tuple[Tile, ...] = listed()
+    reduce: tuple[str, ...] = attrs.field(
+        default=attrs.Factory(lambda self: default_reduce(self.mesh), takes_self=True), converter=tuple
+    )
+    places: Mapping[str, At] = attrs.field(factory=dict, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        from .checks import spec_problems
+
+        problems = spec_problems(self)
+        if problems:
+            raise SpecError(problems)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the mesh's axes, in order."""
+        return tuple(axis.name for axis in self.mesh)
+
+    @property
+    def local_axes(self) -> tuple[str, ...]:
+        """The axes on which a rank only ever sees its own shard."""
+        return tuple(axis.name for axis in self.mesh if axis.local)
+
+    def input(self, name: str) -> Input | None:
+        """The input of that name."""
+        return next((i for i in self.inputs if i.name == name), None)
+
+    def output(self, name: str) -> Output | None:
+        """The output of that name; where there is none, the whole value comes back."""
+        return next((o for o in self.outputs if o.name == name), None)
+
+    def __str__(self) -> str:
+        from .text import spec_text
+
+        return spec_text(self)

@@ -1,0 +1,180 @@
+"""The words of every fault of a spec: (what, rule, fix), from pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import did_you_mean
+
+Said = tuple[str, str, str]
+
+
+def quoted(names: Iterable[str]) -> str:
+    """`'a', 'b'`."""
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def mesh_text(axes: Iterable[str]) -> str:
+    """`mesh [dp, sp]`."""
+    return f"mesh [{', '.join(axes)}]"
+
+
+def no_statement(word: str, known: Iterable[str]) -> Said:
+    known = list(known)
+    return (
+        f"no statement '{word}'",
+        f"a line begins with one of {', '.join(known)}",
+        did_you_mean(word, known, "begin the line with one of these, or with '#' for a comment"),
+    )
+
+
+def no_axis(axis: str, axes: tuple[str, ...]) -> Said:
+    return (
+        f"no axis '{axis}' in {mesh_text(axes)}",
+        "a layout names axes of the spec's mesh",
+        did_you_mean(axis, axes, f"use one of {quoted(axes)}, or add '{axis}' to the mesh"),
+    )
+
+
+def no_mesh() -> Said:
+    return (
+        "the spec has no mesh",
+        "a spec names the axes that its layouts use",
+        "add a line such as: mesh [dp: local, sp]",
+    )
+
+
+def axis_as_dim(name: str) -> Said:
+    return (
+        f"'{name}' is an axis of the mesh and stands here as a dim",
+        "a dim has a name of its own; the axes that split it follow an '@'",
+        f"write the dim's name and then the axis, such as 'seq@{name}'",
+    )
+
+
+def sum_written(axis: str) -> Said:
+    return (
+        f"a partial sum over '{axis}' is asked for",
+        "partial sums stand in plans and reports only; a spec asks for whole or split values",
+        f"drop 'sum@{axis}'",
+    )
+
+
+def given_twice(what: str, first: str) -> Said:
+    return (
+        f"{what} is given twice" + (f", first at {first}" if first else ""),
+        "each thing is said once in a spec",
+        "keep one of the two lines",
+    )
+
+
+def contradiction(this: str, that: str, first: str) -> Said:
+    return (
+        f"'{this}' contradicts '{that}'" + (f" at {first}" if first else ""),
+        "one port of one module has one layout",
+        "keep one of the two lines",
+    )
+
+
+def no_dim(name: str, known: tuple[str, ...]) -> Said:
+    return (
+        f"no layout of the spec names a dim '{name}'",
+        "a dim is known by its name in the layouts of inputs, outputs and constraints",
+        did_you_mean(name, known, f"use one of {quoted(known)}" if known else "name it in a layout"),
+    )
+
+
+def dim_is_zero(name: str) -> Said:
+    return (f"dim '{name}' has size 0", "a size is a whole number from 1", f"write dim {name} = SIZE")
+
+
+def reduce_leaves_out(axis: str) -> Said:
+    return (
+        f"the loss mean leaves out axis '{axis}', which is not local",
+        "on an axis that is not local the loss is of the whole batch already",
+        f"add '{axis}', or write '{axis}: local' in the mesh",
+    )
+
+
+def local_loss() -> Said:
+    return (
+        "the loss is asked for as each rank's own part",
+        "every rank returns the global loss",
+        "write: output loss []",
+    )
+
+
+def bad_include(name: str) -> Said:
+    return (
+        f"include of '{name}', which is outside the spec's folder",
+        "a spec includes files of its own folder only, by name",
+        f"copy the file beside the spec and write: include {name.replace(chr(92), '/').split('/')[-1] or 'FILE'}",
+    )
+
+
+def no_folder(name: str) -> Said:
+    return (
+        f"include of '{name}' in a text that is no file",
+        "a spec includes files of its own folder, and this one has none",
+        "put the text in a file and load that, or copy the included lines here",
+    )
+
+
+def no_include(name: str, known: list[str]) -> Said:
+    return (
+        f"no file '{name}' beside the spec",
+        "a spec includes files of its own folder only, by name",
+        did_you_mean(name, known, "create the file, or drop the line"),
+    )
+
+
+def include_cycle(chain: list[str]) -> Said:
+    return (
+        f"files include each other: {' -> '.join(chain)}",
+        "an included file does not include, by any way, the one that includes it",
+        "drop one of the include lines",
+    )
+
+
+def bad_text(name: str, why: str) -> Said:
+    return (f"'{name}' cannot be read: {why}", "a spec is a UTF-8 text file", "give the path of a spec file")
+
+
+def no_spec(name: str, known: tuple[str, ...]) -> Said:
+    return (
+        f"no spec '{name}'",
+        f"a spec is a path to a file, or one of {', '.join(known)}",
+        did_you_mean(name, known, "give a path that ends in .spec, or one of these names"),
+    )
+
+
+def unitless(number: str) -> Said:
+    return (
+        f"the budget {number} has no unit",
+        "a budget is a number of bytes with its unit, or a fraction of what 'none' keeps, from 0.0001 to 1",
+        f"write {number}GiB, or a fraction such as 0.5",
+    )
+
+
+def bad_fraction(number: str) -> Said:
+    return (
+        f"the budget {number} is no fraction",
+        "a budget without a unit is a fraction of what 'none' keeps, from 0.0001 to 1",
+        f"write a fraction such as 0.5, or bytes such as {number}GiB",
+    )
+
+
+def no_bytes(text: str) -> Said:
+    return (f"the budget {text} is less than one byte", "a budget holds something", "write a budget such as 20GiB")
+
+
+def no_tiles() -> Said:
+    return ("the loss is cut into 0 tiles", "a number of tiles is from 1", "write: tile loss auto")
+
+
+def constrained_ndim(ndim: int, layout: object) -> Said:
+    return (
+        f"a tensor of {ndim} dims is constrained to {layout}",
+        "a layout names every dim of its tensor",
+        "name each dim once, or '...' for those that are not split",
+    )

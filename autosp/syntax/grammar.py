@@ -1,0 +1,42 @@
+"""The lark parsers, each built once, when it is first needed."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from .. import resources
+from ..errors import SpecError
+from .source import Source
+
+if TYPE_CHECKING:
+    from lark import Lark, Tree
+
+
+@cache
+def parser(grammar: str, start: str) -> Lark:
+    """The LALR parser of `grammar/<grammar>.lark`; it may import from the other grammar files."""
+    from lark import Lark
+
+    return Lark(
+        resources.read("grammar", grammar),
+        parser="lalr",
+        start=start,
+        import_paths=[str(resources.folder("grammar"))],
+        maybe_placeholders=False,
+    )
+
+
+def parse_text(grammar: str, start: str, source: Source, begin: int, end: int) -> Tree:
+    """The tree of `source.text[begin:end]`, its offsets counted from `begin`.
+
+    Raises SpecError with one problem that points at where reading stopped.
+    """
+    from lark.exceptions import UnexpectedInput
+
+    try:
+        return parser(grammar, start).parse(source.text[begin:end])
+    except UnexpectedInput as error:
+        from .slips import syntax_problem
+
+        raise SpecError(syntax_problem(source, begin, end, error)) from None

@@ -1,0 +1,96 @@
+"""From text to layouts: the lark tree of a layout as a value, and where each word of it stood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from ..errors import SpecError
+from . import words
+from .faults import Mark, layout_problems
+from .grammar import parse_text
+from .layout import ELLIPSIS, Dim, Layout, Part
+from .source import At, Source
+
+if TYPE_CHECKING:
+    from lark import Token, Tree
+
+MARK_OF = {"NAME": "dim", "INT": "size", "ELLIPSIS": "ellipsis"}
+
+
+def axes_of(trees: list[Tree]) -> tuple[str, ...]:
+    """The axis names under an optional `axes` node."""
+    return tuple(token.value for tree in trees for token in tree.children)
+
+
+def part_of(tree: Tree) -> Part:
+    """The value of a `part` node."""
+    head, *axes = tree.children
+    if head.type == "INT":
+        return Part(size=int(head), axes=axes_of(axes))
+    return Part(name=None if head == "_" else head.value, axes=axes_of(axes))
+
+
+def dim_of(tree: Tree) -> Dim:
+    """The value of a `dim` node."""
+    if getattr(tree.children[0], "type", None) == "ELLIPSIS":
+        return ELLIPSIS
+    return Dim(tuple(map(part_of, tree.children)))
+
+
+def layout_of(tree: Tree) -> Layout:
+    """The value of a `layout` node. Raises SpecError where it is faulty."""
+    dims = [child for child in tree.children if child.data == "dim"]
+    partial = [axes for child in tree.children if child.data == "partial" for axes in child.children]
+    return Layout(tuple(map(dim_of, dims)), axes_of(partial))
+
+
+def tokens_of(tree: Tree, axis: str = "axis") -> Iterator[tuple[str, Token]]:
+    """Every word under a `layout` node with the kind of its mark, in reading order."""
+    for child in tree.children:
+        if not hasattr(child, "children"):
+            yield (axis if tree.data == "axes" else MARK_OF[child.type]), child
+        else:
+            yield from tokens_of(child, "sum" if child.data == "partial" else axis)
+
+
+@lru_cache(maxsize=4096)
+def good_layout(text: str) -> tuple[Layout, tuple[int, ...]] | None:
+    """The layout that a text holds and the offsets of its words; None where anything is wrong."""
+    try:
+        tree = parse_text("terms", "layout", Source("", text), 0, len(text))
+        return layout_of(tree), tuple(token.start_pos for _, token in tokens_of(tree))
+    except SpecError:
+        return None
+
+
+def read_layout(source: Source, start: int, end: int) -> tuple[Layout, tuple[int, ...]]:
+    """The layout in `source[start:end]` and the offsets of its words.
+
+    Raises SpecError with every fault, each pointing at its word.
+    """
+    good = good_layout(source.text[start:end])
+    if good is not None:
+        return good[0], tuple(start + spot for spot in good[1])
+    tokens = tuple(tokens_of(parse_text("terms", "layout", source, start, end)))
+    at = At(source, start, end, tuple(start + token.start_pos for _, token in tokens))
+    marks = tuple(Mark(kind, token.value) for kind, token in tokens)
+    raise SpecError(layout_problems(marks, at))
+
+
+def parse_layout(text: str, where: str = "") -> Layout:
+    """The layout that `text` writes, such as `[batch@dp, seq@sp]`. `where` names it in errors.
+
+    Raises SpecError: where it cannot be read, or an axis or a dim name occurs twice.
+    """
+    return read_layout(Source(where or "<layout>", text), 0, len(text))[0]
+
+
+def as_layout(value: object, where: str = "") -> Layout:
+    """A layout from text, from `P(...)` or from a Layout. Raises SpecError for anything else."""
+    if isinstance(value, Layout):
+        return value
+    if isinstance(value, str):
+        return parse_layout(value, where)
+    raise SpecError(words.not_a_layout(value))
