@@ -24,6 +24,7 @@ class Projection:
       sums of exactly these give a partial sum of the result.
     movement: only moves or casts data; running it whole is no replicated work, nothing is saved for it.
     saves: operand indices whose values its backward needs; -1 means the result.
+    random: draws random numbers: shards must draw differently, replicas alike.
     """
 
     operands: tuple[Dims, ...]
@@ -36,3 +37,4 @@ class Projection:
     movement: bool = False
     saves: tuple[int, ...] = ()
     rule: str = ""
+    random: bool = False

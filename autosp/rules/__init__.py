@@ -1,0 +1,13 @@
+"""Operator rules: which dims of an operator may be split, as data, and the operator's local version."""
+
+from .book import RuleBook, default_rules
+from .calls import arguments, op_name, tensor_args, tensor_results
+from .localise import localise
+from .projection import Projection
+from .read import read
+from .strategies import factor_of, project, splittable
+
+__all__ = [
+    "Projection", "RuleBook", "arguments", "default_rules", "factor_of", "localise", "op_name", "project",
+    "read", "splittable", "tensor_args", "tensor_results",
+]  # fmt: skip

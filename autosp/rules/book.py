@@ -1,0 +1,102 @@
+"""All rules by operator, and the projection of a call."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import attrs
+import torch
+
+from ..errors import Problem, RuleError
+from ..resources import listing
+from ..resources import read as read_resource
+from .binding import bind_signature
+from .call import Call, Mismatch, all_hold, make_call
+from .calls import op_name
+from .coded import TABLE
+from .draft import draft_rule
+from .model import Rule, Signature
+from .projection import Projection
+from .read import read
+
+
+@attrs.frozen
+class RuleBook:
+    """Rules by operator name; an operator's rules are tried in the order in which they were read."""
+
+    rules: tuple[Rule, ...]
+    by_name: dict[str, tuple[Rule, ...]] = attrs.field(init=False, eq=False, repr=False)
+
+    @by_name.default
+    def _index(self) -> dict[str, tuple[Rule, ...]]:
+        found: dict[str, tuple[Rule, ...]] = {}
+        for rule in self.rules:
+            for target in rule.targets:
+                found[target] = (*found.get(target, ()), rule)
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """Every operator under rule, sorted."""
+        return tuple(sorted(self.by_name))
+
+    def has(self, target: torch._ops.OpOverload) -> bool:
+        """Whether there is a rule for the operator."""
+        return op_name(target) in self.by_name
+
+    def bind(self, target: torch._ops.OpOverload, args: Any, kwargs: Any, results: Any) -> Projection:
+        """The call in factors. Raises RuleError where no rule speaks of it."""
+        call = make_call(target, args, kwargs, results)
+        name, reasons = op_name(target), []
+        for rule in self.by_name.get(name, ()):
+            try:
+                return attrs.evolve(bind_rule(rule, call), rule=rule.where)
+            except Mismatch as reason:
+                reasons.append(f"{rule.where}: {reason}")
+        raise RuleError(no_rule(name, call) if not reasons else no_fit(name, reasons, call))
+
+    def with_rules(self, rules: tuple[Rule, ...]) -> RuleBook:
+        """A book in which `rules` are tried before the present ones."""
+        return RuleBook((*rules, *self.rules))
+
+
+def bind_rule(rule: Rule, call: Call) -> Projection:
+    """The call in factors under one rule. Raises Mismatch where it does not fit."""
+    if not all_hold(rule.guards, call):
+        raise Mismatch(f"it speaks only of calls when {' and '.join(map(str, rule.guards))}")
+    if isinstance(rule.form, Signature):
+        return bind_signature(rule, rule.form, call)
+    found = TABLE[rule.form](call)
+    return attrs.evolve(found, movement=found.movement or bool(rule.said("movement")))
+
+
+def no_rule(name: str, call: Call) -> Problem:
+    """An operator that has no rule."""
+    return Problem(
+        f"operator '{name}' has no rule",
+        "an operator on a split value needs a rule that says which dims may be split",
+        f"start from this draft, in which nothing is split yet, and prove it with 'autosp rules verify {name}':\n"
+        + indented(draft_rule(name, call)),
+    )
+
+
+def no_fit(name: str, reasons: list[str], call: Call) -> Problem:
+    """An operator whose rules do not speak of this call."""
+    return Problem(
+        f"no rule of operator '{name}' fits this call: {'; '.join(reasons)}",
+        "one of an operator's rules must fit the ranks, sizes and arguments of its call",
+        "write one for this call, starting from this draft, in which nothing is split yet:\n"
+        + indented(draft_rule(name, call)),
+    )
+
+
+def indented(text: str) -> str:
+    """The text two columns to the right of an error's parts."""
+    return "\n".join(f"     {line}" for line in text.split("\n"))
+
+
+@cache
+def default_rules() -> RuleBook:
+    """The rules that ship with autosp, from specs/rules."""
+    names = listing("rules")
+    return RuleBook(tuple(r for n in names for r in read(read_resource("rules", n), f"specs/rules/{n}.rule")))

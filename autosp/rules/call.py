@@ -1,0 +1,95 @@
+"""One call as a rule sees it: tensors with sizes, arguments by name, and the tests over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+
+from ..layout import Size, as_size
+from .calls import arguments, is_tensor, operand_indices, tensor_args, tensor_results, tensors_in
+from .model import Test
+
+
+class Mismatch(Exception):
+    """This rule does not speak of this call; the message says why."""
+
+
+@attrs.frozen
+class Call:
+    """A call of `target`: its arguments by name, its tensors' sizes in order, and their dtypes."""
+
+    target: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    named: dict[str, Any]
+    places: dict[str, list[int]]
+    operands: tuple[tuple[Size, ...], ...]
+    results: tuple[tuple[Size, ...], ...]
+    floating: tuple[bool, ...]
+    floating_results: bool
+
+
+def make_call(target: torch._ops.OpOverload, args: Any, kwargs: Any, results: Any) -> Call:
+    """The call of `target` on `args` and `kwargs` that gave `results`."""
+    operands, outs = tensor_args(args, kwargs), tensor_results(results)
+    return Call(
+        target,
+        tuple(args),
+        dict(kwargs),
+        arguments(target, args, kwargs),
+        operand_indices(target, args, kwargs),
+        tuple(sizes(t) for t in operands),
+        tuple(sizes(t) for t in outs),
+        tuple(is_floating(t) for t in operands),
+        all(map(is_floating, outs)),
+    )
+
+
+def sizes(tensor: Any) -> tuple[Size, ...]:
+    """A tensor's shape as ints and expressions."""
+    return tuple(as_size(n) for n in tensor.shape)
+
+
+def is_floating(tensor: Any) -> bool:
+    """Whether sums of the tensor's values are meant to be exact up to rounding."""
+    return tensor.dtype.is_floating_point or tensor.dtype.is_complex
+
+
+def value_of(call: Call, name: str) -> Any:
+    """An argument's value."""
+    if name not in call.named:
+        raise Mismatch(f"{call.target} has no argument '{name}'")
+    return call.named[name]
+
+
+def holds(test: Test, call: Call) -> bool:
+    """Whether a test is true of the call."""
+    value = value_of(call, test.arg)
+    if test.op == "is tensor":
+        return bool(tensors_in(value))
+    if test.op in ("==", "!="):
+        return same(value, test.value) == (test.op == "==")
+    truth = bool(value) if not is_tensor(value) else True
+    return truth == (test.op == "holds")
+
+
+def same(value: Any, literal: Any) -> bool:
+    """Whether an argument equals a literal of rule text; never by a guard on a symbol."""
+    if is_tensor(value) or isinstance(value, (torch.SymInt, torch.SymFloat)):
+        return False
+    return value is literal or (literal is not None and not isinstance(value, (list, tuple)) and value == literal)
+
+
+def all_hold(tests: tuple[Test, ...], call: Call) -> bool:
+    """Whether every test is true of the call."""
+    return all(holds(t, call) for t in tests)
+
+
+def positions(value: Any, rank: int) -> list[int]:
+    """The dims that a dim argument names; all of them for None or an empty list."""
+    if value is None or (isinstance(value, (list, tuple)) and not value):
+        return list(range(rank))
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    return sorted({int(d) % rank for d in listed}) if rank else []

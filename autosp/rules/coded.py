@@ -1,0 +1,178 @@
+"""Projections that a table cannot say: views, permutations, indexing, einsum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import torch
+
+from ..layout import Size
+from .call import Call, Mismatch
+from .calls import is_tensor
+from .projection import Projection
+from .refine import all_whole, refine
+
+
+def whole(call: Call) -> Projection:
+    """Nothing may be split."""
+    return all_whole(*call.operands, *call.results, operands=len(call.operands))
+
+
+def view(call: Call) -> Projection:
+    """The same elements in the same order under another shape."""
+    found = refine(call.operands[0], call.results[0])
+    rest = all_whole(*call.operands[1:], operands=len(call.operands) - 1)
+    return attrs.evolve(join(found, rest), movement=True, linear=linear_in_all(call))
+
+
+def join(a: Projection, b: Projection) -> Projection:
+    """`a` with the operands of `b`, whose factors are numbered after its own."""
+    n = len(a.sizes)
+    moved = tuple(tuple(tuple(f + n for f in dim) for dim in dims) for dims in b.operands)
+    return attrs.evolve(
+        a,
+        operands=a.operands + moved,
+        sizes=a.sizes + b.sizes,
+        kinds=a.kinds + b.kinds,
+        names=a.names + tuple(f"w{i + n}" for i in range(len(b.sizes))),
+    )
+
+
+def linear_in_all(call: Call) -> tuple[frozenset[int], ...]:
+    """Linear in the first operand, where its values can be summed."""
+    return (frozenset({0}),) if call.floating and call.floating[0] and call.floating_results else ()
+
+
+def permute(call: Call) -> Projection:
+    """Dims in another order, which is read off a probe whose sizes are all different."""
+    (shape,) = call.operands
+    probe = torch.empty([i + 2 for i in range(len(shape))], device="meta")
+    after = call.target(probe, *call.args[1:], **call.kwargs).shape
+    order = [n - 2 for n in after]
+    ids = {d: i for i, d in enumerate(d for d in range(len(shape)) if shape[d] != 1)}
+    dims = [(ids[d],) if d in ids else () for d in range(len(shape))]
+    return Projection(
+        (tuple(dims),),
+        (tuple(dims[d] for d in order),),
+        tuple(shape[d] for d in ids),
+        ("pass",) * len(ids),
+        tuple(f"*{d}" for d in ids),
+        movement=True,
+        linear=linear_in_all(call),
+    )
+
+
+def repeat(call: Call) -> Projection:
+    """`repeat`: every result dim is (copies, dim); new dims on the left are copies alone."""
+    (before,), (after,) = call.operands, call.results
+    copies = call.named["repeats"]
+    sizes: list[Size] = []
+    own: list[tuple[int, ...]] = []
+    out: list[tuple[int, ...]] = []
+
+    def factor(size: Size) -> tuple[int, ...]:
+        if size == 1:
+            return ()
+        sizes.append(size)
+        return (len(sizes) - 1,)
+
+    padded = [1] * (len(after) - len(before)) + list(before)
+    for n, times in zip(padded, copies):
+        if not isinstance(times, int):
+            raise Mismatch("it repeats a symbolic number of times")
+        copy, kept = factor(times), factor(n)
+        own.append(kept)
+        out.append(copy + kept)
+    if 0 in after:
+        return whole(call)
+    names = tuple(f"f{i}" for i in range(len(sizes)))
+    return Projection(
+        (tuple(own[len(after) - len(before) :]),), (tuple(out),), tuple(sizes), ("pass",) * len(sizes), names,
+        movement=True, linear=linear_in_all(call),
+    )  # fmt: skip
+
+
+def sized(call: Call) -> Projection:
+    """A new tensor of given sizes: it may be made in parts; operands only lend dtype and device."""
+    found = all_whole(*call.operands, *call.results, operands=len(call.operands))
+    made = {f for dims in found.results for dim in dims for f in dim}
+    kinds = tuple("pass" if f in made and len(call.results) == 1 else k for f, k in enumerate(found.kinds))
+    return attrs.evolve(found, kinds=kinds)
+
+
+@attrs.define
+class Letters:
+    """Factors by name, each with a size and a kind, numbered as they are met."""
+
+    sizes: dict[str, Size] = attrs.field(factory=dict)
+    kinds: dict[str, str] = attrs.field(factory=dict)
+
+    def dims(self, names: list[str], shape: tuple[Size, ...]) -> tuple[tuple[int, ...], ...]:
+        """A tensor's dims; a dim of size 1 has no factor."""
+        for name, n in zip(names, shape, strict=True):
+            if n != 1:
+                self.sizes.setdefault(name, n)
+        order = list(self.sizes)
+        return tuple(() if n == 1 else (order.index(name),) for name, n in zip(names, shape))
+
+    def projection(self, operands: tuple, results: tuple, **more) -> Projection:
+        kinds = tuple(self.kinds.get(n, "pass") for n in self.sizes)
+        return Projection(operands, results, tuple(self.sizes.values()), kinds, tuple(self.sizes), **more)
+
+
+def index(call: Call) -> Projection:
+    """`x[i, None, j]`: indexed dims are whole, the dims of the indices and the others pass."""
+    indices = call.named["indices"]
+    if any(is_tensor(i) and i.dtype in (torch.bool, torch.uint8) for i in indices):
+        return whole(call)
+    source, places = call.operands[0], [d for d, i in enumerate(indices) if i is not None]
+    wide = max((len(shape) for shape in call.operands[1:]), default=0)
+    drawn = [f"i{k}" for k in range(wide)]
+    kept = [f"*{d}" for d in range(len(source)) if d not in places]
+    adjacent = places == list(range(places[0], places[0] + len(places)))
+    at = places[0] if adjacent else 0
+    letters = Letters(kinds={f"*{d}": "whole" for d in places})
+    operands = [letters.dims([f"*{d}" for d in range(len(source))], source)]
+    operands += [letters.dims(drawn[wide - len(shape) :], shape) for shape in call.operands[1:]]
+    result = letters.dims(kept[:at] + drawn + kept[at:], call.results[0])
+    return letters.projection(tuple(operands), (result,), linear=linear_in_all(call))
+
+
+def einsum(call: Call) -> Projection:
+    """`ij,jk->ik`: letters are factors; one that the result lacks is summed."""
+    text = call.named["equation"].replace(" ", "")
+    inputs, _, output = text.partition("->")
+    terms = inputs.split(",")
+    if "->" not in text:
+        letters_in = [c for t in terms for c in t.replace("...", "")]
+        output = ("..." if "..." in inputs else "") + "".join(c for c in sorted(letters_in) if letters_in.count(c) == 1)
+    wide = max((len(s) - len(t) + 3 for t, s in zip(terms, call.operands) if "..." in t), default=0)
+    names = [spelled(t, len(s), wide) for t, s in zip(terms, call.operands, strict=True)]
+    out = spelled(output, len(call.results[0]), wide)
+    letters = Letters(kinds={n: "reduce" for term in names for n in term if n not in out})
+    letters.kinds |= {n: "whole" for term in names for n in term if term.count(n) > 1}
+    operands = tuple(letters.dims(n, s) for n, s in zip(names, call.operands))
+    results = (letters.dims(out, call.results[0]),)
+    linear = tuple(frozenset({i}) for i in range(len(names))) if call.floating_results else ()
+    return letters.projection(operands, results, linear=linear, saves=tuple(range(len(names))))
+
+
+def spelled(term: str, rank: int, wide: int) -> list[str]:
+    """The letters of a term, its ellipsis spelled out and aligned right."""
+    if "..." not in term:
+        return list(term)
+    before, after = term.split("...")
+    n = rank - len(before) - len(after)
+    return [*before, *(f"*{wide - n + i}" for i in range(n)), *after]
+
+
+TABLE: dict[str, Callable[[Call], Projection]] = {
+    "whole": whole,
+    "view": view,
+    "permute": permute,
+    "repeat": repeat,
+    "sized": sized,
+    "index": index,
+    "einsum": einsum,
+}

@@ -1,0 +1,180 @@
+"""The local version of an operator: the call itself, or one of a table of small functions.
+
+A call must change where its arguments hold sizes (`view`, `expand`), counts (`mean`), or where it
+would fail or mean something else on a shorter dim (a slice that keeps everything, `squeeze`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+
+from ..layout import PARTIAL, Placement, Size, Split, count, local_shape
+from .calls import op_name
+from .projection import Projection
+from .strategies import factor_of, product
+
+aten = torch.ops.aten
+
+
+@attrs.frozen
+class LocalCall:
+    """One rank's call: what was called, how its tensors lie, and how to emit another."""
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    projection: Projection
+    inputs: tuple[Placement, ...]
+    outputs: tuple[Placement, ...]
+    shapes: tuple[tuple[Size, ...], ...]
+    p: int
+    rank: int
+    emit: Callable[[Any, tuple, dict], Any]
+    size: Callable[[Size], Any]
+
+    def again(self) -> Any:
+        """The call as it stands."""
+        return self.emit(self.target, self.args, self.kwargs)
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """An argument by its name in the schema."""
+        for i, a in enumerate(self.target._schema.arguments):
+            if a.name == name:
+                given = self.args[i] if i < len(self.args) and not a.kwarg_only else a.default_value
+                return self.kwargs.get(name, given)
+        return default
+
+    def with_argument(self, name: str, value: Any) -> Any:
+        """The call with one argument changed."""
+        names = [a.name for a in self.target._schema.arguments]
+        at = names.index(name)
+        if name in self.kwargs or at >= len(self.args):
+            return self.emit(self.target, self.args, {**self.kwargs, name: value})
+        return self.emit(self.target, (*self.args[:at], value, *self.args[at + 1 :]), self.kwargs)
+
+    def sizes(self) -> list[Any]:
+        """The local sizes of the first result."""
+        return [self.size(n) for n in local_shape(self.shapes[0], self.outputs[0], self.p, self.rank)]
+
+    @property
+    def is_split(self) -> bool:
+        """Whether any tensor of the call is split."""
+        return any(isinstance(x, Split) for x in (*self.inputs, *self.outputs))
+
+
+def reshape(call: LocalCall) -> Any:
+    """A view may be illegal on local strides, and its sizes are global: reshape to the local sizes."""
+    return call.emit(aten.reshape.default, (call.args[0], call.sizes()), {})
+
+
+def reshape_if_split(call: LocalCall) -> Any:
+    """Operators that look at sizes of 1 would see other ones on a rank."""
+    return reshape(call) if call.is_split else call.again()
+
+
+def expand(call: LocalCall) -> Any:
+    """Expand to the local sizes."""
+    return call.emit(aten.expand.default, (call.args[0], call.sizes()), {})
+
+
+def with_size(call: LocalCall) -> Any:
+    """A new tensor of the local sizes."""
+    return call.with_argument("size", call.sizes())
+
+
+def repeat(call: LocalCall) -> Any:
+    """Copies themselves may be split: each rank makes its own."""
+    split = call.outputs[0]
+    if not isinstance(split, Split):
+        return call.again()
+    copies = list(call.argument("repeats"))
+    found = factor_of(call.projection, -1, split)
+    held_whole = not isinstance(call.inputs[0], Split)
+    if found and held_whole:
+        _, outer, units, inner = found
+        copies[split.dim] = call.size(outer * count(units, call.p, call.rank) * inner)
+    return call.with_argument("repeats", copies)
+
+
+def mean(call: LocalCall) -> Any:
+    """A partial mean: the local sum over the global count."""
+    if PARTIAL not in call.outputs or PARTIAL in call.inputs:
+        return call.again()
+    dim, keepdim = call.argument("dim"), call.argument("keepdim", False)
+    cast = {k: v for k, v in call.kwargs.items() if k == "dtype"}
+    summed = call.emit(aten.sum.dim_IntList, (call.args[0], dim, keepdim), cast)
+    return call.emit(aten.div.Tensor, (summed, call.size(summed_count(call))), {})
+
+
+def mean_loss(call: LocalCall) -> Any:
+    """A partial mean of a loss per element: the local sum over the global count."""
+    mean_of, sum_of = 1, 2
+    if PARTIAL not in call.outputs or PARTIAL in call.inputs or call.argument("reduction") != mean_of:
+        return call.again()
+    return call.emit(aten.div.Tensor, (call.with_argument("reduction", sum_of), call.size(summed_count(call))), {})
+
+
+def summed_count(call: LocalCall) -> Size:
+    """How many values the call sums into one."""
+    reduced = [n for n, kind in zip(call.projection.sizes, call.projection.kinds) if kind == "reduce"]
+    return product(reduced)
+
+
+def keep(call: LocalCall) -> Any:
+    """A slice of a dim that may be split keeps all of it; its bounds are global."""
+    split = call.outputs[0]
+    dim = call.argument("dim", 0)
+    if isinstance(split, Split) and dim % len(call.shapes[0]) == split.dim:
+        return call.emit(aten.alias.default, (call.args[0],), {})
+    return call.again()
+
+
+def without_output_size(call: LocalCall) -> Any:
+    """A result size that the caller foresaw is the global one."""
+    return call.with_argument("output_size", None) if call.argument("output_size") is not None else call.again()
+
+
+def _table(*groups: tuple[Callable[[LocalCall], Any], str]) -> dict[str, Callable[[LocalCall], Any]]:
+    return {f"aten.{name}": function for function, names in groups for name in names.split()}
+
+
+TABLE = _table(
+    (reshape, "view.default _unsafe_view.default reshape.default view_as.default reshape_as.default"),
+    (reshape_if_split, "unflatten.int flatten.using_ints squeeze.default squeeze.dim squeeze.dims ravel.default"),
+    (expand, "expand.default broadcast_to.default"),
+    (with_size, "new_zeros.default new_ones.default new_empty.default new_full.default"),
+    (repeat, "repeat.default"),
+    (mean, "mean.dim mean.default"),
+    (mean_loss, "mse_loss.default l1_loss.default smooth_l1_loss.default huber_loss.default kl_div.default "
+                "binary_cross_entropy_with_logits.default binary_cross_entropy.default soft_margin_loss.default"),
+    (keep, "slice.Tensor narrow.default"),
+    (without_output_size, "repeat_interleave.self_int"),
+)  # fmt: skip
+
+
+def localise(
+    target: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    projection: Projection,
+    inputs: tuple[Placement, ...],
+    outputs: tuple[Placement, ...],
+    shapes: tuple[tuple[Size, ...], ...],
+    p: int,
+    rank: int,
+    emit: Callable[[Any, tuple, dict], Any],
+    size: Callable[[Size], Any] = lambda n: n,
+) -> Any:
+    """Run the operator's local version on one rank; gives what the (last) emitted call gives.
+
+    `args` hold any handles where the call has tensors; `shapes` are the global shapes of the
+    results; `emit(target, args, kwargs)` performs a call; `size(n)` makes a size usable in args.
+    """
+    call = LocalCall(
+        target, tuple(args), dict(kwargs), projection, tuple(inputs), tuple(outputs), tuple(shapes), p, rank, emit, size
+    )
+    return TABLE.get(op_name(target), LocalCall.again)(call)
