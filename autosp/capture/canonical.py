@@ -1,0 +1,65 @@
+"""Rewrites of the global-view graph into forms whose rules are simple. Each keeps its meaning."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+MEAN, SUM = 1, 2
+
+
+def canonicalise(gm: fx.GraphModule) -> None:
+    """Mean cross-entropy as sum over valid tokens over their count, so that a split over tokens is
+    two partial sums (a mean of local means would be wrong wherever ranks hold different counts)."""
+    for node in list(gm.graph.find_nodes(op="call_function", target=aten.cross_entropy_loss.default)):
+        if _argument(node, "reduction", MEAN) == MEAN:
+            _mean_as_sum_over_count(gm, node)
+    gm.graph.eliminate_dead_code()
+    gm.graph.lint()
+    gm.recompile()
+
+
+_NAMES = ("self", "target", "weight", "reduction", "ignore_index", "label_smoothing")
+
+
+def _argument(node: fx.Node, name: str, default):
+    i = _NAMES.index(name)
+    return node.args[i] if len(node.args) > i else node.kwargs.get(name, default)
+
+
+def _mean_as_sum_over_count(gm: fx.GraphModule, node: fx.Node) -> None:
+    logits, target = node.args[:2]
+    weight = _argument(node, "weight", None)
+    ignore = _argument(node, "ignore_index", -100)
+    smoothing = _argument(node, "label_smoothing", 0.0)
+    graph = gm.graph
+    value = node.meta["val"]
+
+    def call(op, *args, val, **kwargs):
+        new = graph.call_function(op, args, kwargs)
+        new.meta = {k: v for k, v in node.meta.items() if k not in ("val", "tensor_meta")}
+        new.meta["val"] = val
+        return new
+
+    tv = target.meta["val"]
+    with graph.inserting_before(node), value.fake_mode:
+        total = call(
+            aten.cross_entropy_loss.default, logits, target, weight, SUM, ignore, smoothing, val=value
+        )
+        if tv.is_floating_point():  # soft labels: every position counts
+            tokens = tv.numel() // tv.shape[1 if tv.dim() > 1 else 0]
+            mean = call(aten.div.Tensor, total, tokens, val=value)
+        elif weight is None:
+            valid = call(aten.ne.Scalar, target, ignore, val=torch.empty_like(tv, dtype=torch.bool))
+            number = call(aten.sum.default, valid, val=torch.empty((), dtype=torch.int64, device=tv.device))
+            mean = call(aten.div.Tensor, total, number, val=value)
+        else:
+            valid = call(aten.ne.Scalar, target, ignore, val=torch.empty_like(tv, dtype=torch.bool))
+            safe = call(aten.mul.Tensor, target, valid, val=torch.empty_like(tv))
+            picked = call(aten.take.default, weight, safe, val=torch.empty(tv.shape, dtype=value.dtype))
+            kept = call(aten.mul.Tensor, picked, valid, val=torch.empty(tv.shape, dtype=value.dtype))
+            number = call(aten.sum.default, kept, val=torch.empty((), dtype=value.dtype))
+            mean = call(aten.div.Tensor, total, number, val=value)
+    node.replace_all_uses_with(mean)
+    graph.erase_node(node)

@@ -1,0 +1,175 @@
+"""Dynamo's forward graph, re-traced pre-dispatch into global-view ATen operators."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ..errors import CaptureError, Problem
+from .canonical import canonicalise
+from .captured import Captured, Output, Placeholder, Role, tensors_of
+
+
+def capture(gm: fx.GraphModule, example_inputs: Sequence, *, dynamic: bool = False) -> Captured:
+    """The global-view graph of what Dynamo traced.
+
+    Called inside a `torch.compile` backend. Static: symbolic sizes are specialised through
+    `int()`, so that Dynamo guards them and another size compiles anew. Dynamic: symbols stay.
+
+    Raises CaptureError where the graph cannot be traced to ATen operators.
+    """
+    args, mode = (_dynamic_args if dynamic else _static_args)(gm, example_inputs)
+    try:
+        with mode, torch.fx.traceback.preserve_node_meta():
+            graph = make_fx(
+                lambda *a: fx.Interpreter(_plain(gm)).run(*a),
+                pre_dispatch=True,
+                tracing_mode="real",
+                _allow_non_fake_inputs=True,
+            )(*args)
+    except Exception as e:
+        raise CaptureError(_untraceable(e)) from e
+    placeholders = _placeholders(gm, graph, example_inputs)
+    canonicalise(graph)
+    return Captured(
+        graph=graph,
+        placeholders=placeholders,
+        outputs=_outputs(graph),
+        hints=_hints(mode) if dynamic else {},
+        training=torch.is_grad_enabled(),
+    )
+
+
+def _static_args(gm, example_inputs):
+    """Ints for symbols (guarded by the conversion) and fake tensors of plain sizes."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    return [_static(e, mode) for e in example_inputs], mode
+
+
+def _static(e, mode: FakeTensorMode):
+    if isinstance(e, torch.SymInt):
+        return int(e)
+    if not isinstance(e, torch.Tensor):
+        return e
+    sizes, strides = [int(n) for n in e.shape], [int(n) for n in e.stride()]
+    with mode:
+        fake = torch.empty_strided(sizes, strides, dtype=e.dtype, device=e.device)
+    return fake.requires_grad_(e.requires_grad)
+
+
+def _dynamic_args(gm, example_inputs):
+    """Fake tensors in Dynamo's own fake mode, with the symbols that Dynamo gave them."""
+    context = torch._guards.TracingContext.get()
+    mode = context.fake_mode
+    args = []
+    for node, e in zip(_inputs_of(gm), example_inputs):
+        if isinstance(e, torch.Tensor):
+            symbolic = context.tensor_to_context.get(e)
+            arg = node.meta.get("grapharg")
+            e = mode.from_tensor(
+                e,
+                static_shapes=symbolic is None,
+                symbolic_context=symbolic,
+                source=arg.source if arg is not None else None,
+            )
+        args.append(e)
+    return args, mode
+
+
+def _hints(mode) -> dict:
+    env = mode.shape_env
+    values = getattr(env, "backed_var_to_val", None) or env.var_to_val
+    return dict(values)
+
+
+def _plain(gm: fx.GraphModule) -> fx.GraphModule:
+    """The graph without gradient checkpointing's wrappers: recomputation is a stage of its own."""
+    wrapped = torch.ops.higher_order.tag_activation_checkpoint
+    if not any(n.target is wrapped for n in gm.graph.nodes):
+        return gm
+    copy = fx.GraphModule(gm, fx.Graph())
+    env: dict[fx.Node, fx.Node] = {}
+    for node in gm.graph.nodes:
+        if node.target is wrapped:
+            body = getattr(gm, node.args[0].target)
+            values = [env[a] if isinstance(a, fx.Node) else a for a in node.args[1:]]
+            inner = dict(zip(_inputs_of(body), values))
+            env[node] = copy.graph.graph_copy(body.graph, inner)
+        elif node.op == "output":
+            copy.graph.output(fx.map_arg(node.args[0], lambda n: env[n]))
+        else:
+            env[node] = copy.graph.node_copy(node, lambda n: env[n])
+    copy.recompile()
+    return copy
+
+
+def _inputs_of(gm: fx.GraphModule) -> list[fx.Node]:
+    return [n for n in gm.graph.nodes if n.op == "placeholder"]
+
+
+def _placeholders(gm, graph, example_inputs) -> tuple[Placeholder, ...]:
+    """What each placeholder is; the metadata that later stages of PyTorch read is carried over."""
+    found = []
+    for old, new, e in zip(_inputs_of(gm), _inputs_of(graph), example_inputs):
+        for key in ("tensor_dict", "grapharg", "_dynamo_source"):
+            if key in old.meta:
+                new.meta[key] = old.meta[key]
+        role, name = _role(old, e)
+        grad = isinstance(e, torch.Tensor) and e.requires_grad
+        found.append(Placeholder(new.name, role, name, grad))
+    graph.meta.update(gm.meta)
+    names = getattr(gm, "_param_name_to_source", None)
+    if names is not None:
+        graph._param_name_to_source = names
+    return tuple(found)
+
+
+def _role(node: fx.Node, example) -> tuple[Role, str]:
+    arg = node.meta.get("grapharg")
+    source = getattr(arg, "source", None)
+    text = source.name if source is not None else node.name
+    text = text() if callable(text) else text
+    if not isinstance(example, torch.Tensor):
+        return "size", text
+    path = re.sub(r"\['?|'?\]", ".", text.replace("L['self']", "", 1))
+    path = re.sub(r"_(modules|parameters|buffers)\.", "", path)
+    path = re.sub(r"\.+", ".", path).strip(".")
+    if isinstance(example, torch.nn.Parameter) or "_parameters" in text:
+        return "param", path
+    if "_buffers" in text or "L['self']" in text:
+        return "buffer", path
+    return "input", path.rsplit(".", 1)[-1]
+
+
+def _outputs(graph: fx.GraphModule) -> tuple[Output, ...]:
+    """Outputs by name. Dynamo keeps none, so they are known by shape: `loss` is the first
+    differentiable scalar, `logits` the first other floating-point value."""
+    values = graph.graph.output_node().args[0]
+    values = list(values) if isinstance(values, (tuple, list)) else [values]
+    named: set[str] = set()
+    found = []
+    for i, node in enumerate(values):
+        name = None
+        if isinstance(node, fx.Node):
+            val = (tensors_of(node.meta.get("val")) or [None])[0]
+            if val is not None and val.is_floating_point():
+                name = "loss" if val.dim() == 0 else "logits"
+                name = None if name in named else name
+                named.add(name)
+        found.append(Output(i, node.name if isinstance(node, fx.Node) else None, name))
+    return tuple(found)
+
+
+def _untraceable(e: Exception) -> Problem:
+    first = (str(e).strip().splitlines() or [""])[0]
+    return Problem(
+        what=f"the model's graph cannot be traced to ATen operators: {type(e).__name__}: {first}",
+        rule="autosp works on one full graph of ATen operators",
+        fix="run the model under torch.compile(fullgraph=True, backend='aot_eager') first; what fails there fails here",
+        where="capture",
+    )

@@ -1,0 +1,88 @@
+"""The value that capture gives: a global-view, pre-dispatch ATen graph and what its ends mean."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+import torch
+from torch import fx
+
+Role = Literal["param", "buffer", "input", "size"]
+
+
+@attrs.frozen
+class Placeholder:
+    """One graph input. `name` is the forward's argument for an input, the module path for a
+    parameter or buffer, the source text otherwise."""
+
+    node: str
+    role: Role
+    name: str
+    requires_grad: bool
+
+
+@attrs.frozen
+class Output:
+    """One graph output: the position in the output tuple, the node that gives it, and its name in
+    a spec (`loss`, `logits`), or None where the spec language has no name for it."""
+
+    position: int
+    node: str | None
+    name: str | None
+
+
+@attrs.frozen(eq=False)
+class Captured:
+    """A model's forward as the user wrote it, on whole tensors.
+
+    graph: `fx.GraphModule` of pre-dispatch ATen operators; `meta["val"]` holds fake tensors whose
+      sizes are ints (static) or SymInts (dynamic).
+    hints: the size that each symbol had in the example (empty when static).
+    training: gradients flow (grad mode was on when the graph begins).
+    """
+
+    graph: fx.GraphModule
+    placeholders: tuple[Placeholder, ...]
+    outputs: tuple[Output, ...]
+    hints: dict
+    training: bool
+
+    def source(self, node: fx.Node) -> str:
+        return source_line(node)
+
+    def module(self, node: fx.Node) -> str:
+        return module_path(node)
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the innermost module the node was traced in: `model.layers.0.self_attn`."""
+    stack = node.meta.get("nn_module_stack") or {}
+    for path, _ in reversed(list(stack.values())):
+        clean = path.replace("L['self']", "").replace("._modules", "")
+        clean = clean.replace("['", ".").replace("']", "").lstrip(".")
+        if clean:
+            return clean
+    return ""
+
+
+def source_line(node: fx.Node) -> str:
+    """`file.py:12 in forward: code` of the user's line that made the node, or ''."""
+    trace = (node.meta.get("stack_trace") or "").strip().splitlines()
+    for i in range(len(trace) - 1, -1, -1):
+        line = trace[i].strip()
+        if line.startswith('File "'):
+            path, rest = line[6:].split('"', 1)
+            where = rest.replace(", line ", ":", 1).replace(", in ", " in ", 1)
+            code = trace[i + 1].strip() if i + 1 < len(trace) else ""
+            return f"{path.rsplit('/', 1)[-1]}{where}: {code}"
+    return ""
+
+
+def tensors_of(value) -> list[torch.Tensor]:
+    """The tensors of a node's `val`, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [t for v in value for t in tensors_of(v)]
+    return []

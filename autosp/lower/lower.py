@@ -1,0 +1,259 @@
+"""Global view to local view: what one rank runs.
+
+The plan knows no rank; here it is specialised. Each operator becomes its local version, each
+change of placement a `convert` node, and the pair (placement, gradient flows) of every value is
+recorded in `node.meta["autosp"]` for the checker.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import attrs
+import sympy
+import torch
+from torch import fx
+
+from ..capture import tensors_of
+from ..layout import INVARIANT, REPLICATE, Placement, Split, as_size
+from ..rules import localise
+from ..solve import Change, Plan
+from ..solve.cost import word
+from ..solve.problem import Op, Value
+from .convert import convert, scale_gradient
+from .sizes import Sizes
+
+aten = torch.ops.aten
+_CARRIED = ("nn_module_stack", "stack_trace", "source_fn_stack", "recompute", "ac_graph_id")
+
+
+@attrs.frozen
+class Rank:
+    """What specialises a plan: the rank within the axis, the group's name, what the gradient of
+    every output is multiplied by (what the engine divides by, beyond the data-parallel mean), and
+    whether parameter gradients are completed over the axis in the backward itself."""
+
+    rank: int
+    group: str
+    grad_scale: float = 1.0
+    complete: bool = True
+
+
+@attrs.frozen(eq=False)
+class Note:
+    """What the lowering says of one local value; the checker believes none of it unseen."""
+
+    value: int
+    placement: Placement
+    diff: bool
+
+
+def lower(plan: Plan, rank: Rank) -> fx.GraphModule:
+    """The local graph of one rank, with the signature of the captured graph.
+
+    An output whose mode is `none` is None.
+    """
+    return _Lowering(plan, rank).run()
+
+
+class _Lowering:
+    def __init__(self, plan: Plan, rank: Rank):
+        self.plan, self.rank = plan, rank
+        self.problem = plan.problem
+        self.graph = fx.Graph()
+        self.env: dict[tuple[int, Placement], fx.Node] = {}
+        self.maker: dict[int, Op] = {v.id: op for op in self.problem.ops for v in op.results}
+        self.group_of: dict[Change, tuple[Change, ...]] = {c: g for g in plan.groups for c in g}
+        self.done: set[Op] = set()
+        self.meta: dict = {}
+
+    def run(self) -> fx.GraphModule:
+        source = self.problem.captured.graph
+        self._placeholders(source)
+        for op in self.problem.ops:
+            self._op(op)
+        self._output(source)
+        self.graph.eliminate_dead_code()
+        gm = fx.GraphModule(source, self.graph)
+        gm.meta.update(source.meta)
+        names = getattr(source, "_param_name_to_source", None)
+        if names is not None:
+            gm._param_name_to_source = names
+        gm.graph.lint()
+        return gm
+
+    def _placeholders(self, source: fx.GraphModule) -> None:
+        symbols: dict[sympy.Symbol, fx.Node] = {}
+        params = {p.node for p in self.problem.captured.placeholders if p.role == "param"}
+        pending = []
+        for node in source.graph.nodes:
+            if node.op != "placeholder":
+                continue
+            new = self.graph.node_copy(node)
+            val = node.meta.get("val")
+            if isinstance(val, torch.SymInt):
+                symbols.setdefault(as_size(val), new)
+            for v in self.problem.of.get(node, ()):
+                pending.append((v, new, node.name in params))
+        for v, new, _ in pending:  # sizes that only a tensor's shape tells
+            for d, s in enumerate(v.shape):
+                if isinstance(s, sympy.Symbol) and s not in symbols:
+                    symbols[s] = self.graph.call_function(aten.sym_size.int, (new, d))
+        self.sizes = Sizes(self.graph, symbols)
+        for v, new, param in pending:
+            self._note(new, v, self.plan.placements[v.id])
+            self.env[v.id, self.plan.placements[v.id]] = self._enter(v, new, param)
+
+    def _enter(self, v: Value, node: fx.Node, param: bool) -> fx.Node:
+        """Parameters: their gradient is completed here, or left partial for the engine. Other
+        inputs: their gradient must not carry the scale that the engine takes out of parameters."""
+        if not v.diff:
+            return node
+        if param and self.rank.complete and self.plan.p > 1:
+            self._note(node, v, INVARIANT)
+            out = self._convert((node,), (v,), INVARIANT, REPLICATE)
+            return self._item(out, 0, v, REPLICATE)
+        if not param and self.rank.grad_scale != 1.0:
+            out = self.graph.call_function(scale_gradient, (node, 1.0 / self.rank.grad_scale))
+            self._note(out, v, self.plan.placements[v.id])
+            return out
+        return node
+
+    def _value(self, v: Value, at: Placement) -> fx.Node:
+        """The node of a value in a placement; emits what it needs first."""
+        if (v.id, at) in self.env:
+            return self.env[v.id, at]
+        own = self.plan.placements[v.id]
+        if (v.id, own) not in self.env:
+            if v.node.op == "get_attr":
+                self.env[v.id, own] = node = self.graph.node_copy(v.node)
+                self._note(node, v, own)
+            else:
+                self._op(self.maker[v.id])
+        if own != at:
+            self._change(self.group_of[Change(v.id, own, at)])
+        return self.env[v.id, at]
+
+    def _change(self, group: tuple[Change, ...]) -> None:
+        values = [self.problem.values[c.value] for c in group]
+        self.meta = self._carried(values[-1].node)
+        nodes = tuple(self._value(v, c.src) for v, c in zip(values, group))
+        if len(group) == 1 and _same_dim(group[0]):
+            v, c = values[0], group[0]
+            between = INVARIANT if v.diff else REPLICATE
+            whole = self._item(self._convert(nodes, values, c.src, between), 0, v, between)
+            out = self._convert((whole,), values, between, c.dst)
+        else:
+            srcs, dsts = tuple(c.src for c in group), tuple(c.dst for c in group)
+            out = self._convert(nodes, values, srcs, dsts)
+        for i, (v, c) in enumerate(zip(values, group)):
+            self.env[v.id, c.dst] = self._item(out, i, v, c.dst)
+
+    def _convert(self, nodes, values, srcs, dsts) -> fx.Node:
+        srcs = srcs if isinstance(srcs, tuple) else (srcs,) * len(nodes)
+        dsts = dsts if isinstance(dsts, tuple) else (dsts,) * len(nodes)
+        args = (
+            tuple(nodes),
+            (word(srcs[0]), word(dsts[0])),
+            tuple(self._split(s) for s in srcs),
+            tuple(self._split(d) for d in dsts),
+            self.plan.p,
+            self.rank.rank,
+            self.rank.group,
+            bool(values[0].diff),
+        )
+        node = self.graph.call_function(convert, args)
+        node.meta.update(self.meta)
+        node.meta["autosp_change"] = tuple(zip((v.id for v in values), srcs, dsts))
+        return node
+
+    def _split(self, s: Placement):
+        if not isinstance(s, Split):
+            return None
+        return (s.dim, self.sizes(s.outer), self.sizes(s.units), self.sizes(s.inner))
+
+    def _item(self, node: fx.Node, i: int, v: Value, at: Placement) -> fx.Node:
+        item = self.graph.call_function(operator.getitem, (node, i))
+        item.meta.update(self.meta)
+        self._note(item, v, at)
+        return item
+
+    def _op(self, op: Op) -> None:
+        if op in self.done:
+            return
+        self.done.add(op)
+        s = self.plan.chosen[op]
+        operands = {}
+        for v, need in zip(op.operands, s.needs):
+            operands.setdefault(v.node if v.index is None else (v.node, v.index), []).append(self._value(v, need))
+        self.meta = self._carried(op.node)
+        args, kwargs = self._arguments(op, operands)
+        if op.projection is None:
+            out = self._emit(op.node.target, args, kwargs)
+        else:
+            shapes = tuple(v.shape for v in op.results)
+            out = localise(
+                op.node.target, args, kwargs, op.projection, s.needs, s.gives, shapes,
+                self.plan.p, self.rank.rank, self._emit, self.sizes,
+            )  # fmt: skip
+        self._results(op, s, out)
+
+    def _arguments(self, op: Op, operands):
+        """The call's arguments on local values; sizes become expressions of the inputs."""
+        stopped = op.node.meta.get("val") is not None and not op.diff
+
+        def local(n: fx.Node):
+            values = tensors_of(n.meta.get("val"))
+            if not values:
+                return self.sizes(n.meta["val"]) if not isinstance(n.meta["val"], (float, bool)) else n.meta["val"]
+            v = self.problem.of[n][0]
+            node = operands[v.node if v.index is None else (v.node, v.index)].pop(0)
+            if stopped and v.diff:
+                return self._emit(aten.detach.default, (node,), {})
+            return node
+
+        return fx.map_arg(op.node.args, local), fx.map_arg(op.node.kwargs, local)
+
+    def _emit(self, target, args, kwargs) -> fx.Node:
+        node = self.graph.call_function(target, tuple(args), dict(kwargs))
+        node.meta.update(self.meta)
+        return node
+
+    def _results(self, op: Op, s, out: fx.Node) -> None:
+        out.meta["autosp_op"] = op
+        if len(op.results) == 1 and op.results[0].index is None:
+            self._note(out, op.results[0], s.gives[0])
+            self.env[op.results[0].id, s.gives[0]] = out
+            return
+        for i, (v, at) in enumerate(zip(op.results, s.gives)):
+            self.env[v.id, at] = self._item(out, i, v, at)
+
+    def _note(self, node: fx.Node, v: Value, at: Placement) -> None:
+        node.meta["autosp"] = Note(v.id, at, v.diff)
+
+    def _carried(self, node: fx.Node) -> dict:
+        return {k: node.meta[k] for k in _CARRIED if k in node.meta}
+
+    def _output(self, source: fx.GraphModule) -> None:
+        outputs = []
+        for output, at in zip(self.problem.captured.outputs, self.plan.outputs, strict=True):
+            if at is None:
+                outputs.append(self._scalar_output(source, output))
+                continue
+            v = next(v for n, vs in self.problem.of.items() if n.name == output.node for v in vs)
+            node = self._value(v, at)
+            if v.diff and self.rank.grad_scale != 1.0:
+                node = self.graph.call_function(scale_gradient, (node, self.rank.grad_scale))
+                self._note(node, v, at)
+            outputs.append(node)
+        self.graph.output(tuple(outputs))
+
+    def _scalar_output(self, source: fx.GraphModule, output):
+        """A number is passed on; a tensor whose mode is `none` is not produced."""
+        node = next((n for n in source.graph.nodes if n.name == output.node), None)
+        val = None if node is None else node.meta.get("val")
+        return self.sizes(val) if isinstance(val, (torch.SymInt, int)) else None
+
+
+def _same_dim(c: Change) -> bool:
+    return isinstance(c.src, Split) and isinstance(c.dst, Split) and c.src.dim == c.dst.dim

@@ -1,0 +1,58 @@
+"""All ranks of an axis in one process: each rank's local graph on a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ..solve import Plan
+from .comm import SimGroup
+from .lower import Rank, lower
+
+
+def run_ranks(p: int, body: Callable[[int, SimGroup], object], timeout: float = 60.0) -> list:
+    """`body(rank, group)` on every rank at once; their results in rank order.
+
+    A rank that raises wakes the others; its error is raised here.
+    """
+    group = SimGroup(p, timeout)
+    results: list = [None] * p
+    errors: list = []
+
+    def work(rank: int) -> None:
+        group.enter(rank)
+        try:
+            results[rank] = body(rank, group)
+        except threading.BrokenBarrierError as e:
+            errors.append((1, rank, e))
+        except Exception as e:
+            errors.append((0, rank, e))
+            group.abort()
+
+    threads = [threading.Thread(target=work, args=(r,)) for r in range(p)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    group.close()
+    if errors:
+        _, rank, error = min(errors, key=lambda e: e[:2])
+        raise RuntimeError(f"rank {rank}: {type(error).__name__}: {error}") from error
+    return results
+
+
+def simulate(plan: Plan, inputs: Sequence, *, complete: bool = True, grad_scale: float = 1.0) -> list[tuple]:
+    """Every rank's outputs and the gradients of its inputs (None where there is none), from the
+    captured graph's inputs on whole tensors. The loss is the first output."""
+
+    def body(rank: int, group: SimGroup):
+        gm = lower(plan, Rank(rank, group.name, grad_scale, complete))
+        own = [x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x for x in inputs]
+        outputs = gm(*own)
+        if isinstance(outputs[0], torch.Tensor) and outputs[0].requires_grad:
+            outputs[0].backward()
+        return outputs, [x.grad if isinstance(x, torch.Tensor) else None for x in own]
+
+    return run_ranks(plan.p, body)

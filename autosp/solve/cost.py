@@ -1,0 +1,140 @@
+"""Seconds and bytes: operators by roofline, reshards by an alpha-beta model.
+
+Collectives cost alpha + beta * (bytes that a rank sends), as in Thakur, Rabenseifner and Gropp,
+"Optimization of Collective Communication Operations in MPICH" (2005), section 3. Per rank, on a
+value of B bytes over P ranks: all-to-all B(P-1)/P^2, all-gather and reduce-scatter B(P-1)/P,
+all-reduce 2B(P-1)/P.
+"""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import torch
+
+from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, count
+from .device import Device
+from .problem import Op, Problem, Value
+
+aten = torch.ops.aten
+
+# A byte kept for backward is priced as this part of a byte sent: enough to break ties towards
+# holding less, too little to buy a collective (any value from 0.01 to 1 gave the same plans).
+SAVED = 0.1
+
+
+@attrs.frozen
+class Reshard:
+    """One change of placement: forward and backward collective kinds, and its seconds."""
+
+    kind: str
+    backward: str
+    seconds: float
+    bytes: int
+
+
+_KINDS: dict[tuple[str, str], tuple[str, str]] = {
+    ("split", "split"): ("all_to_all", "all_to_all"),
+    ("split", "replicate"): ("all_gather", "reduce_scatter"),
+    ("split", "invariant"): ("all_gather", "slice"),
+    ("partial", "replicate"): ("all_reduce", "all_reduce"),
+    ("partial", "invariant"): ("all_reduce", "none"),
+    ("partial", "split"): ("reduce_scatter", "all_gather"),
+    ("replicate", "split"): ("slice", "slice"),
+    ("invariant", "split"): ("slice", "all_gather"),
+    ("invariant", "replicate"): ("none", "all_reduce"),
+    ("replicate", "invariant"): ("none", "none"),
+    ("replicate", "partial"): ("none", "none"),
+    ("invariant", "partial"): ("none", "none"),
+}
+
+
+def word(p: Placement) -> str:
+    return "split" if isinstance(p, Split) else p.value
+
+
+def conversion(src: Placement, dst: Placement) -> tuple[str, str] | None:
+    """Forward and backward collective of a change of placement, or None where there is none."""
+    if src == dst:
+        return "none", "none"
+    if isinstance(src, Split) and isinstance(dst, Split) and src.dim == dst.dim:
+        return "all_gather", "all_gather"  # both parts of one dim: gathered, then cut anew
+    return _KINDS.get((word(src), word(dst)))
+
+
+def sent(kind: str, size: int, p: int) -> float:
+    """Bytes that one rank sends."""
+    if kind == "all_to_all":
+        return size * (p - 1) / p**2
+    if kind in ("all_gather", "reduce_scatter"):
+        return size * (p - 1) / p
+    return 2 * size * (p - 1) / p if kind == "all_reduce" else 0.0
+
+
+def reshard(value: Value, src: Placement, dst: Placement, p: int, device: Device, share: float = 1.0) -> Reshard | None:
+    """The cost of a change of placement; None where there is no conversion. `share` is the part of
+    each latency that this value bears (values that travel together share one)."""
+    kinds = conversion(src, dst)
+    if kinds is None:
+        return None
+    rate, latency = device.link(p)
+    seconds = 0.0
+    for kind in kinds if value.diff else kinds[:1]:
+        if kind == "slice":
+            seconds += 2 * value.bytes / p / device.bandwidth
+        elif kind != "none":
+            seconds += latency * share + sent(kind, value.bytes, p) / rate
+    return Reshard(kinds[0], kinds[1] if value.diff else "none", seconds, int(sent(kinds[0], value.bytes, p)))
+
+
+def flops(op: Op, problem: Problem) -> float:
+    """Multiply-adds count two. A call that contracts a factor of two operands multiplies all its
+    factors; attention contracts twice."""
+    pr = op.projection
+    if pr is None or len(pr.operands) < 2:
+        return 0.0
+    if op.node.target is aten.scaled_dot_product_attention.default:
+        q, v = op.operands[0], op.operands[2]
+        return 2.0 * q.numel * v.hint[-2] + 2.0 * q.numel // max(q.hint[-1], 1) * v.hint[-2] * v.hint[-1]
+    inside = {f for dims in pr.results for d in dims for f in d}
+    shared = [
+        f for f in range(len(pr.sizes))
+        if f not in inside and sum(any(f in d for d in dims) for dims in pr.operands) > 1
+    ]
+    if not shared:
+        return 0.0
+    return 2.0 * math.prod(problem.hint(s) for s in pr.sizes)
+
+
+def operator_seconds(op: Op, problem: Problem, device: Device) -> float:
+    """Forward (and backward, where gradients flow) of the whole call on one device: the larger of
+    arithmetic and memory traffic."""
+    if op.projection is not None and op.projection.movement and not op.diff:
+        return 0.0
+    work = flops(op, problem) / device.flops(op.results[0].dtype)
+    traffic = sum(v.bytes for v in (*op.operands, *op.results)) / device.bandwidth
+    return max(work, traffic) * (3 if op.diff else 1)
+
+
+def fraction(units: int, p: int) -> float:
+    """The part of the work that the busiest rank does."""
+    return count(units, p, 0) / units if units else 1.0
+
+
+def saved_bytes(value: Value, placement: Placement, problem: Problem, p: int) -> float:
+    """Bytes of a value kept for backward on the fullest rank."""
+    if isinstance(placement, Split):
+        return value.bytes * fraction(problem.hint(placement.units), p)
+    return float(value.bytes)
+
+
+def saved_price(device: Device, p: int) -> float:
+    """Seconds per byte kept for backward."""
+    return SAVED / device.link(p)[0]
+
+
+__all__ = [
+    "INVARIANT", "PARTIAL", "REPLICATE", "Reshard", "conversion", "flops", "fraction", "operator_seconds",
+    "reshard", "saved_bytes", "saved_price", "sent", "word",
+]

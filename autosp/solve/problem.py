@@ -1,0 +1,181 @@
+"""The captured graph as values and operators in factors: what the solver sees."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import attrs
+import sympy
+import torch
+from torch import fx
+
+from ..capture import Captured, module_path, source_line, tensors_of
+from ..errors import RuleError
+from ..layout import Size, as_size
+from ..rules import Projection, RuleBook
+
+_DETACH = {torch.ops.aten.detach.default}
+
+
+@attrs.define(eq=False)
+class Value:
+    """One tensor of the graph. `hint` are the sizes as numbers; `param` says that it comes from
+    parameters and buffers alone; `diff` that a gradient flows to it."""
+
+    id: int
+    node: fx.Node
+    index: int | None
+    shape: tuple[Size, ...]
+    hint: tuple[int, ...]
+    dtype: torch.dtype
+    diff: bool
+    param: bool
+    regions: set = attrs.Factory(set)
+    users: list = attrs.Factory(list)
+
+    @property
+    def numel(self) -> int:
+        n = 1
+        for s in self.hint:
+            n *= s
+        return n
+
+    @property
+    def bytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def tagged(self) -> bool:
+        """Whether some dim descends from one that the spec splits."""
+        return any(r.axes for r in self.regions)
+
+    @property
+    def name(self) -> str:
+        return self.node.name if self.index is None else f"{self.node.name}[{self.index}]"
+
+
+@attrs.define(eq=False)
+class Op:
+    """One call. `projection` is None where no rule exists: it may only run whole."""
+
+    id: int
+    node: fx.Node
+    operands: tuple[Value, ...]
+    results: tuple[Value, ...]
+    projection: Projection | None
+    error: RuleError | None = None
+
+    @property
+    def module(self) -> str:
+        return module_path(self.node)
+
+    @property
+    def source(self) -> str:
+        return source_line(self.node)
+
+    @property
+    def diff(self) -> bool:
+        return any(v.diff for v in self.results)
+
+    @property
+    def tagged(self) -> bool:
+        return any(v.tagged for v in (*self.operands, *self.results))
+
+
+@attrs.frozen(eq=False)
+class Problem:
+    """values and ops in graph order; `of` finds the values that a node gives."""
+
+    captured: Captured
+    values: tuple[Value, ...]
+    ops: tuple[Op, ...]
+    of: dict[fx.Node, tuple[Value, ...]]
+    hints: dict
+
+    def hint(self, size: Size) -> int:
+        return hint_of(size, self.hints)
+
+
+def hint_of(size: Size, hints: dict) -> int:
+    """The number that a size had in the example."""
+    if isinstance(size, int):
+        return size
+    return int(sympy.sympify(size).xreplace(hints))
+
+
+def build(captured: Captured, book: RuleBook) -> Problem:
+    """Values with their gradients' flow, and each call bound to its rule."""
+    values: list[Value] = []
+    ops: list[Op] = []
+    of: dict[fx.Node, tuple[Value, ...]] = {}
+    roles = {p.node: p for p in captured.placeholders}
+    grad = captured.training
+
+    def new(node, index, t, diff, param) -> Value:
+        shape = tuple(as_size(s) for s in t.shape)
+        hint = tuple(hint_of(s, captured.hints) for s in shape)
+        v = Value(len(values), node, index, shape, hint, t.dtype, diff, param)
+        values.append(v)
+        return v
+
+    for node in captured.graph.graph.nodes:
+        if node.op == "placeholder":
+            if isinstance(node.meta.get("val"), torch.Tensor):
+                p = roles[node.name]
+                diff = p.requires_grad and captured.training
+                of[node] = (new(node, None, node.meta["val"], diff, p.role in ("param", "buffer")),)
+        elif node.op == "get_attr":
+            if isinstance(node.meta.get("val"), torch.Tensor):
+                of[node] = (new(node, None, node.meta["val"], False, True),)
+        elif node.op == "call_function":
+            if node.target is torch._C._set_grad_enabled:
+                grad = bool(node.args[0]) and captured.training
+            elif _is_getitem(node) and node.args[0] in of and len(of[node.args[0]]) > 1:
+                of[node] = (of[node.args[0]][node.args[1]],)
+            elif tensors_of(node.meta.get("val")):
+                _add_call(node, grad, book, of, new, ops)
+    return Problem(captured, tuple(values), tuple(ops), of, captured.hints)
+
+
+def _add_call(node, grad, book, of, new, ops) -> None:
+    operands = tuple(of[n][0] for n in tensor_nodes(node))
+    flows = grad and any(v.diff for v in operands) and node.target not in _DETACH
+    param = bool(operands) and all(v.param for v in operands)
+    found = tensors_of(node.meta["val"])
+    single = isinstance(node.meta["val"], torch.Tensor)
+    results = tuple(
+        new(node, None if single else i, t, flows and t.is_floating_point(), param) for i, t in enumerate(found)
+    )
+    projection, error = None, None
+    try:
+        args, kwargs = concrete(node.args), concrete(node.kwargs)
+        projection = book.bind(node.target, args, kwargs, node.meta["val"])
+        assert len(projection.operands) == len(operands), (node.format_node(), projection)
+        assert len(projection.results) == len(results), (node.format_node(), projection)
+    except RuleError as e:
+        error = e
+    op = Op(len(ops), node, operands, results, projection, error)
+    ops.append(op)
+    of[node] = results
+    for i, v in enumerate(operands):
+        v.users.append((op, i))
+
+
+def tensor_nodes(node: fx.Node) -> list[fx.Node]:
+    """The nodes that give a call's tensor operands, in order, as often as they occur."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n) if tensors_of(n.meta.get("val")) else None)
+    return found
+
+
+def concrete(args: Any):
+    """Arguments with every node replaced by its fake value."""
+    return fx.map_arg(args, lambda n: n.meta["val"])
+
+
+def _is_getitem(node: fx.Node) -> bool:
+    return node.target is operator.getitem
+
+
+__all__ = ["Op", "Problem", "Value", "build", "concrete", "hint_of", "tensor_nodes"]

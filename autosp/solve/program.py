@@ -1,0 +1,127 @@
+"""The integer program: one strategy per operator, a transport of placements over every edge.
+
+x[op, strategy] in {0, 1}, one strategy per operator. Over an edge from value v to user u,
+z[s, t] carries the placement s that v is given in to the placement t that u needs; y[v, s, t]
+pays for a reshard once however many users share it. This is the layout-assignment program of
+Alpa (Zheng et al., OSDI 2022, section 4.2) with its products of decisions written as transports,
+whose relaxation is integral in nearly every graph we saw.
+"""
+
+from __future__ import annotations
+
+import attrs
+import highspy
+import numpy as np
+
+from ..errors import PlanError
+from ..errors import Problem as Fault
+from ..layout import Placement
+
+# HiGHS' tolerances are absolute: costs are given to it in units in which they are far above them.
+SCALE = 1e8
+
+
+@attrs.define
+class Program:
+    """Variables and rows, collected in a fixed order."""
+
+    costs: list[float] = attrs.Factory(list)
+    integer: list[bool] = attrs.Factory(list)
+    rows: list[tuple[list[int], list[float], float, float]] = attrs.Factory(list)
+
+    def variable(self, cost: float = 0.0, integer: bool = False) -> int:
+        self.costs.append(cost)
+        self.integer.append(integer)
+        return len(self.costs) - 1
+
+    def equal(self, plus: list[int], minus: list[int] = (), to: float = 0.0) -> None:
+        """sum(plus) - sum(minus) == to"""
+        self.rows.append(([*plus, *minus], [1.0] * len(plus) + [-1.0] * len(minus), to, to))
+
+    def at_least(self, big: int, small: int) -> None:
+        """big - small >= 0"""
+        self.rows.append(([big, small], [1.0, -1.0], 0.0, highspy.kHighsInf))
+
+
+@attrs.frozen
+class Edge:
+    """A use of a value: where it comes in (`give`: placement to variables), what it must be in
+    (`need`), the cost of each change, and whether a reshard may stand on it at all."""
+
+    value: int
+    give: dict[Placement, list[int]]
+    need: dict[Placement, list[int]]
+    cost: dict[tuple[Placement, Placement], float]
+    closed: bool
+
+
+def add_edges(program: Program, edges: list[Edge]) -> None:
+    """Transports of every edge, with the reshards of one value to one target shared."""
+    pairs: dict[tuple, int] = {}
+    for e in edges:
+        if not e.closed:
+            for pair in e.cost:
+                pairs[e.value, pair] = pairs.get((e.value, pair), 0) + 1
+    shared: dict[tuple, int] = {}
+    for e in edges:
+        if e.closed:
+            for t in dict.fromkeys([*e.give, *e.need]):
+                program.equal(e.give.get(t, []), e.need.get(t, []))
+            continue
+        z: dict[tuple, int] = {}
+        for pair, cost in e.cost.items():
+            alone = pairs[e.value, pair] == 1
+            z[pair] = program.variable(cost if alone else 0.0)
+            if cost > 0 and not alone:
+                y = shared.setdefault((e.value, pair), -1)
+                if y < 0:
+                    y = shared[e.value, pair] = program.variable(cost)
+                program.at_least(y, z[pair])
+        for s, variables in e.give.items():
+            program.equal([z[p] for p in e.cost if p[0] == s], variables)
+        for t, variables in e.need.items():
+            program.equal([z[p] for p in e.cost if p[1] == t], variables)
+
+
+def solve(program: Program, seconds: float = 60.0) -> np.ndarray:
+    """The optimal values of all variables. Raises PlanError where none exist."""
+    h = highspy.Highs()
+    h.setOptionValue("output_flag", False)
+    h.setOptionValue("threads", 1)
+    h.setOptionValue("random_seed", 0)
+    h.setOptionValue("time_limit", seconds)
+    h.setOptionValue("mip_rel_gap", 0.0)
+    h.setOptionValue("mip_abs_gap", 1e-4)
+    h.passModel(_model(program))
+    h.run()
+    status = h.getModelStatus()
+    if status != highspy.HighsModelStatus.kOptimal:
+        raise PlanError(_no_plan(h.modelStatusToString(status), len(program.costs)))
+    return np.array(h.getSolution().col_value)
+
+
+def _model(program: Program) -> highspy.HighsLp:
+    lp = highspy.HighsLp()
+    n, m = len(program.costs), len(program.rows)
+    lp.num_col_, lp.num_row_ = n, m
+    lp.col_cost_ = np.array(program.costs) * SCALE
+    lp.col_lower_, lp.col_upper_ = np.zeros(n), np.ones(n)
+    lp.row_lower_ = np.array([r[2] for r in program.rows])
+    lp.row_upper_ = np.array([r[3] for r in program.rows])
+    lengths = np.array([len(r[0]) for r in program.rows], dtype=np.int32)
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.start_ = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    lp.a_matrix_.index_ = np.array([i for r in program.rows for i in r[0]], dtype=np.int32)
+    lp.a_matrix_.value_ = np.array([v for r in program.rows for v in r[1]], dtype=np.float64)
+    kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+    lp.integrality_ = [kinds[i] for i in program.integer]
+    return lp
+
+
+def _no_plan(status: str, variables: int) -> Fault:
+    return Fault(
+        what=f"the solver found no plan ({status}, {variables} variables)",
+        rule="every operator runs by one of its strategies, and every value can be brought to what its users need",
+        fix="loosen the spec's constraints and outputs; `autosp rules explain OP` shows what each operator allows",
+        where="solve",
+    )

@@ -1,0 +1,306 @@
+"""From a captured graph and the layouts of its ends to a plan, at least cost."""
+
+from __future__ import annotations
+
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from ..capture import Captured
+from ..errors import RuleError
+from ..layout import INVARIANT, REPLICATE, Placement, Split
+from ..rules import RuleBook, default_rules
+from ..syntax import Layout
+from .candidates import Region, candidates, mark
+from .cost import operator_seconds, reshard, saved_bytes, saved_price
+from .device import Device
+from .fuse import group
+from .plan import Change, Plan
+from .problem import Op, Problem, Value, build
+from .program import Edge, Program, add_edges
+from .program import solve as run
+from .strategies import Strategy, contracts_length, strategies
+from .words import explain_groups, needs_rule
+
+OutputMode = Literal["none", "local", "whole"]
+
+
+@attrs.frozen
+class Ends:
+    """What the spec says of a graph's ends: a layout per input placeholder (by node name), a mode
+    per output (by position), and how attention is to be split."""
+
+    inputs: Mapping[str, Layout]
+    outputs: tuple[OutputMode, ...]
+    attention: Literal["ulysses", "gather", "auto"] = "ulysses"
+
+
+def solve(
+    captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, rules: RuleBook | None = None
+) -> Plan:
+    """The plan of least predicted seconds over `axis` of size `p`.
+
+    Raises RuleError for operators without a rule that would have to gather a split value, and
+    PlanError where no plan exists.
+    """
+    problem = build(captured, rules or default_rules())
+    mark(problem, _seeds(problem, ends.inputs))
+    found = candidates(problem, axis, p) if p > 1 else {v: frozenset() for v in problem.values}
+    ways = {op: strategies(problem, op, found, axis, p, ends.attention) for op in problem.ops}
+    wanted = _wanted(problem, ends.outputs, axis, p)
+    costs = _Costs(problem, device, p, axis)
+    chosen = _choose(problem, ways, wanted, costs)
+    placements = _placements(problem, chosen)
+    changes = _changes(problem, placements, chosen, wanted)
+    _refuse_ruleless(problem, changes, chosen)
+    groups = group(problem, changes, chosen, placements)
+    entries = explain_groups(problem, groups, ways, chosen, placements, costs)
+    return Plan(
+        problem=problem,
+        axis=axis,
+        p=p,
+        device=device,
+        attention=ends.attention,
+        placements=placements,
+        chosen=chosen,
+        changes=changes,
+        groups=groups,
+        outputs=wanted,
+        reshards=entries,
+        compute_seconds=sum(costs.operator(op, s) for op, s in chosen.items()),
+        communication_seconds=sum(costs.change(c) for c in changes),
+        notes=_notes(problem, chosen, ends.attention, axis, p),
+    )
+
+
+def _seeds(problem: Problem, layouts: Mapping[str, Layout]) -> dict[Value, list[Region]]:
+    seeds = {}
+    for node, values in problem.of.items():
+        layout = layouts.get(node.name) if node.op == "placeholder" else None
+        if layout is not None:
+            seeds[values[0]] = list(_regions(values[0], layout))
+    return seeds
+
+
+def _regions(value: Value, layout: Layout):
+    dims = layout.dims
+    for i, dim in enumerate(dims):
+        axes = tuple(a for part in dim.parts for a in part.axes)
+        name = "".join(part.name or "" for part in dim.parts)
+        if axes or name:
+            yield Region(Split(i, 1, value.shape[i], 1), axes, name)
+
+
+def _wanted(problem: Problem, modes: tuple[OutputMode, ...], axis: str, p: int) -> tuple[Placement | None, ...]:
+    """What each graph output must be in; None where it is not produced."""
+    found: list[Placement | None] = []
+    for output, mode in zip(problem.captured.outputs, modes, strict=True):
+        value = _output_value(problem, output.node)
+        if value is None or mode == "none":
+            found.append(None)
+        elif mode == "local" and _own_split(problem, value, axis, p) is not None:
+            found.append(_own_split(problem, value, axis, p))
+        else:
+            found.append(INVARIANT if value.diff else REPLICATE)
+    return tuple(found)
+
+
+def _output_value(problem: Problem, name: str | None) -> Value | None:
+    for node, values in problem.of.items():
+        if node.name == name:
+            return values[0]
+    return None
+
+
+def _own_split(problem: Problem, value: Value, axis: str, p: int) -> Split | None:
+    from ..layout import make_split
+
+    for region in sorted(value.regions, key=repr):
+        if axis in region.axes:
+            s = region.split
+            return make_split(s.dim, s.outer, s.units, s.inner, p)
+    return None
+
+
+@attrs.frozen(eq=False)
+class _Costs:
+    """Seconds of what the program may choose."""
+
+    problem: Problem
+    device: Device
+    p: int
+    axis: str
+    _shares: dict = attrs.Factory(dict)
+
+    def __attrs_post_init__(self):
+        self._shares.update(_shares(self.problem, self.axis))
+
+    def operator(self, op: Op, s: Strategy) -> float:
+        return operator_seconds(op, self.problem, self.device) * s.share
+
+    def strategy(self, op: Op, s: Strategy) -> float:
+        """Compute, and the price of what the call keeps for backward as it is split here."""
+        seconds = self.operator(op, s)
+        if op.diff and op.projection is not None:
+            price = saved_price(self.device, self.p)
+            for i in op.projection.saves:
+                v, at = (op.results[0], s.gives[0]) if i < 0 else (op.operands[i], s.needs[i])
+                if not v.param:
+                    seconds += price * saved_bytes(v, at, self.problem, self.p)
+        return seconds
+
+    def reshard(self, value: Value, src: Placement, dst: Placement):
+        share = self._shares.get(value.id, {})
+        kind = "all_to_all" if isinstance(src, Split) and isinstance(dst, Split) else "all_gather"
+        return reshard(value, src, dst, self.p, self.device, share.get(kind, 1.0))
+
+    def change(self, c: Change) -> float:
+        return self.reshard(self.problem.values[c.value], c.src, c.dst).seconds
+
+
+def _shares(problem: Problem, axis: str) -> dict[int, dict[str, float]]:
+    """The tensors that one attention sends together share one latency: q, k and v one
+    all-to-all, k and v one gather. Known by their place: values of the module that the
+    contraction over the key length stands in, before it."""
+    shares: dict[int, dict[str, float]] = {}
+    maker = {v.id: op for op in problem.ops for v in op.results}
+    for op in problem.ops:
+        if not contracts_length(problem, op, axis):
+            continue
+        stack, seen = [v for v in op.operands if v.diff], set()
+        while stack:
+            v = stack.pop()
+            if v.id in seen or v.id not in maker or not maker[v.id].module.startswith(op.module):
+                continue
+            seen.add(v.id)
+            shares[v.id] = {"all_to_all": 1 / 3, "all_gather": 1 / 2}
+            stack += [u for u in maker[v.id].operands if u.diff]
+    return shares
+
+
+def _choose(problem: Problem, ways, wanted, costs: _Costs) -> dict[Op, Strategy]:
+    program = Program()
+    picked: dict[Op, list[int]] = {}
+    give: dict[int, dict[Placement, list[int]]] = {}
+    one = program.variable(integer=False)
+    program.equal([one], to=1.0)
+    for v in problem.values:
+        if v.node.op in ("placeholder", "get_attr"):
+            give[v.id] = {INVARIANT if v.diff and not v.param else REPLICATE: [one]}
+    for op in problem.ops:
+        picked[op] = [program.variable(costs.strategy(op, s), integer=True) for s in ways[op]]
+        program.equal(picked[op], to=1.0)
+        for r, v in enumerate(op.results):
+            give[v.id] = _by_placement(picked[op], [s.gives[r] for s in ways[op]])
+    edges = []
+    last = _last_uses(problem, wanted)
+    for op in problem.ops:
+        for i, v in enumerate(op.operands):
+            need = _by_placement(picked[op], [s.needs[i] for s in ways[op]])
+            edges.append(_edge(costs, v, give[v.id], need, _closed(op, v, last, give[v.id], need)))
+    for v, placement in _outputs(problem, wanted):
+        edges.append(_edge(costs, v, give[v.id], {placement: [one]}, False))
+    add_edges(program, edges)
+    x = run(program)
+    return {op: ways[op][max(range(len(ids)), key=lambda k: x[ids[k]])] for op, ids in picked.items()}
+
+
+def _by_placement(variables, placements) -> dict[Placement, list[int]]:
+    found: dict[Placement, list[int]] = {}
+    for x, at in zip(variables, placements):
+        found.setdefault(at, []).append(x)
+    return found
+
+
+def _edge(costs: _Costs, v: Value, give, need, closed: bool) -> Edge:
+    cost = {}
+    if not closed:
+        for s in give:
+            for t in need:
+                r = costs.reshard(v, s, t)
+                if r is not None:
+                    cost[s, t] = r.seconds
+    return Edge(v.id, give, need, cost, closed)
+
+
+def _outputs(problem: Problem, wanted):
+    for output, placement in zip(problem.captured.outputs, wanted):
+        if placement is not None:
+            yield _output_value(problem, output.node), placement
+
+
+def _last_uses(problem: Problem, wanted) -> set[int]:
+    return {v.id for v, _ in _outputs(problem, wanted)}
+
+
+def _closed(op: Op, v: Value, outputs: set[int], give, need) -> bool:
+    """An edge on which no reshard need stand: a one-to-one call on a value that nobody else uses
+    can be resharded after it at the same price, so it is; this makes the answer unique."""
+    return (
+        v.diff
+        and v.tagged
+        and v.node.op == "call_function"
+        and len(v.users) == 1
+        and v.id not in outputs
+        and len(op.operands) == 1
+        and len(op.results) == 1
+        and op.results[0].bytes == v.bytes
+        and any(isinstance(s, Split) and s in need for s in give)
+    )
+
+
+def _placements(problem: Problem, chosen) -> dict[int, Placement]:
+    placements: dict[int, Placement] = {}
+    for v in problem.values:
+        if v.node.op in ("placeholder", "get_attr"):
+            placements[v.id] = INVARIANT if v.diff and not v.param else REPLICATE
+    for op, s in chosen.items():
+        for v, at in zip(op.results, s.gives):
+            placements[v.id] = at
+    return placements
+
+
+def _changes(problem: Problem, placements, chosen, wanted) -> tuple[Change, ...]:
+    """Every reshard, once per value and target, in the order of first use."""
+    found: dict[Change, None] = {}
+    for op, s in chosen.items():
+        for v, need in zip(op.operands, s.needs):
+            if placements[v.id] != need:
+                found.setdefault(Change(v.id, placements[v.id], need))
+    for v, need in _outputs(problem, wanted):
+        if placements[v.id] != need:
+            found.setdefault(Change(v.id, placements[v.id], need))
+    return tuple(found)
+
+
+def _refuse_ruleless(problem: Problem, changes, chosen) -> None:
+    gathered = {(c.value, c.dst) for c in changes if isinstance(c.src, Split)}
+    faults = []
+    for op, s in chosen.items():
+        if op.projection is None:
+            values = [v for v, need in zip(op.operands, s.needs) if (v.id, need) in gathered]
+            if values:
+                faults.append(needs_rule(op, values))
+    if faults:
+        raise RuleError(faults)
+
+
+def _notes(problem: Problem, chosen, attention: str, axis: str, p: int) -> tuple[str, ...]:
+    """Where attention could not be split as the spec asks."""
+    notes = []
+    for op, s in chosen.items():
+        lengths = contracts_length(problem, op, axis)
+        if not lengths or attention == "auto" or p == 1:
+            continue
+        by_length = s.part is not None and s.part[0] in lengths
+        if by_length == (attention == "ulysses") or s.part is None:
+            notes.append(
+                f"{op.module}: attention {attention} has no valid split over {axis}={p} here; "
+                f"{'the query length is split and keys and values are gathered' if by_length else s.kind}"
+            )
+    return tuple(notes)
+
+
+__all__ = ["Ends", "OutputMode", "solve"]

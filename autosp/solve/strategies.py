@@ -1,0 +1,119 @@
+"""The ways to run one operator: which factor is split, or whole, and what that asks and gives."""
+
+from __future__ import annotations
+
+import attrs
+
+from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split
+from .candidates import Region, parts_of
+from .problem import Op, Problem, Value
+
+
+@attrs.frozen
+class Strategy:
+    """needs: a placement per operand; gives: one per result. `part` is the factor split, with
+    (outer, units, inner); None when run whole. `share` is the busiest rank's part of the work."""
+
+    kind: str
+    needs: tuple[Placement, ...]
+    gives: tuple[Placement, ...]
+    part: tuple | None = None
+    share: float = 1.0
+
+
+def strategies(problem: Problem, op: Op, found, axis: str, p: int, attention: str) -> tuple[Strategy, ...]:
+    """Every admissible strategy of an operator, in a fixed order.
+
+    Held split (no replicated work): an operator on split differentiable values that can be split
+    is split, unless it only moves data.
+    """
+    split = [_split(problem, op, part, ins, outs, p) for part, ins, outs in parts_of(problem, op, found, axis, p)]
+    split = _attention(problem, op, split, attention, axis, p)
+    held = op.diff and op.tagged and not _param(op) and bool(split)
+    if held and not op.projection.movement:
+        return _unique(split)
+    return _unique([*split, *_whole(op), *([] if held else _partial(op))])
+
+
+def _param(op: Op) -> bool:
+    return bool(op.operands) and all(v.param for v in op.operands)
+
+
+def _split(problem, op: Op, part, ins, outs, p: int) -> Strategy:
+    needs = tuple(s if s is not None else REPLICATE for s in ins)
+    units = problem.hint(part[2])
+    share = max(1.0 / p, -(-units // p) / units) if units else 1.0
+    return Strategy("split", needs, tuple(outs), part, share)
+
+
+def _whole(op: Op) -> list[Strategy]:
+    """Whole on every rank: replicate to replicate, or invariant to invariant. The backward of any
+    operator is linear in the gradient, so partial gradients stay partial, equal ones equal."""
+    found = []
+    for kind in (REPLICATE, INVARIANT) if any(v.diff for v in op.operands) else (REPLICATE,):
+        found.append(Strategy("whole", _kinds(op.operands, kind), _kinds(op.results, kind)))
+    return found
+
+
+def _kinds(values: tuple[Value, ...], kind) -> tuple[Placement, ...]:
+    return tuple(kind if v.diff else REPLICATE for v in values)
+
+
+def _partial(op: Op) -> list[Strategy]:
+    """A call that is linear in some operands maps their partial sums to one of its result."""
+    if op.projection is None:
+        return []
+    found = []
+    for group in op.projection.linear:
+        needs = tuple(PARTIAL if i in group else REPLICATE for i in range(len(op.operands)))
+        found.append(Strategy("partial", needs, tuple(PARTIAL for _ in op.results)))
+    return found
+
+
+def contracts_length(problem: Problem, op: Op, axis: str) -> set[int]:
+    """The query-length factors of an operator that contracts over a whole key length: factors of
+    the split dim in the result, where another factor of the split dim is contracted."""
+    pr = op.projection
+    if pr is None or not op.diff:
+        return set()
+    ours = {f for i, v in enumerate(op.operands) for r in v.regions if axis in r.axes for f in _whole_factors(op, i, r)}
+    kept = {f for dims in pr.results for d in dims for f in d}
+    contracted = {f for f in ours if f not in kept and sum(_has(d, f) for d in pr.operands) > 0}
+    # a contraction joins two operands; a sum over one value's tokens is no attention
+    contracted = {f for f in contracted if len([d for d in pr.operands if d]) > 1}
+    return (ours & kept) if contracted else set()
+
+
+def _has(dims, f: int) -> bool:
+    return any(f in d for d in dims)
+
+
+def _whole_factors(op: Op, i: int, region: Region):
+    from .candidates import _factors_of
+
+    return [f for f, *_ in _factors_of(op, i, region.split)]
+
+
+def _attention(problem, op: Op, found: list[Strategy], attention: str, axis: str, p: int) -> list[Strategy]:
+    """`ulysses`: the query length stays whole where another valid split exists. `gather`: the
+    reverse. `auto`: the objective decides."""
+    if attention == "auto" or not found:
+        return found
+    lengths = contracts_length(problem, op, axis)
+    if not lengths:
+        return found
+    by_length = [s for s in found if s.part[0] in lengths]
+    others = [s for s in found if s.part[0] not in lengths and problem.hint(s.part[2]) >= p]
+    if attention == "gather":
+        return by_length or found
+    return others or found
+
+
+def _unique(found: list[Strategy]) -> tuple[Strategy, ...]:
+    seen: dict = {}
+    for s in found:
+        seen.setdefault((s.needs, s.gives), s)
+    return tuple(seen.values())
+
+
+__all__ = ["Strategy", "contracts_length", "strategies", "Split"]
