@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from ..errors import Problem, SpecError
-from ..syntax import Layout, as_layout
+from ..syntax import Layout, P, as_layout
 from . import words
 
 
@@ -45,6 +45,18 @@ def checked(layout: str | Layout, ndim: int) -> str:
 def layout_text(layout: str | Layout, ndim: int) -> str:
     """`checked`, which a captured graph holds as the text it gave."""
     return checked(layout, ndim)
+
+
+@torch._dynamo.assume_constant_result
+def text_of_p(*entries: object) -> str:
+    """The canonical text of `P(*entries)`."""
+    return str(P(*entries))
+
+
+@torch.compiler.substitute_in_graph(P)
+def _(*entries: object) -> str:
+    """`P(...)` written inside a model: Dynamo cannot build the value, and its text serves as well."""
+    return text_of_p(*entries)
 
 
 def constrain(x: torch.Tensor, layout: str | Layout) -> torch.Tensor:
