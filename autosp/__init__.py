@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 _HOME = {
     "parse": "autosp.spec",
     "load": "autosp.spec",
-    "P": "autosp.spec",
+    "P": "autosp.syntax",
     "annotate": "autosp.spec",
     "constrain": "autosp.spec",
     "compile": "autosp.engine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -37,13 +38,10 @@ class Ranks:
     def err(self, rank: int) -> Path:
         return self.folder / f"rank{rank}.err"
 
-    def tail(self, rank: int, lines: int = 30) -> str:
-        """The last lines that a rank wrote to its error log, or else to its output."""
-        for path in (self.err(rank), self.out(rank)):
-            text = path.read_text(errors="replace").rstrip() if path.exists() else ""
-            if text:
-                return "\n".join(text.splitlines()[-lines:])
-        return ""
+    def tail(self, rank: int) -> str:
+        """What a rank last wrote to its error log, or else to its output."""
+        logs = (path.read_text(errors="replace") for path in (self.err(rank), self.out(rank)) if path.exists())
+        return next((last_words(text) for text in logs if text.strip()), "")
 
     def describe(self, ranks: Sequence[int]) -> str:
         """What happened to these ranks, each by its number, with its last lines."""
@@ -89,6 +87,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def last_words(log: str, lines: int = 30) -> str:
+    """An error of autosp as it was worded, without its traceback; else the last lines."""
+    text = re.sub(r"^\[rank\d+\]: ?", "", log.rstrip(), flags=re.MULTILINE)
+    if found := list(re.finditer(r"^autosp\.errors\.\w+: ", text, flags=re.MULTILINE)):
+        return text[found[-1].end() :]
+    return "\n".join(text.splitlines()[-lines:])
 
 
 def settle(ranks: Ranks, seconds: float) -> None:

@@ -1,0 +1,100 @@
+"""The package as its users get it: quick to import, whole in a wheel, its text files found either way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import autosp
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = "parse load P annotate constrain compile backend plan measure".split()
+DATA = {"grammar": ("grammar", "*.lark"), "specs": ("specs", "*/*.*"), "examples": ("examples", "*.py")}
+
+
+def python(code: str, executable: str = sys.executable, cwd: Path = ROOT) -> str:
+    done = subprocess.run([executable, "-c", code], capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_autosp_costs_nothing_beyond_torch():
+    code = "import torch, time; t = time.perf_counter(); import autosp; print(time.perf_counter() - t)"
+    assert float(python(code)) < 0.5
+
+
+def test_importing_autosp_imports_neither_deepspeed_nor_transformers():
+    names = ", ".join(f"autosp.{name}" for name in PUBLIC)
+    code = f"import sys, autosp; {names}; print([m for m in ('deepspeed', 'transformers') if m in sys.modules])"
+    assert python(code) == "[]"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there(name: str):
+    assert callable(getattr(autosp, name)) and name in dir(autosp)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'autosp' has no attribute 'complie'"):
+        _ = autosp.complie
+
+
+def test_prepare_autosp_inputs_is_a_drop_in():
+    from autosp.deepspeed import prepare_autosp_inputs
+
+    code = prepare_autosp_inputs.__code__
+    assert code.co_varnames[: code.co_argcount] == ("input_id", "label_id", "position_id", "attention_mask", "seq_dim")
+
+
+def test_the_command_line_starts_without_torch():
+    code = "import sys; from autosp.cli import main; main.list_commands(None); print('torch' in sys.modules)"
+    assert python(code) == "False"
+
+
+def test_the_list_of_packages_is_whole():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "autosp").rglob("*.py")}
+    assert listed == folders | {"autosp.grammar", "autosp.specs", "autosp.examples"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that the checkout gets no build folder."""
+    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    tracked = ["autosp", "grammar", "specs", "examples", "pyproject.toml", "README.md", "LICENSE"]
+    subprocess.run(["cp", "-r", *tracked, str(copy)], cwd=ROOT, check=True)
+    flags = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *flags, ".", "-w", str(out)], cwd=copy, check=True)
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_text_file(wheel: Path):
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    for name, (folder, pattern) in DATA.items():
+        files = [path.relative_to(ROOT / folder) for path in (ROOT / folder).glob(pattern)]
+        assert files and {f"autosp/{name}/{path}" for path in files} <= inside
+
+
+def test_the_text_files_are_found_from_the_wheel_and_from_a_checkout(wheel: Path, tmp_path: Path):
+    code = (
+        "from autosp import resources; from autosp.cli.demo import example; "
+        "print([len(resources.listing(kind)) for kind in resources.FOLDERS], example('train.py').exists())"
+    )
+    assert python(code, _install(wheel, tmp_path), cwd=tmp_path) == python(code)
+
+
+def _install(wheel: Path, folder: Path) -> str:
+    """A Python that sees this environment's packages, but autosp from the wheel alone."""
+    venv.create(folder / "venv", with_pip=False)
+    executable = str(folder / "venv" / "bin" / "python")
+    site = Path(python("import site; print(site.getsitepackages()[0])", executable))
+    zipfile.ZipFile(wheel).extractall(site)
+    own = python("import site; print(*site.getsitepackages())")
+    (site / "outer.pth").write_text("\n".join(own.split()))
+    return executable
