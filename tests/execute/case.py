@@ -21,7 +21,7 @@ class Case:
     dynamic: bool = False
     batch: int = 1
     mask: str = "absent"  # absent | ones | right
-    labels: str = "full"  # full | prompt (the first shard has no valid token) | unequal (all shards differ)
+    labels: str = "full"  # full | same (the ids themselves) | prompt (none in the first shard) | unequal
     kv_heads: int = 8
     optimizer: str = "sgd"  # sgd | adam
     attn: str = "sdpa"  # sdpa | eager
@@ -90,6 +90,8 @@ def build_batch(case: Case, step: int, micro: int, dp_rank: int) -> dict[str, to
 
 
 def _labels(case: Case, ids: torch.Tensor, length: int) -> torch.Tensor:
+    if case.labels == "same":
+        return ids
     labels = ids.clone()
     shard = length // case.sp
     if case.labels == "prompt":

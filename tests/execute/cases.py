@@ -30,6 +30,7 @@ BY_HAND = [
     Case(path="plain", lengths=(37,), labels="prompt", mask="ones"),
     Case(sp=4, path="zero1", lengths=(37,), batch=2, labels="unequal", optimizer="adam"),
     Case(path="zero1", spec=None, optimizer="adam"),
+    Case(path="plain", labels="same", positions=False),
 ]
 
 
