@@ -12,11 +12,11 @@ from typing import Any
 import attrs
 
 from .. import resources
-from ..errors import Problem, SpecError
+from ..errors import Problem, SpecError, suggest
 from ..syntax import Source, problem_at
 from . import words
 from .checks import spec_problems
-from .statements import FIRST_WORD, Statement, read_statement, spans
+from .statements import FIRST_WORD, KEYWORDS, Statement, read_statement, spans
 from .values import Spec
 
 FIELD_OF = {"dim": "dims", "input": "inputs", "output": "outputs", "constrain": "constraints",
@@ -35,7 +35,7 @@ class Draft:
     def fail(self, keyword: str, problems: Iterable[Problem]) -> None:
         """Keep the problems of a statement that could not be read."""
         self.problems += problems
-        self.broken.add(keyword)
+        self.broken.add(suggest(keyword, KEYWORDS) or keyword)
 
 
 def key_of(statement: Statement) -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ KEYWORDS = (
 )
 BEGINS = re.compile(rf"[ \t]*({'|'.join(KEYWORDS)})[ \t]+[A-Za-z\[]")
 FIRST_WORD = re.compile(r"\S+?(?=[\s\[#:=]|$)|\S+")
-BUDGET = re.compile(r"([0-9.]+)(\w*)")
+AMOUNT = re.compile(r"([0-9.]+)(\w*)")
 
 
 @attrs.frozen
@@ -45,13 +45,13 @@ def goes_on(code: str, depth: int) -> bool:
 def spans(text: str) -> Iterator[tuple[int, int]]:
     """Begin and end of each statement: a line, and those it goes on in.
 
-    It goes on while a bracket is open and after a comma, but not into a line that begins a
-    statement, so that a forgotten bracket spoils one statement only.
+    It goes on while a bracket is open and after a comma, but not past an empty line or into one
+    that begins a statement, so that a forgotten bracket spoils one statement only.
     """
     begin, depth, offset, end = -1, 0, 0, 0
     for line in text.split("\n"):
         code = line.partition("#")[0]
-        if begin >= 0 and BEGINS.match(code):
+        if begin >= 0 and (BEGINS.match(code) or not line.strip()):
             yield begin, end
             begin, depth = -1, 0
         if code.strip():
@@ -131,7 +131,7 @@ def budget_of(read: Reader, token: Token) -> int | float | str:
     """Bytes, a fraction or "auto"."""
     if token.type == "AUTO":
         return "auto"
-    number, unit = BUDGET.fullmatch(token).groups()
+    number, unit = AMOUNT.fullmatch(token).groups()
     if unit:
         count = int(Decimal(number) * UNITS[unit])
         if count < 1:

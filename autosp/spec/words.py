@@ -178,3 +178,46 @@ def constrained_ndim(ndim: int, layout: object) -> Said:
         "a layout names every dim of its tensor",
         "name each dim once, or '...' for those that are not split",
     )
+
+
+def not_taken(name: str, model: str, names: list[str]) -> Said:
+    return (
+        f"the forward of {model} takes no '{name}'",
+        "an input is an argument of the model's forward, by name",
+        did_you_mean(name, names, f"use one of {', '.join(names)}, or write 'optional' after the layout"),
+    )
+
+
+def no_module(path: str, model: str, miss: str, head: str, below: list[str], hit: str | None) -> Said:
+    place = f"below '{head}'" if head else "at the top"
+    there = f"{place} there is {', '.join(below)}" if below else f"{place} there is nothing"
+    return (
+        f"no module of {model} is '{path}'" + (f": no '{miss}' {place}" if miss else ""),
+        "a module path is one of named_modules(), '*' standing for any one name",
+        f"did you mean '{hit}'?" if hit else there,
+    )
+
+
+def overlap(this: str, that: str, first: str, module: str) -> Said:
+    what, rule, fix = contradiction(this, that, first)
+    return (f"{what}, in module '{module}'", rule, "keep one of the two lines, or narrow one of the paths")
+
+
+MODEL_RULE = "a model is a config.json, a class of transformers, or pkg.mod:factory"
+MODEL_FIX = "give for example LlamaForCausalLM, path/to/config.json or my_package.my_module:make_model"
+
+
+def no_transformers() -> Said:
+    return ("transformers is not installed", MODEL_RULE, 'pip install "autosp[demo]", or name a pkg.mod:factory')
+
+
+def no_model(name: str, fix: str) -> Said:
+    return (f"no model '{name}' in transformers", MODEL_RULE, fix)
+
+
+def no_factory(name: str, why: str) -> Said:
+    return (f"'{name}' cannot be imported: {why}", MODEL_RULE, "run the command where the package can be imported")
+
+
+def bad_config(path: str, why: str) -> Said:
+    return (f"'{path}' is no configuration: {why}", MODEL_RULE, "give a config.json with model_type and architectures")

@@ -47,6 +47,8 @@ def layout_faults(marks: tuple[Mark, ...]) -> Iterator[tuple[int, tuple[str, str
     for i in split_ones(marks):
         yield i, words.one_split()
     for i, mark in enumerate(marks):
+        if mark == Mark("dim", "None"):
+            yield i, words.none_dim()
         if mark.kind == "size" and int(mark.text) < 1:
             yield i, words.no_size(mark.text)
 

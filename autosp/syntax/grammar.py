@@ -34,9 +34,10 @@ def parse_text(grammar: str, start: str, source: Source, begin: int, end: int) -
     """
     from lark.exceptions import UnexpectedInput
 
+    lark = parser(grammar, start)
     try:
-        return parser(grammar, start).parse(source.text[begin:end])
+        return lark.parse(source.text[begin:end])
     except UnexpectedInput as error:
         from .slips import syntax_problem
 
-        raise SpecError(syntax_problem(source, begin, end, error)) from None
+        raise SpecError(syntax_problem(lark, source, begin, end, error)) from None

@@ -1,55 +1,27 @@
-"""Why a text could not be read, in words: common slips by name, the rest by what was expected.
-
-A row of `SLIPS` says: where one of the words `expects` could have stood, text matching `before`
-precedes and text matching `found` follows, this is what the writer meant. The first row that
-fits is taken.
-"""
+"""Why a text could not be read, in words: common slips by name, the rest by what was expected."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-import attrs
-
-from ..errors import Problem
+from ..errors import Problem, SpecError, did_you_mean, suggest
+from .slip_table import FORMS, LAYOUT_FORM, SLIPS, Slip
 from .source import At, Source, problem_at
 
 if TYPE_CHECKING:
+    from lark import Lark
     from lark.exceptions import UnexpectedInput
 
-WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*|[0-9][0-9A-Za-z_.]*|\.{2,}|->|[^\s]", re.ASCII)
-
+WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9][0-9A-Za-z_.]*|\.{2,}|->|\S", re.ASCII)
+INSIDE = re.compile(r"\w+\Z", re.ASCII)  # a word that goes on where a text was cut
 KINDS = {
     "NAME": "a name", "INT": "a whole number", "LAYOUT": "a layout such as [batch@dp, seq@sp]",
     "PATH": "a module path such as model.layers.*.mlp", "FILE": "the name of a spec file",
-    "BUDGET": "a size such as 20GiB or a fraction such as 0.5", "ELLIPSIS": "'...'",
+    "AMOUNT": "a size such as 20GiB or a fraction such as 0.5", "ELLIPSIS": "'...'",
     "LSQB": "'['", "RSQB": "']'", "LPAR": "'('", "RPAR": "')'", "COMMA": "','", "AT": "'@'",
-    "COLON": "':'", "EQUAL": "'='", "$END": "the end of the line", "__ANON_0": "'budget'",
+    "COLON": "':'", "EQUAL": "'='", "$END": "the end of the line",
 }
-
-
-@attrs.frozen
-class Slip:
-    """One named slip: when it is meant, and what is said about it."""
-
-    expects: str
-    before: str
-    found: str
-    what: str
-    rule: str
-    fix: str
-
-    def fits(self, expected: frozenset[str], before: str, after: str) -> bool:
-        """Whether this is what went wrong between `before` and `after`."""
-        return (
-            self.expects in expected
-            and re.search(self.before, before) is not None
-            and re.match(self.found, after) is not None
-        )
-
-
-SLIPS: tuple[Slip, ...] = ()
 
 
 def listed(names: list[str]) -> str:
@@ -57,36 +29,86 @@ def listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
+def choices(expected: frozenset[str]) -> list[str]:
+    """The words of the language among what could have stood there."""
+    return sorted(kind.lower() for kind in expected if kind not in KINDS)
+
+
 def expected_text(expected: frozenset[str]) -> str:
     """What could have stood there, in words."""
-    return listed(sorted(KINDS.get(kind, f"'{kind.lower()}'") for kind in expected))
+    return listed([f"'{word}'" for word in choices(expected)] + sorted(KINDS[k] for k in expected if k in KINDS))
 
 
-def stopped_at(error: UnexpectedInput, text: str) -> tuple[int, frozenset[str]]:
-    """The offset in `text` where reading stopped, and the kinds of word that could stand there."""
-    token = getattr(error, "token", None)
-    expected = frozenset(map(str, getattr(error, "expected", None) or getattr(error, "allowed", ())))
-    at_end = token is not None and token.type == "$END"
-    return (len(text.rstrip()) if at_end else error.pos_in_stream), expected
+def first_word(text: str) -> str:
+    """The first word of a text, or nothing."""
+    word = WORD.search(text)
+    return word[0] if word else ""
+
+
+def last_word(text: str) -> str:
+    """The last word of a text, or nothing."""
+    words = WORD.findall(text)
+    return words[-1] if words else ""
+
+
+def form_of(before: str) -> str:
+    """The rule that a text breaks where nothing more is known: its form."""
+    form = FORMS.get(first_word(before))
+    return f"the form is: {form}" if form else LAYOUT_FORM
+
+
+def slip_said(slip: Slip, before: str, after: str) -> tuple[str, str, str]:
+    """What, rule and fix of a slip, with the words that stand there."""
+    names = {"found": first_word(after), "last": last_word(before), "keyword": first_word(before)}
+    return slip.what.format(**names), slip.rule or form_of(before), slip.fix.format(**names)
 
 
 def said(expected: frozenset[str], before: str, after: str) -> tuple[str, str, str]:
     """What, rule and fix for a text that stopped being readable between `before` and `after`."""
-    for slip in SLIPS:
-        if slip.fits(expected, before, after):
-            return slip.what, slip.rule, slip.fix
-    word = WORD.match(after)
-    found = f"'{word[0]}'" if word else "the line ends"
-    hope = expected_text(expected)
-    return (f"{found} where {hope} belongs", "a statement is one line of known words", f"write {hope} there")
+    found, hope = first_word(after), expected_text(expected)
+    slip = next((slip for slip in SLIPS if slip.fits(expected, before, after)), None)
+    if slip and not suggest(found, choices(expected)):
+        return slip_said(slip, before, after)
+    what = f"'{found}' where {hope} belongs" if found else f"the statement ends where {hope} belongs"
+    return what, form_of(before), did_you_mean(found, choices(expected), f"write {hope} there")
 
 
-def syntax_problem(source: Source, begin: int, end: int, error: UnexpectedInput) -> Problem:
-    """The problem of `source.text[begin:end]`, which could not be read."""
+def expected_after(lark: Lark, before: str) -> frozenset[str]:
+    """The kinds of word that can stand after `before`."""
+    reading = lark.parse_interactive(before)
+    reading.exhaust_lexer()
+    return frozenset(map(str, reading.accepts()))
+
+
+def stopped_at(lark: Lark, text: str, error: UnexpectedInput) -> int:
+    """The offset of the word at which reading stopped: `outputs`, not the `s` after `output`."""
+    token = getattr(error, "token", None)
+    if token is not None and token.type == "$END":
+        return len(text.rstrip())
+    stop = error.pos_in_stream
+    inside = INSIDE.search(text, 0, stop) if re.match(r"\w", text[stop:], re.ASCII) else None
+    return inside.start() if inside else stop
+
+
+def inner_problem(source: Source, begin: int, end: int) -> Problem | None:
+    """What is wrong in the layout that begins a text."""
+    from .grammar import parse_text
+
+    try:
+        parse_text("terms", "layout", source, begin, end)
+    except SpecError as error:
+        return error.problems[0]
+    return None
+
+
+def syntax_problem(lark: Lark, source: Source, begin: int, end: int, error: UnexpectedInput) -> Problem:
+    """The problem of `source.text[begin:end]`, which `lark` could not read."""
     text = source.text[begin:end]
-    offset, expected = stopped_at(error, text)
+    offset = stopped_at(lark, text, error)
     before, after = text[:offset], text[offset:]
-    word = WORD.match(after)
-    width = len(word[0]) if word else 1
-    at = At(source, begin + offset, begin + offset + width)
-    return problem_at(at, *said(expected, before, after))
+    expected = expected_after(lark, before)
+    inner = inner_problem(source, begin + offset, end) if "LAYOUT" in expected and after[:1] == "[" else None
+    if inner:
+        return inner
+    width = len(first_word(after)) or 1
+    return problem_at(At(source, begin + offset, begin + offset + width), *said(expected, before, after))

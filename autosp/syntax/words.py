@@ -39,6 +39,14 @@ def one_split() -> Said:
     )
 
 
+def none_dim() -> Said:
+    return (
+        "'None' stands where a dim belongs",
+        "in text a dim without a name is '_'; None is said in P(...)",
+        "write '_', or the dim's name",
+    )
+
+
 def no_size(size: str) -> Said:
     return (
         f"{size} is no size of a dim",

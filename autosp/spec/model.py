@@ -1,0 +1,65 @@
+"""Whether a spec fits a model: its inputs are the forward's, its module paths exist."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from itertools import combinations
+
+import torch
+
+from ..errors import Problem, suggest
+from ..syntax import problem_at
+from . import words
+from .paths import children, matches, meant, split_at_miss
+from .values import Constraint, Map, Spec
+
+SHOWN = 8  # names of children listed in a fix
+
+
+def parameters_of(model: torch.nn.Module) -> tuple[list[str], bool]:
+    """The names that the forward takes, and whether it takes any other too (`**kwargs`)."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    names = [p.name for p in parameters if p.kind not in kinds]
+    return names, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def input_problems(spec: Spec, model: torch.nn.Module) -> Iterator[Problem]:
+    """Inputs, other than optional ones, that the forward does not take."""
+    names, takes_any = parameters_of(model)
+    free = [name for name in names if spec.input(name) is None]
+    for each in spec.inputs:
+        if each.optional or each.name in names:
+            continue
+        if suggest(each.name, free) or not takes_any:
+            said = words.not_taken(each.name, type(model).__name__, free or names)
+            yield problem_at(each.at, *said)
+
+
+def path_problem(value: Constraint | Map, paths: list[str], model_name: str) -> Problem | None:
+    """What is wrong where a path matches no module."""
+    if any(matches(value.module, path) for path in paths):
+        return None
+    head, miss, _ = split_at_miss(value.module, paths)
+    below = children(head, paths)
+    said = words.no_module(value.module, model_name, miss, head, below[:SHOWN], meant(value.module, paths))
+    return problem_at(value.at, *said)
+
+
+def overlaps(spec: Spec, paths: list[str]) -> Iterator[Problem]:
+    """Constraints whose different paths meet in one module and give it different layouts."""
+    for first, second in combinations(spec.constraints, 2):
+        if first.port != second.port or first.layout == second.layout:
+            continue
+        shared = next((p for p in paths if matches(first.module, p) and matches(second.module, p)), None)
+        if shared:
+            said = words.overlap(str(second), str(first), str(first.at or ""), shared)
+            yield problem_at(second.at, *said)
+
+
+def check_model(spec: Spec, model: torch.nn.Module) -> list[Problem]:
+    """Every way in which the spec does not fit the model, as problems; none are raised."""
+    paths = [name for name, _ in model.named_modules() if name]
+    found = [path_problem(value, paths, type(model).__name__) for value in (*spec.constraints, *spec.maps)]
+    return [*input_problems(spec, model), *filter(None, found), *overlaps(spec, paths)]
