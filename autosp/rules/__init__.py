@@ -1,7 +1,7 @@
 """Operator rules: which dims of an operator may be split, as data, and the operator's local version."""
 
 from .book import RuleBook, default_rules
-from .calls import arguments, op_name, tensor_args, tensor_results
+from .call import arguments, op_name, tensor_args, tensor_results
 from .localise import localise
 from .projection import Projection
 from .read import read

@@ -12,8 +12,7 @@ from ..errors import Problem, RuleError
 from ..resources import listing
 from ..resources import read as read_resource
 from .binding import bind_signature
-from .call import Call, Mismatch, all_hold, make_call
-from .calls import op_name
+from .call import Call, Mismatch, all_hold, make_call, op_name
 from .coded import TABLE
 from .draft import draft_rule
 from .model import Rule, Signature

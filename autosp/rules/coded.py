@@ -8,8 +8,7 @@ import attrs
 import torch
 
 from ..layout import Size
-from .call import Call, Mismatch
-from .calls import is_tensor
+from .call import Call, Mismatch, is_tensor
 from .projection import Projection
 from .refine import all_whole, refine
 

@@ -13,7 +13,7 @@ import attrs
 import torch
 
 from ..layout import PARTIAL, Placement, Size, Split, count, local_shape
-from .calls import op_name
+from .call import op_name
 from .projection import Projection
 from .strategies import factor_of, product
 

@@ -1,0 +1,409 @@
+"""Arguments of operators whose rule alone does not say what they take. One maker an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from .draw import Arguments, Draw, call
+
+
+def linear(d: Draw) -> Iterator[Arguments]:
+    i, o = d.size(), d.size()
+    yield call(d.x(*d.shape(2), i), d.x(o, i), d.x(o))
+    yield call(d.x(d.size(), i), d.x(o, i))
+    yield call(d.x(i), d.x(o, i), d.x(o))
+
+
+def matmul(d: Draw) -> Iterator[Arguments]:
+    m, k, n, b, h = (d.size() for _ in range(5))
+    yield call(d.x(b, h, m, k), d.x(b, h, k, n))
+    yield call(d.x(b, h, m, k), d.x(h, k, n))
+    yield call(d.x(b, 1, m, k), d.x(1, h, k, n))
+    yield call(d.x(b, m, k), d.x(k, n))
+    yield call(d.x(m, k), d.x(b, k, n))
+    yield call(d.x(b, m, k), d.x(k))
+    yield call(d.x(k), d.x(b, k, n))
+    yield call(d.x(k), d.x(k))
+
+
+def attention(d: Draw) -> Iterator[Arguments]:
+    b, k, g, s, t, e, v = d.size(2, 3), d.size(2, 4), 2, d.size(3, 6), d.size(3, 6), 4, 3
+    q, kk, vv = d.x(b, k, s, e), d.x(b, k, t, e), d.x(b, k, t, v)
+    yield call(q, kk, vv)
+    yield call(q, kk, vv, d.x(b, k, s, t))
+    yield call(q, kk, vv, d.x(b, 1, s, t), scale=0.3)
+    yield call(q, kk, vv, d.x(s, t))
+    yield call(q, d.x(b, k, s, e), d.x(b, k, s, v), None, 0.0, True)
+    yield call(q, kk, vv, d.mask(b, 1, s, t) | (torch.arange(t) == 0))
+    yield call(q, kk, vv, d.mask(b, k, 1, t) | (torch.arange(t) == 0))
+    wide = d.x(b, k * g, s, e)
+    yield call(wide, kk, vv, enable_gqa=True)
+    yield call(wide, kk, vv, d.x(b, k * g, s, t), enable_gqa=True)
+    yield call(wide, d.x(b, 1, t, e), d.x(b, 1, t, v), d.x(b, 1, s, t), enable_gqa=True)
+    yield call(d.x(k, s, e), d.x(k, t, e), d.x(k, t, v), d.x(k, s, t))
+
+
+def cross_entropy(d: Draw) -> Iterator[Arguments]:
+    n, c, s = d.size(4, 7), d.size(), d.size()
+    flat = d.ids(c, n)
+    flat[:2] = -100
+    for reduction in (0, 2, 1):
+        yield call(d.x(n, c), flat, None, reduction)
+        yield call(d.x(n, c), flat, d.positive(c), reduction, -100, 0.1)
+        yield call(d.x(n, c, s), d.ids(c, n, s), None, reduction)
+        yield call(d.x(n, c), torch.softmax(d.x(n, c), -1), None, reduction)
+        yield call(d.x(c), d.ids(c), None, reduction)
+
+
+def nll(d: Draw) -> Iterator[Arguments]:
+    n, c = d.size(4, 7), d.size()
+    for reduction in (0, 2, 1):
+        yield call(d.x(n, c), d.ids(c, n), None, reduction)
+        yield call(d.x(n, c), d.ids(c, n), d.positive(c), reduction)
+
+
+def pointwise_loss(values: Callable, targets: Callable) -> Callable[[Draw], Iterator[Arguments]]:
+    def make(d: Draw) -> Iterator[Arguments]:
+        shape = d.shape(2)
+        for reduction in (0, 1, 2):
+            yield (values(d, *shape), targets(d, *shape)), {"reduction": reduction}
+
+    return make
+
+
+def sign(d: Draw, *shape: int) -> torch.Tensor:
+    return d.mask(*shape).float() * 2 - 1
+
+
+def views(d: Draw) -> Iterator[Arguments]:
+    b, s, h = d.size(), d.size(), d.size()
+    yield call(d.x(b, s, h * 4), [b, s, h, 4])
+    yield call(d.x(b, s, h, 4), [b, s, -1])
+    yield call(d.x(b, s, h), [-1, h])
+    yield call(d.x(b, s, h), [-1])
+    yield call(d.x(b * s, h), [b, s, h])
+    yield call(d.x(6, 4, s), [4, 6, s])
+    yield call(d.x(b, 6, 1, 5), [b, 1, 10, 3])
+    yield call(d.x(b, 1, s), [b, s, 1])
+
+
+def like(d: Draw) -> Iterator[Arguments]:
+    b, s, h = d.size(), d.size(), d.size()
+    yield call(d.x(b, s * h), d.x(b, s, h))
+    yield call(d.x(b, s, h), d.x(b * s, h))
+
+
+def unflatten(d: Draw) -> Iterator[Arguments]:
+    b, s, h = d.size(), d.size(), d.size()
+    yield call(d.x(b, s * h), -1, [s, h])
+    yield call(d.x(b * 2, h), 0, [-1, 2])
+
+
+def flatten(d: Draw) -> Iterator[Arguments]:
+    for start, end in ((0, -1), (1, 2), (0, 1)):
+        yield call(d.x(*d.shape(3)), start, end)
+
+
+def ones(*args: Any) -> Callable[[Draw], Iterator[Arguments]]:
+    """A tensor with dims of size 1, then `args`."""
+
+    def make(d: Draw) -> Iterator[Arguments]:
+        yield call(d.x(d.size(), 1, d.size(), 1), *args)
+        yield call(d.x(d.size(), 1, 1, d.size()), *args)
+
+    return make
+
+
+def plain(*args: Any, rank: int = 3) -> Callable[[Draw], Iterator[Arguments]]:
+    """Two tensors of one rank, then `args`."""
+
+    def make(d: Draw) -> Iterator[Arguments]:
+        for _ in range(2):
+            yield call(d.x(*d.shape(rank)), *args)
+
+    return make
+
+
+def expand(d: Draw) -> Iterator[Arguments]:
+    b, s, h = d.size(), d.size(), d.size()
+    yield call(d.x(b, 1, s), [b, h, s])
+    yield call(d.x(b, 1, s), [-1, h, -1])
+    yield call(d.x(s), [b, h, s])
+    yield call(d.x(b, s), [b, s])
+
+
+def broadcast_to(d: Draw) -> Iterator[Arguments]:
+    b, s, h = d.size(), d.size(), d.size()
+    yield call(d.x(b, 1, s), [b, h, s])
+    yield call(d.x(s), [b, s])
+
+
+def expand_as(d: Draw) -> Iterator[Arguments]:
+    b, s, h = d.size(), d.size(), d.size()
+    yield call(d.x(b, 1, s), d.x(b, h, s))
+
+
+def repeat(d: Draw) -> Iterator[Arguments]:
+    b, s = d.size(), d.size()
+    yield call(d.x(b, s), [1, 3])
+    yield call(d.x(b, 1), [3, 2, 4])
+    yield call(d.x(s), [2, 1])
+
+
+def slices(d: Draw) -> Iterator[Arguments]:
+    b, s = d.size(4, 7), d.size(4, 7)
+    yield call(d.x(b, s, 3), 1, 1, -1)
+    yield call(d.x(b, s, 3), 1, 0, 2**63 - 1)
+    yield call(d.x(b, s, 3), -2, 0, s)
+    yield call(d.x(b, s, 3), 1, 0, s, 2)
+
+
+def narrow(d: Draw) -> Iterator[Arguments]:
+    b, s = d.size(4, 7), d.size(4, 7)
+    yield call(d.x(b, s), 1, 1, 2)
+    yield call(d.x(b, s), -1, 0, s)
+
+
+def cat(d: Draw) -> Iterator[Arguments]:
+    b, s = d.size(), d.size()
+    yield call([d.x(b, s), d.x(b, 2), d.x(b, 3)], 1)
+    yield call([d.x(b, s), d.x(b, s)], -2)
+
+
+def stack(d: Draw) -> Iterator[Arguments]:
+    b, s = d.size(), d.size()
+    yield call([d.x(b, s), d.x(b, s), d.x(b, s)], -1)
+    yield call([d.x(b, s), d.x(b, s)], 1)
+
+
+def split_sizes(d: Draw) -> Iterator[Arguments]:
+    yield call(d.x(d.size(), 6, 3), [2, 4], 1)
+    yield call(d.x(5, d.size()), [1, 4])
+
+
+def pad(*more: Any) -> Callable[[Draw], Iterator[Arguments]]:
+    def make(d: Draw) -> Iterator[Arguments]:
+        yield call(d.x(*d.shape(2)), [0, 1], *more)
+        yield call(d.x(*d.shape(3)), [1, -1, 0, 0], *more)
+        yield call(d.x(*d.shape(3)), [0, 0, 2, 1])
+
+    return make
+
+
+def embedding(d: Draw) -> Iterator[Arguments]:
+    v = d.size(4, 8)
+    yield call(d.x(v, d.size()), d.ids(v, *d.shape(2)))
+    yield call(d.x(v, d.size()), d.ids(v, d.size()), 1)
+
+
+def index(d: Draw) -> Iterator[Arguments]:
+    b, s, h = d.size(), d.size(), d.size()
+    i, j, n = d.size(), d.size(), d.size()
+    yield call(d.x(b, s, h), [d.ids(b, i)])
+    yield call(d.x(b, s, h), [None, d.ids(s, i, j)])
+    yield call(d.x(b, s), [d.ids(b, n, 1, 1), d.ids(s, i, 1)])
+    yield call(d.x(b, s, h), [d.ids(b, i), None, d.ids(h, i)])
+    yield call(d.x(b, s, h), [None, d.ids(s, i, 1), d.ids(h, j)])
+    yield call(d.x(b, s), [d.mask(b)])
+
+
+def gather(d: Draw) -> Iterator[Arguments]:
+    b, s, n = d.size(), d.size(), d.size()
+    yield call(d.x(b, s), 1, d.ids(s, b, n))
+    yield call(d.x(b, s, 3), -2, d.ids(s, b, n, 1))
+
+
+def along(d: Draw) -> Iterator[Arguments]:
+    b, s, n = d.size(), d.size(), d.size()
+    yield call(d.x(b, s), d.ids(s, b, n), 1)
+    yield call(d.x(b, s), d.ids(b, n, s), 0)
+
+
+def index_select(d: Draw) -> Iterator[Arguments]:
+    b, s = d.size(), d.size()
+    yield call(d.x(b, s, 3), 1, d.ids(s, d.size()))
+    yield call(d.x(b, s), 0, d.ids(b, d.size()))
+
+
+def scatter(*last: Any) -> Callable[[Draw], Iterator[Arguments]]:
+    """Distinct places: where two meet, `scatter` may keep either."""
+
+    def make(d: Draw) -> Iterator[Arguments]:
+        b, s = d.size(), d.size(4, 7)
+        for rows in (b, b - 1):
+            places = torch.stack([torch.randperm(s, generator=d.tensors)[:3] for _ in range(rows)])
+            yield call(d.x(b, s), 1, places, *(last or (d.x(rows, 3),)))
+
+    return make
+
+
+def index_add(d: Draw) -> Iterator[Arguments]:
+    b, s, n = d.size(), d.size(), d.size()
+    yield call(d.x(b, s), 1, d.ids(s, n), d.x(b, n))
+    yield call(d.x(b, s), 0, d.ids(b, n), d.x(n, s))
+
+
+def one_hot(d: Draw) -> Iterator[Arguments]:
+    yield call(d.ids(5, *d.shape(2)), 5)
+
+
+def einsum(d: Draw) -> Iterator[Arguments]:
+    b, i, j, k = (d.size() for _ in range(4))
+    yield call("bij,bjk->bik", [d.x(b, i, j), d.x(b, j, k)])
+    yield call("bij,jk", [d.x(b, i, j), d.x(j, k)])
+    yield call("...ij,...j->...i", [d.x(b, k, i, j), d.x(k, j)])
+    yield call("ij->ji", [d.x(i, j)])
+    yield call("bi,bi->", [d.x(b, i), d.x(b, i)])
+    yield call("ii->i", [d.x(i, i)])
+
+
+def group_norm(d: Draw) -> Iterator[Arguments]:
+    yield call(d.x(d.size(), 6, d.size()), 3, d.x(6), d.x(6))
+    yield call(d.x(d.size(), 4, 3, 3), 2)
+
+
+def normalized(*more: Any) -> Callable[[Draw], Iterator[Arguments]]:
+    """A normalisation over trailing dims; `more` are whether there is a bias, then what follows."""
+    biased, *rest = more
+
+    def make(d: Draw) -> Iterator[Arguments]:
+        for n in (1, 2):
+            shape = d.shape(3)
+            tail = shape[-n:]
+            yield call(d.x(*shape), tail, d.x(*tail), *([d.x(*tail)] if biased else []), *rest)
+            yield call(d.x(*shape), tail, None, *([None] if biased else []), *rest)
+
+    return make
+
+
+def prelu(d: Draw) -> Iterator[Arguments]:
+    c = d.size()
+    yield call(d.x(d.size(), c, d.size()), d.x(c))
+    yield call(d.x(d.size(), c), d.x(1))
+
+
+def clamp(d: Draw) -> Iterator[Arguments]:
+    shape = d.shape(2)
+    yield call(d.x(*shape), d.x(*shape) - 1, d.x(shape[1]) + 1)
+    yield call(d.x(*shape), None, d.x(*shape))
+
+
+def glu(d: Draw) -> Iterator[Arguments]:
+    yield call(d.x(*d.shape(2), 6))
+    yield call(d.x(d.size(), 4, 3), 1)
+
+
+def new(*more: Any) -> Callable[[Draw], Iterator[Arguments]]:
+    def make(d: Draw) -> Iterator[Arguments]:
+        yield call(d.x(d.size()), d.shape(2), *more)
+
+    return make
+
+
+def only(*calls: Arguments) -> Callable[[Draw], Iterator[Arguments]]:
+    """Fixed calls."""
+    return lambda d: iter(calls)
+
+
+def shift(d: Draw) -> Iterator[Arguments]:
+    yield call(d.x(*d.shape(3)), [1, 2], [0, -1])
+    yield call(d.x(*d.shape(2)), [1])
+
+
+def dropout(d: Draw) -> Iterator[Arguments]:
+    for p, train in ((0.0, True), (0.5, False), (0.5, True)):
+        yield call(d.x(*d.shape(3)), p, train)
+
+
+def top(d: Draw) -> Iterator[Arguments]:
+    yield call(d.distinct(d.size(), 5), 3)
+    yield call(d.distinct(5, d.size(), 3), 2, 0)
+
+
+def diff(d: Draw) -> Iterator[Arguments]:
+    b, s = d.size(), d.size(4, 7)
+    yield call(d.x(b, s))
+    yield call(d.x(b, s), 1, -1, d.x(b, 1))
+    yield call(d.x(b, s), 1, 0, d.x(2, s), d.x(1, s))
+
+
+def permutation(*args: Any) -> Callable[[Draw], Iterator[Arguments]]:
+    """Matrices, for operators that know two dims only."""
+    return plain(*args, rank=2)
+
+
+def table(*groups: tuple[str, Callable[[Draw], Iterator[Arguments]]]) -> dict[str, Callable]:
+    """Makers by operator name."""
+    return {f"aten.{name}": make for names, make in groups for name in names.split()}
+
+
+MAKERS = table(
+    ("linear.default", linear),
+    ("matmul.default", matmul),
+    ("einsum.default", einsum),
+    ("scaled_dot_product_attention.default", attention),
+    ("cross_entropy_loss.default", cross_entropy),
+    ("nll_loss.default nll_loss_nd.default", nll),
+    ("mse_loss.default l1_loss.default smooth_l1_loss.default huber_loss.default", pointwise_loss(Draw.x, Draw.x)),
+    ("kl_div.default", pointwise_loss(Draw.x, Draw.positive)),
+    ("soft_margin_loss.default", pointwise_loss(Draw.x, sign)),
+    ("binary_cross_entropy.default", pointwise_loss(Draw.positive, Draw.positive)),
+    ("binary_cross_entropy_with_logits.default", pointwise_loss(Draw.x, Draw.positive)),
+    ("view.default _unsafe_view.default reshape.default", views),
+    ("view_as.default reshape_as.default", like),
+    ("unflatten.int", unflatten),
+    ("flatten.using_ints", flatten),
+    ("ravel.default", plain()),
+    ("unsqueeze.default", plain(1)),
+    ("squeeze.default", ones()),
+    ("squeeze.dim", ones(1)),
+    ("squeeze.dims", ones([1, -1])),
+    ("transpose.int swapaxes.default swapdims.default", plain(1, -1)),
+    ("permute.default", plain([2, 0, 1])),
+    ("t.default", permutation()),
+    ("numpy_T.default mT.default adjoint.default", plain()),
+    ("movedim.int", plain(0, -1)),
+    ("movedim.intlist", plain([0, 1], [1, 2])),
+    ("expand.default", expand),
+    ("broadcast_to.default", broadcast_to),
+    ("expand_as.default", expand_as),
+    ("repeat.default", repeat),
+    ("slice.Tensor", slices),
+    ("narrow.default", narrow),
+    ("select.int", plain(1, -1)),
+    ("cat.default concat.default", cat),
+    ("stack.default", stack),
+    ("split.Tensor", plain(2, 1)),
+    ("chunk.default tensor_split.sections", plain(2, -1)),
+    ("split.sizes split_with_sizes.default", split_sizes),
+    ("unbind.int", plain(1)),
+    ("constant_pad_nd.default", pad(1.5)),
+    ("pad.default", pad("constant", 1.5)),
+    ("flip.default", plain([0, -1])),
+    ("roll.default", shift),
+    ("tril.default triu.default", plain(1)),
+    ("embedding.default", embedding),
+    ("index.Tensor", index),
+    ("gather.default", gather),
+    ("take_along_dim.default", along),
+    ("index_select.default", index_select),
+    ("scatter.src scatter_add.default", scatter()),
+    ("scatter.value", scatter(0)),
+    ("index_add.default", index_add),
+    ("one_hot.default", one_hot),
+    ("group_norm.default", group_norm),
+    ("layer_norm.default", normalized(True)),
+    ("native_layer_norm.default", normalized(True, 1e-5)),
+    ("rms_norm.default", normalized(False)),
+    ("prelu.default", prelu),
+    ("clamp.Tensor", clamp),
+    ("glu.default", glu),
+    ("topk.default", top),
+    ("diff.default", diff),
+    ("new_zeros.default new_ones.default new_empty.default", new()),
+    ("new_full.default", new(2.5)),
+    ("dropout.default native_dropout.default", dropout),
+)

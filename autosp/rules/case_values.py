@@ -1,0 +1,110 @@
+"""What values a drawn call takes where normal ones would be outside an operator's domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .draw import Draw
+
+
+def _ints(d: Draw, *shape: int) -> torch.Tensor:
+    return d.ids(6, *shape) + 1
+
+
+def _family(kinds: str, make: Callable) -> dict[Any, Callable]:
+    return {f"aten.{name}": make for name in kinds.split()}
+
+
+def _same(value: Any) -> Callable[[Draw, list[int]], Any]:
+    return lambda d, pack: value
+
+
+BITWISE = "__and__ __or__ __xor__ bitwise_and bitwise_or bitwise_xor"
+
+# How the values of an operator's tensors are drawn, where normal ones are outside its domain.
+VALUES: dict[Any, Callable] = {
+    **_family(
+        "log.default log1p.default log2.default log10.default logit.default sqrt.default rsqrt.default asin.default "
+        "acos.default atanh.default lgamma.default reciprocal.default cumprod.default prod.dim_int prod.default "
+        "pow.Tensor_Tensor pow.Tensor_Scalar pow.Scalar fmod.Tensor remainder.Tensor div.Tensor div.Tensor_mode "
+        "divide.Tensor true_divide.Tensor floor_divide.default xlogy.Tensor addcdiv.default atan2.default hypot.default "
+        "binary_cross_entropy.default kl_div.default bernoulli.default tan.default logcumsumexp.default",
+        Draw.positive,
+    ),
+    "aten.acosh.default": lambda d, *s: d.positive(*s) + 1.5,
+    **_family(
+        "max.dim min.dim median.dim max.default min.default median.default amax.default amin.default sort.default "
+        "sort.stable topk.default argsort.default argsort.stable argmax.default argmin.default cummax.default cummin.default",
+        Draw.distinct,
+    ),
+    **_family(" ".join(f"{b}.Tensor {b}.Scalar" for b in BITWISE.split()), _ints),
+    **_family("__lshift__.Scalar __rshift__.Scalar bitwise_left_shift.Tensor bitwise_right_shift.Tensor bitwise_not.default", _ints),
+    **_family("eq.Tensor ne.Tensor eq.Scalar ne.Scalar count_nonzero.default floor_divide.Scalar", _ints),
+    **_family("logical_and.default logical_or.default logical_xor.default logical_not.default any.default all.default "
+              "any.dim all.dim any.dims all.dims", Draw.mask),
+    **{(f"aten.{n}", "condition"): Draw.mask for n in ("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")},
+    ("aten.masked_fill.Scalar", "mask"): Draw.mask,
+    ("aten.masked_fill.Tensor", "mask"): Draw.mask,
+    ("aten.masked_fill.Tensor", "value"): lambda d, *shape: d.x(),
+    ("aten.binary_cross_entropy_with_logits.default", "target"): Draw.positive,
+    ("aten.soft_margin_loss.default", "target"): lambda d, *s: d.mask(*s).float() * 2 - 1,
+}  # fmt: skip
+
+# Values of arguments that are no tensors: by operator and name, or by name alone.
+FILL: dict[Any, Callable[[Draw, list[int]], Any]] = {
+    "normalized_shape": lambda d, pack: pack[-d.pick(1, 2) :],
+    "half_to_float": _same(False),
+    "negative_slope": _same(0.1),
+    "exponent": lambda d, pack: d.pick(2, 3, 0.5, -1),
+    "rounding_mode": lambda d, pack: d.pick("floor", "trunc"),
+    "split_size": _same(2),
+    "chunks": _same(2),
+    "sections": _same(2),
+    "shifts": _same([1]),
+    "k": _same(1),
+    "stable": _same(True),
+    "reduction": lambda d, pack: d.pick(0, 1, 2),
+    "fill_value": _same(3.5),
+    "index": _same(-1),
+    "weight": _same(0.3),
+    "value": lambda d, pack: d.pick(0, 1.5),
+    "threshold": _same(0.1),
+    "correction": lambda d, pack: d.pick(0, 1),
+    "p": _same(2),
+    "eps": _same(1e-5),
+    "dtype": lambda d, pack: None,
+    ("aten.to.dtype", "dtype"): lambda d, pack: d.pick(torch.float64, torch.float32, torch.int64),
+    ("aten.to.device", "dtype"): _same(torch.float64),
+    ("aten.to.device", "device"): _same(torch.device("cpu")),
+    ("aten.bernoulli.p", "p"): _same(0.5),
+    ("aten.rms_norm.default", "eps"): _same(1e-5),
+    ("aten.logit.default", "eps"): _same(None),
+    ("aten.binary_cross_entropy.default", "weight"): _same(None),
+    ("aten.pow.Scalar", "self"): _same(1.5),
+    ("aten.where.Scalar", "self"): _same(-1.0),
+    ("aten.where.ScalarSelf", "self"): lambda d, pack: d.pick(0.0, 3.0),
+    ("aten.where.Scalar", "other"): _same(2.0),
+    ("aten.where.ScalarOther", "other"): lambda d, pack: d.pick(0.0, -1e4),
+    ("aten.cumsum.default", "dtype"): _same(None),
+    "other": lambda d, pack: 2,
+    ("aten.count_nonzero.default", "dim"): _same(None),
+    "min": _same(-0.5),
+    "max": _same(0.5),
+    "train": lambda d, pack: d.pick(True, False),
+}
+
+# Operands that an operator has no derivative for, though they are floating.
+CONSTANT: dict[str, tuple[str, ...]] = {
+    "aten.cross_entropy_loss.default": ("weight",),
+    "aten.nll_loss.default": ("weight",),
+    "aten.nll_loss_nd.default": ("weight",),
+    "aten.soft_margin_loss.default": ("target",),
+    "aten.floor_divide.default": ("self", "other"),
+    "aten.bernoulli.p": ("self",),
+}
+
+# Operators whose results are not determined: only shapes are compared.
+UNDETERMINED = frozenset({"aten.empty_like.default", "aten.new_empty.default"})

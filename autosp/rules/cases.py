@@ -1,0 +1,88 @@
+"""Numeric cases: for each operator, random arguments that exercise its rules.
+
+Most calls are drawn from the rule's own dims (`drawn`); where an operator's arguments say more than
+its dims, `case_makers` has a maker.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .case_makers import MAKERS
+from .case_values import FILL, VALUES
+from .draw import Arguments, Draw
+from .model import Dim, Dims, Operand, Pack, Rule, Signature
+
+VARIANTS = 4
+
+
+def cases_of(name: str, target: torch._ops.OpOverload, rules: tuple[Rule, ...]) -> list[Arguments]:
+    """The calls on which an operator's rules are tried."""
+    draw = Draw.seeded(name)
+    if name in MAKERS:
+        return list(MAKERS[name](draw))
+    forms = [r.form for r in rules if isinstance(r.form, Signature)]
+    return [drawn(name, target, form, draw, v) for form in forms for v in range(VARIANTS)]
+
+
+def drawn(name: str, target: torch._ops.OpOverload, form: Signature, draw: Draw, variant: int) -> Arguments:
+    """Arguments whose tensors have the dims that the rule gives them."""
+    sizes: dict[str, int] = {}
+    pack = draw.shape(3 if variant % 2 else 2)
+    types = {a.name: str(a.type) for a in target._schema.arguments}
+    tensors = {
+        o.name: operand(name, types[o.name], o, sizes, pack, draw, variant if i else 0)
+        for i, o in enumerate(form.operands)
+        if "Tensor" in types[o.name]
+    }
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for a in target._schema.arguments:
+        value = tensors.get(a.name) if a.name in tensors else argument(name, a, pack, draw, variant)
+        if a.kwarg_only:
+            kwargs |= {} if a.has_default_value() and value == a.default_value else {a.name: value}
+        else:
+            args.append(value)
+    return tuple(args), kwargs
+
+
+def operand(
+    name: str, kind: str, form: Operand, sizes: dict[str, int], pack: list[int], draw: Draw, variant: int
+) -> Any:
+    """A tensor (a list of them, or None) for an operand; later variants broadcast it."""
+    if kind.startswith("Optional") and variant == 2:
+        return None
+    make = VALUES.get((name, form.name), VALUES.get(name, Draw.x))
+    shape = shape_of(form.dims, sizes, pack, draw, variant)
+    return [make(draw, *shape) for _ in range(3)] if kind == "List[Tensor]" else make(draw, *shape)
+
+
+def shape_of(dims: Dims, sizes: dict[str, int], pack: list[int], draw: Draw, variant: int) -> list[int]:
+    """The sizes of a tensor's dims; a broadcast pack loses its first dim or has one of size 1."""
+    shape: list[int] = []
+    for item in dims:
+        if isinstance(item, Pack):
+            shape += {1: [1, *pack[1:]], 3: pack[1:]}.get(variant, pack) if item.token == "*" else pack
+        elif isinstance(item, Dim) and not (item.maybe and variant == 3):
+            total = 1
+            for n in item.names:
+                total *= sizes.setdefault(n, draw.size())
+            shape.append(total)
+    return shape
+
+
+def argument(name: str, schema: Any, pack: list[int], draw: Draw, variant: int) -> Any:
+    """A value for an argument that is no tensor."""
+    rank = len(pack)
+    known = FILL.get((name, schema.name), FILL.get(schema.name))
+    if known is not None:
+        return known(draw, pack)
+    if schema.name in ("dim", "dims") and "List" in str(schema.type):
+        return draw.numbers.sample(range(-rank, 0), k=draw.pick(1, rank))
+    if schema.name == "dim" and (variant < 2 or not schema.has_default_value()):
+        return draw.dim(rank)
+    if schema.name == "keepdim":
+        return bool(variant % 2)
+    return schema.default_value

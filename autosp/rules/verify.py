@@ -1,0 +1,332 @@
+"""Proof of rules by numbers: an operator run whole, and in P simulated shards, forward and backward.
+
+No process group: shards are cut from whole tensors, each rank's local version is called in turn,
+and what the ranks give is put together again and compared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import attrs
+import torch
+
+from ..errors import RuleError
+from ..layout import PARTIAL, REPLICATE, Placement, Split, assemble, local_shape, shard
+from .book import RuleBook
+from .call import op_name, operand_indices, tensor_args, tensor_results
+from .case_values import CONSTANT, UNDETERMINED
+from .cases import cases_of
+from .draw import Arguments, Draw
+from .localise import localise
+from .projection import Projection
+from .strategies import project, splittable, whole_placement
+
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10, torch.bfloat16: 6e-2}
+
+
+@attrs.frozen
+class Report:
+    """What verification found of one operator. `error` is the largest, relative to the largest value."""
+
+    name: str
+    calls: int = 0
+    checks: int = 0
+    splits: tuple[str, ...] = ()
+    error: float = 0.0
+    failures: tuple[str, ...] = ()
+    seconds: float = 0.0
+    rules: frozenset[str] = frozenset()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found wrong."""
+        return not self.failures
+
+
+@attrs.frozen
+class Trial:
+    """One call under one choice of placements, to be compared with the whole call."""
+
+    target: Any
+    args: Arguments
+    projection: Projection
+    inputs: tuple[Placement, ...]
+    outputs: tuple[Placement, ...]
+    p: int
+    what: str
+
+
+@attrs.define
+class Whole:
+    """The whole call: its results, the cotangents of those that have a gradient, the gradients."""
+
+    results: list[torch.Tensor]
+    cotangents: list[torch.Tensor | None]
+    gradients: list[torch.Tensor | None]
+
+
+def resolve(name: str) -> Any:
+    """The operator of a name, or None where this torch (or no import yet) has it."""
+    found: Any = torch.ops
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (AttributeError, RuntimeError):
+        return None
+    return found
+
+
+def verify(
+    book: RuleBook,
+    names: Iterable[str] | None = None,
+    ranks: tuple[int, ...] = (2, 3, 4),
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16),
+    cases: Callable[..., list[Arguments]] = cases_of,
+) -> Iterator[Report]:
+    """A report per operator under rule (or per one of `names`)."""
+    for name in book.names() if names is None else names:
+        yield verify_operator(book, name, ranks, dtypes, cases)
+
+
+def verify_operator(
+    book: RuleBook, name: str, ranks: tuple[int, ...], dtypes: tuple[torch.dtype, ...], cases: Callable = cases_of
+) -> Report:
+    """Every split that the operator's rules allow, on every case."""
+    began, target, rules = time.perf_counter(), resolve(name), book.by_name[name]
+    if target is None:
+        return Report(name, failures=("this torch has no such operator",))
+    if all(r.form == "whole" for r in rules):
+        return Report(name, splits=("whole",), rules=frozenset(r.where for r in rules))
+    report = Report(name)
+    for i, given in enumerate(cases(name, target, rules)):
+        for dtype in dtypes if i == 0 else dtypes[:1]:
+            found = verify_call(book, target, cast(given, dtype), ranks if dtype == dtypes[0] else ranks[:1], dtype)
+            report = merge(report, found)
+    unseen = [r.where for r in rules if r.where not in report.rules]
+    failures = report.failures + tuple(f"no case reached the rule at {where}" for where in unseen)
+    return attrs.evolve(report, failures=failures[:12], seconds=time.perf_counter() - began)
+
+
+def merge(a: Report, b: Report) -> Report:
+    """Two reports of one operator as one."""
+    return Report(
+        a.name, a.calls + b.calls, a.checks + b.checks, tuple(dict.fromkeys(a.splits + b.splits)),
+        max(a.error, b.error), a.failures + b.failures, 0.0, a.rules | b.rules,
+    )  # fmt: skip
+
+
+def cast(given: Arguments, dtype: torch.dtype) -> Arguments:
+    """The arguments with their floating tensors in another dtype."""
+
+    def one(x: Any) -> Any:
+        if isinstance(x, torch.Tensor):
+            return x.to(dtype) if x.is_floating_point() else x
+        return [one(i) for i in x] if isinstance(x, list) else x
+
+    args, kwargs = given
+    return tuple(map(one, args)), {k: one(v) for k, v in kwargs.items()}
+
+
+def verify_call(book: RuleBook, target: Any, given: Arguments, ranks: tuple[int, ...], dtype: torch.dtype) -> Report:
+    """Every split of one call."""
+    name = op_name(target)
+    draw = Draw.seeded(f"cotangents of {name}")
+    try:
+        whole = run_whole(target, given, draw)
+    except (RuntimeError, NotImplementedError, IndexError, TypeError, ValueError) as error:
+        missing = dtype is torch.bfloat16
+        return Report(name, failures=() if missing else (f"the whole call fails: {first_line(error)}",))
+    try:
+        projection = book.bind(target, *given, whole.results)
+    except RuleError as error:
+        return Report(name, failures=(error.problems[0].what,))
+    report = Report(name, calls=1, rules=frozenset({projection.rule}))
+    for trial in trials(target, given, projection, ranks):
+        report = merge(report, compare(trial, whole, draw, dtype))
+    return report
+
+
+def trials(target: Any, given: Arguments, projection: Projection, ranks: tuple[int, ...]) -> Iterator[Trial]:
+    """Every factor that may be split, whole and in sub-splits; every set of operands claimed linear."""
+    for p in ranks:
+        for f in splittable(projection):
+            for outer, units, inner in subsplits(projection.sizes[f]):
+                operands, results = project(projection, f, outer, units, inner, p)
+                inputs = tuple(whole_placement(o, REPLICATE) for o in operands)
+                kind, name = projection.kinds[f], projection.names[f]
+                part = "" if (outer, inner) == (1, 1) else f" as {outer}x<{units}>x{inner}"
+                yield Trial(target, given, projection, inputs, results, p, f"{kind} {name}{part}")
+        for members in projection.linear:
+            inputs = tuple(PARTIAL if i in members else REPLICATE for i in range(len(projection.operands)))
+            names = " ".join(str(i) for i in sorted(members))
+            yield Trial(target, given, projection, inputs, (PARTIAL,) * len(projection.results), p, f"linear {names}")
+
+
+def subsplits(size: int) -> Iterator[tuple[int, int, int]]:
+    """The ways in which a factor is tried: by its elements, in halves, in pairs."""
+    yield 1, size, 1
+    if size % 2 == 0 and size > 2:
+        yield 2, size // 2, 1
+        yield 1, size // 2, 2
+
+
+def run_whole(target: Any, given: Arguments, draw: Draw) -> Whole:
+    """The call as it is, with random cotangents."""
+    handles = leaves(tensor_args(*given), constants(target, given))
+    args, kwargs = replaced(given, handles)
+    results = tensor_results(target(*args, **kwargs))
+    cotangents = [draw.x(*r.shape).to(r.dtype) if r.requires_grad else None for r in results]
+    return Whole([r.detach() for r in results], cotangents, gradients_of(results, cotangents, handles))
+
+
+def leaves(tensors: list[torch.Tensor], constant: frozenset[int]) -> list[torch.Tensor]:
+    """Fresh copies of operands; the floating ones want gradients, save those in `constant`."""
+    return [
+        t.detach().clone().requires_grad_(t.is_floating_point() and i not in constant) for i, t in enumerate(tensors)
+    ]
+
+
+def constants(target: Any, given: Arguments) -> frozenset[int]:
+    """The operands that the operator has no derivative for."""
+    places = operand_indices(target, *given)
+    return frozenset(i for name in CONSTANT.get(op_name(target), ()) for i in places.get(name, ()))
+
+
+def replaced(given: Arguments, handles: list[torch.Tensor]) -> Arguments:
+    """The arguments with other tensors in the places of theirs."""
+    rest = iter(handles)
+
+    def one(x: Any) -> Any:
+        if isinstance(x, torch.Tensor):
+            return next(rest)
+        return [one(i) for i in x] if isinstance(x, (list, tuple)) else x
+
+    args = tuple(one(a) for a in given[0])
+    return args, {k: one(v) for k, v in given[1].items()}
+
+
+def gradients_of(
+    results: list[torch.Tensor], cotangents: list[torch.Tensor | None], handles: list[torch.Tensor]
+) -> list[torch.Tensor | None]:
+    """The gradient of each operand (zeros where it is unused), None for those that have none."""
+    wanted = [h for h in handles if h.requires_grad]
+    pairs = [(r, c) for r, c in zip(results, cotangents) if c is not None and r.requires_grad]
+    if not wanted or not pairs:
+        return [torch.zeros_like(h) if h.requires_grad else None for h in handles]
+    outputs, weights = [r for r, _ in pairs], [c for _, c in pairs]
+    found = torch.autograd.grad(outputs, wanted, weights, allow_unused=True)
+    zero_filled = (g if g is not None else torch.zeros_like(h) for g, h in zip(found, wanted))
+    return [next(zero_filled) if h.requires_grad else None for h in handles]
+
+
+def compare(trial: Trial, whole: Whole, draw: Draw, dtype: torch.dtype) -> Report:
+    """One trial: run on every rank, put together, compared with the whole call."""
+    name = op_name(trial.target)
+    report = Report(name, checks=1, splits=(trial.what.split(" as ")[0],))
+    try:
+        errors = list(differences(trial, whole, draw))
+    except Exception as error:
+        failure = f"{trial.what} on {trial.p} ranks: {type(error).__name__}: {first_line(error)}"
+        return attrs.evolve(report, failures=(failure,))
+    worst = max((e for _, e in errors), default=0.0)
+    limit = TOLERANCE[dtype]
+    wrong = tuple(
+        f"{trial.what} on {trial.p} ranks: {what} differs by {e:.1e}" for what, e in errors if not e <= limit
+    )
+    return attrs.evolve(report, error=worst if dtype is torch.float32 else 0.0, failures=wrong)
+
+
+def differences(trial: Trial, whole: Whole, draw: Draw) -> Iterator[tuple[str, float]]:
+    """What is compared, and by how much it differs."""
+    operands = [parts_of(t, p, trial.p, i, trial, draw) for i, (t, p) in enumerate(zip(tensor_args(*trial.args), trial.inputs))]
+    fixed = constants(trial.target, trial.args)
+    handles = [leaves([parts[rank] for parts in operands], fixed) for rank in range(trial.p)]
+    locals_ = [run_local(trial, handles[rank], whole, rank) for rank in range(trial.p)]
+    determined = not trial.projection.random and op_name(trial.target) not in UNDETERMINED
+    for i, (want, placement) in enumerate(zip(whole.results, trial.outputs, strict=True)):
+        parts = [results[i] for results in locals_]
+        check_shapes(parts, want, placement, trial.p)
+        if determined:
+            yield f"result {i}", difference(assemble([x.detach() for x in parts], placement), want)
+    if not determined:
+        return
+    gradients = [backward(trial, whole, locals_[rank], handles[rank], rank) for rank in range(trial.p)]
+    for i, want in enumerate(whole.gradients):
+        if want is not None:
+            yield from gradient_differences(i, [g[i] for g in gradients], want, trial.inputs[i])
+
+
+def parts_of(t: torch.Tensor, placement: Placement, p: int, i: int, trial: Trial, draw: Draw) -> list[torch.Tensor]:
+    """Each rank's part of an operand. Partial: random addends, or the value once under a reduce."""
+    if placement is not PARTIAL:
+        return [shard(t, placement, p, r) for r in range(p)]
+    if i in trial.projection.once and trial.what.startswith("reduce"):
+        return [t, *(torch.zeros_like(t) for _ in range(p - 1))]
+    addends = [draw.x(*t.shape).to(t.dtype) for _ in range(p - 1)]
+    return [t - sum(addends), *addends]
+
+
+def run_local(trial: Trial, handles: list[torch.Tensor], whole: Whole, rank: int) -> list[torch.Tensor]:
+    """One rank's results."""
+    args, kwargs = replaced(trial.args, handles)
+    shapes = tuple(tuple(r.shape) for r in whole.results)
+    got = localise(
+        trial.target, args, kwargs, trial.projection, trial.inputs, trial.outputs, shapes, trial.p, rank,
+        emit=lambda target, a, k: target(*a, **k),
+    )  # fmt: skip
+    return tensor_results(got)
+
+
+def backward(
+    trial: Trial, whole: Whole, results: list[torch.Tensor], handles: list[torch.Tensor], rank: int
+) -> list[torch.Tensor | None]:
+    """One rank's gradients: split results get their part of the cotangent, partial ones all of it."""
+    cotangents = [
+        None if c is None else shard(c, placement, trial.p, rank)
+        for c, placement in zip(whole.cotangents, trial.outputs)
+    ]
+    return gradients_of(results, cotangents, handles)
+
+
+def gradient_differences(
+    i: int, parts: list[torch.Tensor], want: torch.Tensor, placement: Placement
+) -> Iterator[tuple[str, float]]:
+    """Split operands: their parts; whole ones: the sum over ranks; partial ones: equal on every rank."""
+    if placement is PARTIAL:
+        for rank, part in enumerate(parts):
+            yield f"gradient {i} on rank {rank}", difference(part, want)
+    else:
+        how = placement if isinstance(placement, Split) else PARTIAL
+        yield f"gradient {i}", difference(assemble(parts, how), want)
+
+
+def check_shapes(parts: list[torch.Tensor], want: torch.Tensor, placement: Placement, p: int) -> None:
+    """Each rank's result has the shape that its placement says, and the dtype of the whole one."""
+    for rank, part in enumerate(parts):
+        shape = local_shape(tuple(want.shape), placement, p, rank)
+        if tuple(part.shape) != shape or (part.numel() and part.dtype != want.dtype):
+            raise ValueError(f"rank {rank} gives {tuple(part.shape)} {part.dtype}, not {shape} {want.dtype}")
+
+
+def difference(got: torch.Tensor, want: torch.Tensor) -> float:
+    """The largest difference, relative to the largest value wanted; 0 where both are the same infinity or nan."""
+    if got.shape != want.shape:
+        return float("inf")
+    if not want.numel():
+        return 0.0
+    got, want = got.double(), want.double()
+    odd = ~want.isfinite()
+    if not torch.equal(got[odd].nan_to_num(0, 1, -1), want[odd].nan_to_num(0, 1, -1)) or not got[~odd].isfinite().all():
+        return float("inf")
+    got, want = got[~odd], want[~odd]
+    if not want.numel():
+        return 0.0
+    return ((got - want).abs().max() / want.abs().max().clamp(min=1.0)).item()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip().split("\n") or [""])[0][:200]
