@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ..errors import CaptureError, Problem
+from ..errors import CaptureError, InputError, Problem
+from ..syntax import Layout
 from .canonical import canonicalise
 from .captured import Captured, Output, Placeholder, Role, tensors_of
 
 
-def capture(gm: fx.GraphModule, example_inputs: Sequence, *, dynamic: bool = False) -> Captured:
+LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
+
+
+def capture(
+    gm: fx.GraphModule, example_inputs: Sequence, *, layout_of: LayoutOf = lambda name, x: None, dynamic: bool = False
+) -> Captured:
     """The global-view graph of what Dynamo traced.
 
     Called inside a `torch.compile` backend. Static: symbolic sizes are specialised through
-    `int()`, so that Dynamo guards them and another size compiles anew. Dynamic: symbols stay.
+    `int()`, so that Dynamo guards them and another size compiles anew. Dynamic: symbols stay, and
+    dims that layouts call by one name are one symbol.
 
-    Raises CaptureError where the graph cannot be traced to ATen operators.
+    Raises CaptureError where the graph cannot be traced to ATen operators, InputError where dims
+    of one name differ in size.
     """
+    layouts = _layouts(gm, example_inputs, layout_of)
+    _unify(_inputs_of(gm), example_inputs, layouts)
     args, mode = (_dynamic_args if dynamic else _static_args)(gm, example_inputs)
     try:
         with mode, torch.fx.traceback.preserve_node_meta():
@@ -32,7 +42,7 @@ def capture(gm: fx.GraphModule, example_inputs: Sequence, *, dynamic: bool = Fal
                 tracing_mode="real",
                 _allow_non_fake_inputs=True,
             )(*args)
-    except Exception as e:
+    except Exception as e:  # any failure of tracing is the model's to know
         raise CaptureError(_untraceable(e)) from e
     placeholders = _placeholders(gm, graph, example_inputs)
     canonicalise(graph)
@@ -40,8 +50,45 @@ def capture(gm: fx.GraphModule, example_inputs: Sequence, *, dynamic: bool = Fal
         graph=graph,
         placeholders=placeholders,
         outputs=_outputs(graph),
+        layouts={new.name: layouts[old] for old, new in zip(_inputs_of(gm), _inputs_of(graph)) if old in layouts},
         hints=_hints(mode) if dynamic else {},
         training=torch.is_grad_enabled(),
+    )
+
+
+def _layouts(gm, example_inputs, layout_of: LayoutOf) -> dict[fx.Node, Layout]:
+    found = {}
+    for node, e in zip(_inputs_of(gm), example_inputs):
+        role, name = _role(node, e)
+        if role == "input":
+            layout = layout_of(name, e)
+            if layout is not None:
+                found[node] = layout
+    return found
+
+
+def _unify(nodes, example_inputs, layouts: dict[fx.Node, Layout]) -> None:
+    """Dims of one name are one size: the comparison makes Dynamo guard it and drop one symbol."""
+    sizes: dict[str, tuple] = {}
+    for node, e in zip(nodes, example_inputs):
+        if node not in layouts:
+            continue
+        for d, dim in enumerate(layouts[node].dims):
+            name = dim.parts[0].name if len(dim.parts) == 1 else None
+            if name is None or name == "...":
+                continue
+            size = node.meta.get("example_value", e).shape[d]  # with Dynamo's symbol, where it has one
+            first, where = sizes.setdefault(name, (size, f"{node.name}, dim {d}"))
+            if not first == size:
+                raise InputError(_unequal(name, int(first), where, int(size), f"{node.name}, dim {d}"))
+
+
+def _unequal(name: str, a: int, where: str, b: int, there: str) -> Problem:
+    return Problem(
+        what=f"dim '{name}' is {a} in {where} and {b} in {there}",
+        rule="a dim name means one size wherever it stands in a spec",
+        fix="give inputs of one size, or the dims different names in the spec",
+        where=there,
     )
 
 

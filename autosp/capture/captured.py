@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import attrs
 import torch
 from torch import fx
+
+from ..syntax import Layout
 
 Role = Literal["param", "buffer", "input", "size"]
 
@@ -38,6 +41,7 @@ class Captured:
 
     graph: `fx.GraphModule` of pre-dispatch ATen operators; `meta["val"]` holds fake tensors whose
       sizes are ints (static) or SymInts (dynamic).
+    layouts: what the spec or an annotation says of an input, by placeholder.
     hints: the size that each symbol had in the example (empty when static).
     training: gradients flow (grad mode was on when the graph begins).
     """
@@ -45,6 +49,7 @@ class Captured:
     graph: fx.GraphModule
     placeholders: tuple[Placeholder, ...]
     outputs: tuple[Output, ...]
+    layouts: Mapping[str, Layout]
     hints: dict
     training: bool
 

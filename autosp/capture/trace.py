@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import fx
 
-from .capture import capture
+from .capture import LayoutOf, capture
 from .captured import Captured
 
 
-def trace(model: Callable, inputs: Mapping[str, object], *, dynamic: bool = False) -> tuple[Captured, Sequence]:
+def trace(
+    model: Callable,
+    inputs: Mapping[str, object],
+    *,
+    layout_of: LayoutOf = lambda name, x: None,
+    dynamic: bool = False,
+) -> tuple[Captured, Sequence]:
     """The global-view graph of `model(**inputs)` and the graph's example inputs, in order.
 
     Raises CaptureError, or Dynamo's own error where the model breaks the graph.
@@ -19,15 +27,35 @@ def trace(model: Callable, inputs: Mapping[str, object], *, dynamic: bool = Fals
     found: list = []
 
     def backend(gm: fx.GraphModule, example_inputs):
-        captured = capture(gm, example_inputs, dynamic=dynamic)
+        captured = capture(gm, example_inputs, layout_of=layout_of, dynamic=dynamic)
         found.append((captured, tuple(example_inputs)))
         return lambda *args: tuple(_empty(n) for n in _outputs(captured))
 
     torch._dynamo.reset()
-    with torch.fx.experimental._config.patch(use_duck_shape=False):
+    with tracing():
         torch.compile(model, backend=backend, fullgraph=True, dynamic=dynamic)(**inputs)
     torch._dynamo.reset()
     return found[0]
+
+
+@contextlib.contextmanager
+def tracing():
+    """How Dynamo is to trace for us: equal sizes keep their own symbols, numbers stay numbers, and
+    loggers (GPT-2's `warning_once`) do not break the graph."""
+    from torch.fx.experimental import _config as shapes
+
+    with (
+        shapes.patch(use_duck_shape=False),
+        torch._dynamo.config.patch(specialize_float=True, ignore_logging_functions=_loggers()),
+    ):
+        yield
+
+
+def _loggers() -> set:
+    ignored = set(torch._dynamo.config.ignore_logging_functions)
+    ignored |= {logging.Logger.warning, logging.Logger.info, logging.Logger.debug, logging.Logger.error}
+    once = getattr(logging.Logger, "warning_once", None)  # added by transformers where it is imported
+    return ignored | ({once} if once else set())
 
 
 def _outputs(captured: Captured):
@@ -39,5 +67,5 @@ def _empty(node):
     val = node.meta.get("val") if isinstance(node, fx.Node) else node
     if not isinstance(val, torch.Tensor):
         return val
-    shape = [int(s) for s in val.shape]
+    shape = [s.node.hint if isinstance(s, torch.SymInt) else s for s in val.shape]
     return torch.empty(shape, dtype=val.dtype, device="meta", requires_grad=val.requires_grad)

@@ -66,6 +66,7 @@ class _Lowering:
         self.group_of: dict[Change, tuple[Change, ...]] = {c: g for g in plan.groups for c in g}
         self.done: set[Op] = set()
         self.meta: dict = {}
+        self.numbers: dict[fx.Node, fx.Node] = {}
 
     def run(self) -> fx.GraphModule:
         source = self.problem.captured.graph
@@ -93,6 +94,8 @@ class _Lowering:
             val = node.meta.get("val")
             if isinstance(val, torch.SymInt):
                 symbols.setdefault(as_size(val), new)
+            elif isinstance(val, torch.SymFloat):
+                self.numbers[node] = new
             for v in self.problem.of.get(node, ()):
                 pending.append((v, new, node.name in params))
         for v, new, _ in pending:  # sizes that only a tensor's shape tells
@@ -205,7 +208,7 @@ class _Lowering:
         def local(n: fx.Node):
             values = tensors_of(n.meta.get("val"))
             if not values:
-                return self.sizes(n.meta["val"]) if not isinstance(n.meta["val"], (float, bool)) else n.meta["val"]
+                return self._number(n)
             v = self.problem.of[n][0]
             node = operands[v.node if v.index is None else (v.node, v.index)].pop(0)
             if stopped and v.diff:
@@ -213,6 +216,24 @@ class _Lowering:
             return node
 
         return fx.map_arg(op.node.args, local), fx.map_arg(op.node.kwargs, local)
+
+    def _number(self, n: fx.Node):
+        """A size as an expression of the inputs; any other number by the call that gives it."""
+        val = n.meta["val"]
+        if isinstance(val, torch.SymInt):
+            return self.sizes(val)
+        if not isinstance(val, (torch.SymFloat, torch.SymBool)):
+            return val
+        if n not in self.numbers:
+            if n.op == "placeholder":
+                raise AssertionError(f"no number for {n}")
+
+            def known(m: fx.Node):
+                whole = self.problem.of.get(m)
+                return self._value(whole[0], REPLICATE) if whole else self._number(m)
+
+            self.numbers[n] = self.graph.call_function(n.target, fx.map_arg(n.args, known), fx.map_arg(n.kwargs, known))
+        return self.numbers[n]
 
     def _emit(self, target, args, kwargs) -> fx.Node:
         node = self.graph.call_function(target, tuple(args), dict(kwargs))

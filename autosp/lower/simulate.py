@@ -49,10 +49,17 @@ def simulate(plan: Plan, inputs: Sequence, *, complete: bool = True, grad_scale:
 
     def body(rank: int, group: SimGroup):
         gm = lower(plan, Rank(rank, group.name, grad_scale, complete))
-        own = [x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x for x in inputs]
+        own = [_own(x) for x in inputs]
         outputs = gm(*own)
         if isinstance(outputs[0], torch.Tensor) and outputs[0].requires_grad:
             outputs[0].backward()
         return outputs, [x.grad if isinstance(x, torch.Tensor) else None for x in own]
 
     return run_ranks(plan.p, body)
+
+
+def _own(x):
+    """A rank's copy of an input; the example's number for a symbol."""
+    if isinstance(x, torch.Tensor):
+        return x.detach().clone().requires_grad_(x.requires_grad)
+    return x.node.hint if isinstance(x, torch.SymInt) else x

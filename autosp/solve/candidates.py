@@ -25,10 +25,11 @@ class Region:
     name: str = ""
 
 
-def mark(problem: Problem, seeds: dict[Value, list[Region]]) -> None:
+def mark(problem: Problem, seeds: dict[Value, list[Region]], axis: str) -> None:
     """Write each value's regions, from those of the inputs."""
     for value, regions in seeds.items():
         value.regions.update(regions)
+        problem.lengths.update(r.split.units for r in regions if axis in r.axes)
     for op in problem.ops:
         if op.projection is None:
             continue
@@ -83,14 +84,11 @@ def overlaps(problem: Problem, s: Split, r: Split) -> bool:
 
 def allowed(problem: Problem, value: Value, s: Split, axis: str, p: int) -> bool:
     """A split over `axis` must leave the other axes' dims alone, and must deal at least one unit
-    to every rank unless the spec itself asks for it."""
-    own = False
+    to every rank unless it deals out the very length that the spec splits."""
     for region in value.regions:
-        if overlaps(problem, s, region.split):
-            if region.axes and axis not in region.axes:
-                return False
-            own = own or axis in region.axes
-    return own or problem.hint(s.units) >= p
+        if region.axes and axis not in region.axes and overlaps(problem, s, region.split):
+            return False
+    return problem.hint(s.units) >= p or s.units in problem.lengths
 
 
 def candidates(problem: Problem, axis: str, p: int) -> dict[Value, frozenset[Split]]:

@@ -85,13 +85,15 @@ class Op:
 
 @attrs.frozen(eq=False)
 class Problem:
-    """values and ops in graph order; `of` finds the values that a node gives."""
+    """values and ops in graph order; `of` finds the values that a node gives; `lengths` are the
+    sizes that the spec splits over the solver's axis."""
 
     captured: Captured
     values: tuple[Value, ...]
     ops: tuple[Op, ...]
     of: dict[fx.Node, tuple[Value, ...]]
     hints: dict
+    lengths: set = attrs.Factory(set)
 
     def hint(self, size: Size) -> int:
         return hint_of(size, self.hints)

@@ -29,10 +29,9 @@ OutputMode = Literal["none", "local", "whole"]
 
 @attrs.frozen
 class Ends:
-    """What the spec says of a graph's ends: a layout per input placeholder (by node name), a mode
-    per output (by position), and how attention is to be split."""
+    """What the spec says beyond the inputs' layouts: a mode per output (by position), and how
+    attention is to be split."""
 
-    inputs: Mapping[str, Layout]
     outputs: tuple[OutputMode, ...]
     attention: Literal["ulysses", "gather", "auto"] = "ulysses"
 
@@ -46,7 +45,7 @@ def solve(
     PlanError where no plan exists.
     """
     problem = build(captured, rules or default_rules())
-    mark(problem, _seeds(problem, ends.inputs))
+    mark(problem, _seeds(problem, captured.layouts), axis)
     found = candidates(problem, axis, p) if p > 1 else {v: frozenset() for v in problem.values}
     ways = {op: strategies(problem, op, found, axis, p, ends.attention) for op in problem.ops}
     wanted = _wanted(problem, ends.outputs, axis, p)

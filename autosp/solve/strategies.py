@@ -27,6 +27,8 @@ def strategies(problem: Problem, op: Op, found, axis: str, p: int, attention: st
     Held split (no replicated work): an operator on split differentiable values that can be split
     is split, unless it only moves data.
     """
+    if p == 1:
+        return _unique(_whole(op))
     split = [_split(problem, op, part, ins, outs, p) for part, ins, outs in parts_of(problem, op, found, axis, p)]
     split = _attention(problem, op, split, attention, axis, p)
     held = op.diff and op.tagged and not _param(op) and bool(split)
