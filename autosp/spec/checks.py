@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import Problem
 from ..syntax import At, Layout, problem_at
+from ..syntax.faults import Mark
 from . import words
 from .values import Spec
 
@@ -43,9 +44,9 @@ def mark_said(kind: str, text: str, axes: tuple[str, ...]) -> words.Said | None:
     return None
 
 
-def layout_against_mesh(layout: Layout, at: At | None, axes: tuple[str, ...]) -> Iterator[Problem]:
+def marks_against_mesh(marks: Iterable[Mark], at: At | None, axes: tuple[str, ...]) -> Iterator[Problem]:
     """Axes that the mesh lacks, axes that stand as dims, and partial sums."""
-    for i, mark in enumerate(layout.marks()):
+    for i, mark in enumerate(marks):
         said = mark_said(mark.kind, mark.text, axes)
         if said:
             yield problem_at(at and at.spot(i, mark.text), *said)
@@ -136,5 +137,5 @@ def spec_problems(spec: Spec, broken: frozenset[str] = NOTHING) -> list[Problem]
     if not spec.mesh:
         return [*problems, problem_at(None, *words.no_mesh())]
     for layout, at in layouts(spec):
-        problems += layout_against_mesh(layout, at, spec.axes)
+        problems += marks_against_mesh(layout.marks(), at, spec.axes)
     return [*problems, *fact_axes(spec), *reduce_faults(spec)]

@@ -13,11 +13,13 @@ import attrs
 
 from .. import resources
 from ..errors import Problem, SpecError, suggest
-from ..syntax import Source, problem_at
+from ..syntax import At, Source, problem_at
+from ..syntax.faults import Mark
+from ..syntax.read import LayoutError
 from . import words
-from .checks import spec_problems
+from .checks import marks_against_mesh, spec_problems
 from .statements import FIRST_WORD, KEYWORDS, Statement, read_statement, spans
-from .values import Spec
+from .values import Spec, default_reduce
 
 FIELD_OF = {"dim": "dims", "input": "inputs", "output": "outputs", "constrain": "constraints",
             "map": "maps", "tile": "tile"}
@@ -26,11 +28,13 @@ OWN = ("family", "match", "include")  # what an included file says of itself alo
 
 @attrs.define
 class Draft:
-    """What was read so far: statements, problems, and the statements that could not be read."""
+    """What was read so far: statements, problems, the first words of statements that could not be
+    read, and the words of layouts that were read and are faulty."""
 
     statements: list[Statement] = attrs.field(factory=list)
     problems: list[Problem] = attrs.field(factory=list)
     broken: set[str] = attrs.field(factory=set)
+    faulty: list[tuple[tuple[Mark, ...], At | None]] = attrs.field(factory=list)
 
     def fail(self, keyword: str, problems: Iterable[Problem]) -> None:
         """Keep the problems of a statement that could not be read."""
@@ -66,6 +70,8 @@ def read_draft(source: Source, chain: tuple[Path, ...]) -> Draft:
         try:
             draft.statements.append(read_statement(source, begin, end))
         except SpecError as error:
+            if isinstance(error, LayoutError):
+                draft.faulty.append((error.marks, error.at))
             draft.fail(FIRST_WORD.match(source.text, begin, end)[0], error.problems)
     draft.problems += said_twice(draft.statements)
     return with_included(draft, chain)
@@ -130,6 +136,7 @@ def included(line: Statement, chain: tuple[Path, ...], draft: Draft) -> list[Sta
         return []
     draft.problems += inner.problems
     draft.broken |= inner.broken
+    draft.faulty += inner.faulty
     return inner.statements
 
 
@@ -158,20 +165,23 @@ def spec_of(source: Source, chain: tuple[Path, ...] = ()) -> Spec:
     if "mesh" not in fields and not draft.broken & {"mesh", "include"}:
         what, rule, fix = words.no_mesh()
         draft.problems.append(Problem(what, rule, fix, source.name))
-    problems = [*draft.problems, *draft_problems(fields, draft.broken)]
+    problems = [*draft.problems, *draft_problems(fields, draft)]
     if problems:
         raise SpecError(sorted(dict.fromkeys(problems), key=by_place))
     return Spec(**fields)
 
 
-def draft_problems(fields: dict[str, Any], broken: set[str]) -> list[Problem]:
+def draft_problems(fields: dict[str, Any], read: Draft) -> list[Problem]:
     """What is wrong between the statements that could be read."""
     missing = {"mesh"} if "mesh" not in fields else set()
     defaults = {"mesh": (), "dims": (), "inputs": (), "outputs": (), "constraints": (), "maps": (), "tile": ()}
     draft = SimpleNamespace(**{**defaults, **fields})
     draft.axes = tuple(axis.name for axis in draft.mesh)
-    draft.reduce = fields.get("reduce", tuple(a.name for a in draft.mesh if not a.local))
-    return spec_problems(draft, frozenset(broken | missing))
+    draft.reduce = fields.get("reduce", default_reduce(draft.mesh))
+    problems = spec_problems(draft, frozenset(read.broken | missing))
+    for marks, at in read.faulty if draft.mesh else ():
+        problems += marks_against_mesh(marks, at, draft.axes)
+    return problems
 
 
 def parse(text: str, filename: str = "<spec>") -> Spec:

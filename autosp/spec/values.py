@@ -12,14 +12,26 @@ import attrs
 
 from ..errors import SpecError
 from ..syntax import At, Layout
+from ..syntax.layout import check_names
 
 OutputMode = Literal["layout", "none", "local", "whole"]
 Attention = Literal["ulysses", "gather", "auto"]
 Port = Literal["input", "output"]
+PATH = r"[A-Za-z0-9_*]+(\.[A-Za-z0-9_*]+)*"
 UNITS = {
     "TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10,
     "TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1,
 }
+
+
+def name() -> str:
+    """The field that holds a name."""
+    return attrs.field(validator=check_names)
+
+
+def module() -> str:
+    """The field that holds a module path."""
+    return attrs.field(validator=attrs.validators.matches_re(PATH))
 
 
 def place() -> At | None:
@@ -31,7 +43,7 @@ def place() -> At | None:
 class Axis:
     """A mesh axis. On a `local` one every rank only ever sees its own shard."""
 
-    name: str
+    name: str = name()
     local: bool = False
     at: At | None = place()
 
@@ -43,7 +55,7 @@ class Axis:
 class Input:
     """An argument of the forward, by name, and how it may be split (on a local axis: is split)."""
 
-    name: str
+    name: str = name()
     layout: Layout
     optional: bool = False
     at: At | None = place()
@@ -56,7 +68,7 @@ class Input:
 class Output:
     """An output by name: given in `layout`, not at all, as the rank's own part, or whole."""
 
-    name: str
+    name: str = name()
     layout: Layout | None = None
     mode: OutputMode = attrs.field(
         default=attrs.Factory(lambda self: "whole" if self.layout is None else "layout", takes_self=True)
@@ -71,7 +83,7 @@ class Output:
 class Constraint:
     """The first tensor that goes into, or comes out of, the modules of this path has this layout."""
 
-    module: str
+    module: str = module()
     port: Port
     layout: Layout
     at: At | None = place()
@@ -84,8 +96,8 @@ class Constraint:
 class Map:
     """The modules of this path run per shard of dim `over` as they stand."""
 
-    module: str
-    over: str
+    module: str = module()
+    over: str = name()
     at: At | None = place()
 
     def __str__(self) -> str:
@@ -111,6 +123,12 @@ class Recompute:
     mode: Literal["none", "sac", "full"] = "none"
     budget: int | float | Literal["auto"] | None = None
 
+    def __attrs_post_init__(self) -> None:
+        if self.budget is not None and self.mode != "sac":
+            raise ValueError("only recompute sac has a budget")
+        if isinstance(self.budget, float) and not 0.0001 <= self.budget <= 1:
+            raise ValueError("a budget that is a fraction is from 0.0001 to 1")
+
     def __str__(self) -> str:
         if self.budget is None:
             return f"recompute {self.mode}"
@@ -134,7 +152,7 @@ class Tile:
 class DimFact:
     """What holds of a dim wherever it stands: its size, or an axis that splits it evenly."""
 
-    name: str
+    name: str = name()
     size: int | None = None
     axis: str | None = None
     at: At | None = place()
@@ -145,7 +163,7 @@ class DimFact:
 
 def default_reduce(mesh: tuple[Axis, ...]) -> tuple[str, ...]:
     """The axes that a loss means over where nothing is said: those that are not local."""
-    return tuple(axis.name for axis in mesh if not axis.local)
+    return tuple(dict.fromkeys(axis.name for axis in mesh if not axis.local))
 
 
 def listed(convert: type = tuple) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from .. import resources
@@ -27,6 +27,12 @@ def parser(grammar: str, start: str) -> Lark:
     )
 
 
+@lru_cache(maxsize=4096)
+def tree_of(grammar: str, start: str, text: str) -> Tree:
+    """The tree of a text. Many texts are read again and again: a layout, a spec at every engine."""
+    return parser(grammar, start).parse(text)
+
+
 def parse_text(grammar: str, start: str, source: Source, begin: int, end: int) -> Tree:
     """The tree of `source.text[begin:end]`, its offsets counted from `begin`.
 
@@ -34,10 +40,9 @@ def parse_text(grammar: str, start: str, source: Source, begin: int, end: int) -
     """
     from lark.exceptions import UnexpectedInput
 
-    lark = parser(grammar, start)
     try:
-        return lark.parse(source.text[begin:end])
+        return tree_of(grammar, start, source.text[begin:end])
     except UnexpectedInput as error:
         from .slips import syntax_problem
 
-        raise SpecError(syntax_problem(lark, source, begin, end, error)) from None
+        raise SpecError(syntax_problem(parser(grammar, start), source, begin, end, error)) from None

@@ -10,7 +10,14 @@ import attrs
 from ..errors import SpecError
 from .faults import Mark, layout_problems
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
+NAME = re.compile(r"(?!_\Z)[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
+
+
+def check_names(instance: object, field: attrs.Attribute, value: str | tuple[str, ...] | None) -> None:
+    """Refuse what the language could not read back as names. An attrs validator; raises ValueError."""
+    for name in (value,) if isinstance(value, str) else value or ():
+        if not NAME.match(name):
+            raise ValueError(f"{field.name} holds {name!r}, which is no name")
 
 
 def axes_text(axes: tuple[str, ...]) -> str:
@@ -24,9 +31,13 @@ def axes_text(axes: tuple[str, ...]) -> str:
 class Part:
     """One factor of a dim: a name, or a size, or neither (printed `_`), and its axes, outermost first."""
 
-    name: str | None = None
+    name: str | None = attrs.field(default=None, validator=check_names)
     size: int | None = None
-    axes: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    axes: tuple[str, ...] = attrs.field(default=(), converter=tuple, validator=check_names)
+
+    def __attrs_post_init__(self) -> None:
+        if self.name is not None and self.size is not None:
+            raise ValueError("a part has a name or a size, not both")
 
     @property
     def word(self) -> str:
@@ -77,7 +88,7 @@ class Layout:
     """
 
     dims: tuple[Dim, ...] = attrs.field(default=(), converter=tuple)
-    partial: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    partial: tuple[str, ...] = attrs.field(default=(), converter=tuple, validator=check_names)
 
     def __attrs_post_init__(self) -> None:
         problems = layout_problems(tuple(self.marks()), at=None)

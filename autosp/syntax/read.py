@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ..errors import SpecError
+from ..errors import Problem, SpecError
 from . import words
 from .faults import Mark, layout_problems
 from .grammar import parse_text
@@ -55,6 +55,14 @@ def tokens_of(tree: Tree, axis: str = "axis") -> Iterator[tuple[str, Token]]:
             yield from tokens_of(child, "sum" if child.data == "partial" else axis)
 
 
+class LayoutError(SpecError):
+    """A layout that reads well and is faulty. `marks` are its words, and `at` says where they stood."""
+
+    def __init__(self, problems: list[Problem], marks: tuple[Mark, ...] = (), at: At | None = None):
+        super().__init__(problems)
+        self.marks, self.at = marks, at
+
+
 @lru_cache(maxsize=4096)
 def good_layout(text: str) -> tuple[Layout, tuple[int, ...]] | None:
     """The layout that a text holds and the offsets of its words; None where anything is wrong."""
@@ -76,7 +84,7 @@ def read_layout(source: Source, start: int, end: int) -> tuple[Layout, tuple[int
     tokens = tuple(tokens_of(parse_text("terms", "layout", source, start, end)))
     at = At(source, start, end, tuple(start + token.start_pos for _, token in tokens))
     marks = tuple(Mark(kind, token.value) for kind, token in tokens)
-    raise SpecError(layout_problems(marks, at))
+    raise LayoutError(layout_problems(marks, at), marks, at)
 
 
 def parse_layout(text: str, where: str = "") -> Layout:

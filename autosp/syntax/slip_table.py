@@ -85,6 +85,8 @@ SLIPS: tuple[Slip, ...] = (
     # The mesh.
     Slip("LSQB", r"^mesh\s*$", r"\w|\(", "the mesh is not in square brackets", "write for example: mesh [dp: local, sp]"),
     Slip("NAME", r"^mesh\s*\[\s*$", r"\]", "a mesh without axes", "write for example: mesh [dp: local, sp]"),
+    Slip("LOCAL", "", r"(global|whole|none)\b", "'{found}' is no kind of axis", "drop ': {found}'",
+         "an axis is local, or nothing is said of it"),
     Slip("COLON|LOCAL", r"^mesh\b", r"(=\s*)?\d", "an axis is given a size", "drop the size", MESH_RULE),
     Slip("COLON", r"^mesh\b", r"=\s*local\b", "'=' before 'local'", "write '{last}: local'"),
     Slip("COMMA", r"^mesh\s*\[.*\w\s*$", r"local\b", "'local' without its colon", "write '{last}: local'"),
@@ -143,5 +145,4 @@ SLIPS: tuple[Slip, ...] = (
     Slip("EQUAL", r"^dim\b", r"\d|:", "'=' is missing", "write: dim {last} = SIZE"),
     Slip("INT", r"=\s*$", r"\w|-|=", "'{found}' is no size", "write a number, such as dim seq = 4096",
          "a size is a whole number from 1"),
-    Slip("$END", r"\S", r"\S", "'{found}' after the end of the statement", "drop it, or begin a new line", ""),
 )

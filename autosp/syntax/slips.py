@@ -67,8 +67,10 @@ def said(expected: frozenset[str], before: str, after: str) -> tuple[str, str, s
     """What, rule and fix for a text that stopped being readable between `before` and `after`."""
     found, hope = first_word(after), expected_text(expected)
     slip = next((slip for slip in SLIPS if slip.fits(expected, before, after)), None)
-    if slip and not suggest(found, choices(expected)):
+    if slip:
         return slip_said(slip, before, after)
+    if "$END" in expected and not suggest(found, choices(expected)):
+        return f"'{found}' after the end of the statement", form_of(before), "drop it, or begin a new line"
     what = f"'{found}' where {hope} belongs" if found else f"the statement ends where {hope} belongs"
     return what, form_of(before), did_you_mean(found, choices(expected), f"write {hope} there")
 
