@@ -21,16 +21,17 @@ from autosp.cli._ranks import Ranks, settle, start
 ROOT = Path(__file__).parents[2]
 START = 180.0  # seconds until the first item may begin to count
 GRACE = 20.0  # seconds that ranks have to answer after one of them failed
-DEAD_STARTS = 2  # launches that end before their first answer
+DEAD_STARTS = 2  # launches in a row that may end before any answer
 
 
 @attrs.frozen
 class Outcome:
-    """What one rank made of one item: a value, or the text of its failure."""
+    """What one rank made of one item: a value, or the text of its failure (`silent`: it gave no answer)."""
 
     rank: int
     value: object = None
     error: str = ""
+    silent: bool = False
 
 
 def launch(world: int, function: str, items: Sequence[object], timeout: float = 120.0) -> list[tuple[Outcome, ...]]:
@@ -42,7 +43,7 @@ def launch(world: int, function: str, items: Sequence[object], timeout: float = 
     dead = 0
     while len(outcomes) < len(items):
         got = _one_launch(world, function, items[len(outcomes) :], timeout)
-        dead = dead + 1 if any(outcome.error for outcome in got[0]) and len(got) == 1 else 0
+        dead = dead + 1 if all(outcome.silent for outcome in got[0]) else 0
         outcomes += got
         if dead > DEAD_STARTS:
             outcomes += [got[0]] * (len(items) - len(outcomes))
@@ -95,6 +96,6 @@ def _silent(ranks: Ranks, answers: list[Outcome | None], seconds: float) -> tupl
     ranks.signal(signal.SIGUSR1)  # the worker answers with its stacks
     settle(ranks, 1.0)
     return tuple(
-        answer or Outcome(rank, error=f"no answer within {seconds:.0f} s\n{ranks.describe([rank])}")
+        answer or Outcome(rank, error=f"no answer within {seconds:.0f} s\n{ranks.describe([rank])}", silent=True)
         for rank, answer in enumerate(answers)
     )

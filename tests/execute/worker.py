@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch._dynamo  # seconds, that would otherwise count against the first item
 import torch.distributed as dist
 
 from tests.execute.launch import Outcome
