@@ -64,10 +64,11 @@ def row(keyword: str, value: Any, comment: str = "") -> Row:
 
 
 def widths(rows: Iterable[Row]) -> dict[tuple[str, int], int]:
-    """How wide each column is: of the cells that another follows."""
+    """How wide each column is: of the cells that another follows, and of all layouts of inputs, so
+    that 'optional' stands to the right of each."""
     found: dict[tuple[str, int], int] = {}
     for each in rows:
-        for i, cell in enumerate(each.cells[1:-1]):
+        for i, cell in enumerate(each.cells[1:] if each.cells[:1] == ("input",) else each.cells[1:-1]):
             key = (COLUMNS.get(each.cells[0], each.cells[0]), i)
             found[key] = max(found.get(key, 0), len(cell))
     return found
@@ -94,7 +95,7 @@ def rows_text(rows: list[Row]) -> str:
     """Rows as text, at most one blank line between blocks."""
     column = widths(rows)
     blocks = [list(group) for blank, group in groupby(rows, lambda r: r.is_blank) if not blank]
-    return "\n\n".join("\n".join(block_lines(block, column)) for block in blocks) + "\n"
+    return "\n".join("".join(f"{line}\n" for line in block_lines(block, column)) for block in blocks)
 
 
 def blocks_of(spec: Spec) -> Iterator[list[Row]]:
