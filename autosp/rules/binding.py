@@ -79,12 +79,14 @@ def bind_dims(form: Signature, call: Call) -> Bound:
     if unnamed:
         raise Mismatch(f"operand '{unnamed[0]}' is not in the rule")
     fitted = [fit(patterns[i], len(shape), set()) for i, shape in enumerate(call.operands)]
-    packs = [(len(shape) - len(items) + 1) for items, shape in zip(fitted, call.operands) if has_pack(items)]
+    packs = [
+        (len(shape) - len(items) + 1) for items, shape in zip(fitted, call.operands, strict=True) if has_pack(items)
+    ]
     pack = max(packs, default=0)
     strict = any(token(d) == "..." for d in [*patterns.values(), *form.results])
     if strict and any(n != pack for n in packs):
         raise Mismatch("its tensors should have equally many dims")
-    operands = [shaped(items, shape, pack, call) for items, shape in zip(fitted, call.operands)]
+    operands = [shaped(items, shape, pack, call) for items, shape in zip(fitted, call.operands, strict=True)]
     keys = {k for t in operands for slot in t.slots for k in slot}
     results = []
     for dims, shape in zip(result_patterns(form, call), call.results, strict=True):
@@ -136,7 +138,7 @@ def shaped(items: Dims, shape: tuple[Size, ...], pack: int, call: Call) -> Shape
             slots.append(item.names)
         else:
             slots += pack_slots(item, taken, pack, call)
-    if len(slots) != len(shape) or any(not slot and n != 1 for slot, n in zip(slots, shape)):
+    if len(slots) != len(shape) or any(not slot and n != 1 for slot, n in zip(slots, shape, strict=True)):
         raise Mismatch(f"a tensor of {len(shape)} dims does not fit '{', '.join(map(str, items))}'")
     return Shaped(tuple(slots), shape)
 
@@ -193,7 +195,7 @@ def resized(bound: Bound) -> list[Key]:
 
 def sizes_of(bound: Bound, key: Key) -> list[Size]:
     """The sizes of the dims that consist of one key alone."""
-    return [n for t in bound.tensors for slot, n in zip(t.slots, t.sizes) if slot == (key,)]
+    return [n for t in bound.tensors for slot, n in zip(t.slots, t.sizes, strict=True) if slot == (key,)]
 
 
 def key_sizes(bound: Bound, kinds: dict[Key, str]) -> dict[Key, Size]:
@@ -207,7 +209,7 @@ def key_sizes(bound: Bound, kinds: dict[Key, str]) -> dict[Key, Size]:
             raise Mismatch(f"dim '{key_name(key)}' has sizes {wide[0]} and {wide[1]}")
         if seen:
             known[key] = next((n for n in wide if n != 1), 1)
-    composed = [(s, n) for t in bound.tensors for s, n in zip(t.slots, t.sizes) if len(s) > 1 and n != 1]
+    composed = [(s, n) for t in bound.tensors for s, n in zip(t.slots, t.sizes, strict=True) if len(s) > 1 and n != 1]
     for slot, size in composed:
         missing = [k for k in slot if k not in known]
         if len(missing) > 1:
@@ -239,7 +241,7 @@ class Factors:
         """The tensor's dims in factors; a dim of size 1 has none."""
         return tuple(
             () if size == 1 else tuple(self.number(k, self.size(k, slot, size)) for k in slot if self.known[k] != 1)
-            for slot, size in zip(tensor.slots, tensor.sizes)
+            for slot, size in zip(tensor.slots, tensor.sizes, strict=True)
         )
 
     def size(self, key: Key, slot: Slot, size: Size) -> Size:

@@ -53,7 +53,7 @@ def operand_indices(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> di
     places: dict[str, list[int]] = {}
     positional = [a.name for a in target._schema.arguments if not a.kwarg_only]
     n = 0
-    for name, value in [*zip(positional, args), *kwargs.items()]:
+    for name, value in [*zip(positional, args, strict=False), *kwargs.items()]:
         found = len(tensors_in(value))
         places[name] = list(range(n, n + found))
         n += found

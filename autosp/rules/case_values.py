@@ -30,22 +30,23 @@ VALUES: dict[Any, Callable] = {
         "log.default log1p.default log2.default log10.default logit.default sqrt.default rsqrt.default asin.default "
         "acos.default atanh.default lgamma.default reciprocal.default cumprod.default prod.dim_int prod.default "
         "pow.Tensor_Tensor pow.Tensor_Scalar pow.Scalar fmod.Tensor remainder.Tensor div.Tensor div.Tensor_mode "
-        "divide.Tensor true_divide.Tensor floor_divide.default xlogy.Tensor addcdiv.default atan2.default hypot.default "
-        "binary_cross_entropy.default kl_div.default bernoulli.default tan.default logcumsumexp.default",
+        "divide.Tensor true_divide.Tensor floor_divide.default xlogy.Tensor addcdiv.default atan2.default "
+        "hypot.default binary_cross_entropy.default kl_div.default bernoulli.default tan.default logcumsumexp.default",
         Draw.positive,
     ),
     "aten.acosh.default": lambda d, *s: d.positive(*s) + 1.5,
     **_family(
         "max.dim min.dim median.dim max.default min.default median.default amax.default amin.default sort.default "
-        "sort.stable topk.default argsort.default argsort.stable argmax.default argmin.default cummax.default cummin.default",
+        "sort.stable topk.default argsort.default argsort.stable argmax.default argmin.default cummax.default "
+        "cummin.default",
         Draw.distinct,
     ),
     **_family(" ".join(f"{b}.Tensor {b}.Scalar" for b in BITWISE.split()), _ints),
-    **_family("__lshift__.Scalar __rshift__.Scalar bitwise_left_shift.Tensor bitwise_right_shift.Tensor bitwise_not.default", _ints),
-    **_family("eq.Tensor ne.Tensor eq.Scalar ne.Scalar count_nonzero.default floor_divide.Scalar", _ints),
+    **_family("__lshift__.Scalar __rshift__.Scalar bitwise_left_shift.Tensor bitwise_right_shift.Tensor", _ints),
+    **_family("bitwise_not.default eq.Tensor ne.Tensor eq.Scalar ne.Scalar count_nonzero.default floor_divide.Scalar", _ints),
     **_family("logical_and.default logical_or.default logical_xor.default logical_not.default any.default all.default "
               "any.dim all.dim any.dims all.dims", Draw.mask),
-    **{(f"aten.{n}", "condition"): Draw.mask for n in ("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")},
+    **{(f"aten.where.{n}", "condition"): Draw.mask for n in ("self", "ScalarOther", "ScalarSelf", "Scalar")},
     ("aten.masked_fill.Scalar", "mask"): Draw.mask,
     ("aten.masked_fill.Tensor", "mask"): Draw.mask,
     ("aten.masked_fill.Tensor", "value"): lambda d, *shape: d.x(),

@@ -77,7 +77,7 @@ def repeat(call: Call) -> Projection:
         return (len(sizes) - 1,)
 
     padded = [1] * (len(after) - len(before)) + list(before)
-    for n, times in zip(padded, copies):
+    for n, times in zip(padded, copies, strict=True):
         if not isinstance(times, int):
             raise Mismatch("it repeats a symbolic number of times")
         copy, kept = factor(times), factor(n)
@@ -113,7 +113,7 @@ class Letters:
             if n != 1:
                 self.sizes.setdefault(name, n)
         order = list(self.sizes)
-        return tuple(() if n == 1 else (order.index(name),) for name, n in zip(names, shape))
+        return tuple(() if n == 1 else (order.index(name),) for name, n in zip(names, shape, strict=True))
 
     def projection(self, operands: tuple, results: tuple, **more) -> Projection:
         kinds = tuple(self.kinds.get(n, "pass") for n in self.sizes)
@@ -131,11 +131,12 @@ def index(call: Call) -> Projection:
     kept = [f"*{d}" for d in range(len(source)) if d not in places]
     adjacent = places == list(range(places[0], places[0] + len(places)))
     at = places[0] if adjacent else 0
+    drawn_by = tuple(range(1, len(call.operands)))
     letters = Letters(kinds={f"*{d}": "whole" for d in places})
     operands = [letters.dims([f"*{d}" for d in range(len(source))], source)]
     operands += [letters.dims(drawn[wide - len(shape) :], shape) for shape in call.operands[1:]]
     result = letters.dims(kept[:at] + drawn + kept[at:], call.results[0])
-    return letters.projection(tuple(operands), (result,), linear=linear_in_all(call))
+    return letters.projection(tuple(operands), (result,), linear=linear_in_all(call), saves=drawn_by)
 
 
 def einsum(call: Call) -> Projection:
@@ -146,15 +147,17 @@ def einsum(call: Call) -> Projection:
     if "->" not in text:
         letters_in = [c for t in terms for c in t.replace("...", "")]
         output = ("..." if "..." in inputs else "") + "".join(c for c in sorted(letters_in) if letters_in.count(c) == 1)
-    wide = max((len(s) - len(t) + 3 for t, s in zip(terms, call.operands) if "..." in t), default=0)
+    wide = max((len(s) - len(t) + 3 for t, s in zip(terms, call.operands, strict=True) if "..." in t), default=0)
     names = [spelled(t, len(s), wide) for t, s in zip(terms, call.operands, strict=True)]
     out = spelled(output, len(call.results[0]), wide)
     letters = Letters(kinds={n: "reduce" for term in names for n in term if n not in out})
     letters.kinds |= {n: "whole" for term in names for n in term if term.count(n) > 1}
-    operands = tuple(letters.dims(n, s) for n, s in zip(names, call.operands))
+    operands = tuple(letters.dims(n, s) for n, s in zip(names, call.operands, strict=True))
     results = (letters.dims(out, call.results[0]),)
     linear = tuple(frozenset({i}) for i in range(len(names))) if call.floating_results else ()
-    return letters.projection(operands, results, linear=linear, saves=tuple(range(len(names))))
+    return letters.projection(
+        operands, results, linear=linear, saves=tuple(range(len(names))) if len(names) > 1 else ()
+    )
 
 
 def spelled(term: str, rank: int, wide: int) -> list[str]:

@@ -24,9 +24,7 @@ def draft_rule(name: str, call: Call) -> str:
             out.append(names[key])
         return f"[{', '.join(out)}]"
 
-    operands = [
-        f"{arg}{dims(call.operands[places[0]])}" for arg, places in call.places.items() if places
-    ]
+    operands = [f"{arg}{dims(call.operands[places[0]])}" for arg, places in call.places.items() if places]
     results = ", ".join(dims(shape) for shape in call.results) or "[]"
     text = f"rule {name}({', '.join(operands)}) -> {results}"
     return text + (f"\n     whole {', '.join(names.values())}" if names else "")

@@ -120,7 +120,7 @@ def mean_loss(call: LocalCall) -> Any:
 
 def summed_count(call: LocalCall) -> Size:
     """How many values the call sums into one."""
-    reduced = [n for n, kind in zip(call.projection.sizes, call.projection.kinds) if kind == "reduce"]
+    reduced = [n for n, kind in zip(call.projection.sizes, call.projection.kinds, strict=True) if kind == "reduce"]
     return product(reduced)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import pairwise
 
 import lark
 
@@ -14,15 +15,15 @@ from .model import Clause, Dim, Operand, Pack, Rule, Selector, Signature, Test
 
 WORDS = ("rule", "by", "whole", "reduce", "once", "linear", "saves", "movement", "random", "when", "if",
          "at", "last", "padded", "resized", "each", "with", "without")  # fmt: skip
+SHOWN = {"LSQB": "'['", "RSQB": "']'", "LPAR": "'('", "RPAR": "')'", "COMMA": "','", "NAME": "a name", "VBAR": "'|'",
+         "PACK": "'*' or '...'", "TARGET": "an operator", "INT": "a number", "MAYBE": "'?'", "$END": "the end"}  # fmt: skip
 LITERALS = {"none": None, "true": True, "false": False}
 
 
 @cache
 def parser() -> lark.Lark:
     """The parser of grammar/rule.lark."""
-    return lark.Lark(
-        read_resource("grammar", "rule"), parser="lalr", propagate_positions=True, maybe_placeholders=True
-    )
+    return lark.Lark(read_resource("grammar", "rule"), parser="lalr", propagate_positions=True, maybe_placeholders=True)
 
 
 class ToRules(lark.Transformer):
@@ -151,7 +152,7 @@ def blocks(text: str) -> list[tuple[str, int]]:
     """The text cut before each line that starts a rule, with the number of lines before each cut."""
     starts = [m.start() for m in re.finditer(r"^[ \t]*rule\b", text, re.MULTILINE)]
     cuts = [0, *[s for s in starts if s > 0], len(text)]
-    return [(text[a:b], text.count("\n", 0, a)) for a, b in zip(cuts, cuts[1:])]
+    return [(text[a:b], text.count("\n", 0, a)) for a, b in pairwise(cuts)]
 
 
 def syntax_problem(error: lark.UnexpectedInput, block: str, line: int, file: str) -> Problem:
@@ -186,9 +187,7 @@ def explain(error: lark.UnexpectedInput, shown: str, column: int) -> tuple[str, 
 def expected(error: lark.UnexpectedInput) -> str:
     """What could have stood at the place, in words."""
     names = getattr(error, "accepts", None) or getattr(error, "expected", None) or getattr(error, "allowed", ())
-    words = {"LSQB": "'['", "RSQB": "']'", "LPAR": "'('", "RPAR": "')'", "COMMA": "','", "NAME": "a name", "PACK": "'*' or '...'",
-             "TARGET": "an operator", "INT": "a number", "$END": "the end", "VBAR": "'|'", "MAYBE": "'?'"}  # fmt: skip
-    return " or ".join(sorted({words.get(n, f"'{n.lower()}'") for n in names if not n.startswith("__")})) or "nothing"
+    return " or ".join(sorted({SHOWN.get(n, f"'{n.lower()}'") for n in names if not n.startswith("__")})) or "nothing"
 
 
 def caret(line: str, column: int) -> str:

@@ -61,9 +61,7 @@ def project(
     return tuple(operands), tuple(PARTIAL if summed else placed(d) for d in projection.results)
 
 
-def factor_of(
-    projection: Projection, operand: int, split: Split
-) -> tuple[int, Size, Size, Size] | None:
+def factor_of(projection: Projection, operand: int, split: Split) -> tuple[int, Size, Size, Size] | None:
     """The factor that a split of an operand (or of result `~operand`) lies within, and how.
 
     Gives (factor, outer, units, inner), or None where the split crosses factors. A negative

@@ -161,7 +161,7 @@ def trials(target: Any, given: Arguments, projection: Projection, ranks: tuple[i
                 yield Trial(target, given, projection, inputs, results, p, f"{kind} {name}{part}")
         for members in projection.linear:
             inputs = tuple(PARTIAL if i in members else REPLICATE for i in range(len(projection.operands)))
-            names = " ".join(str(i) for i in sorted(members))
+            names = " ".join(n for n, places in operand_indices(target, *given).items() if members & {*places})
             yield Trial(target, given, projection, inputs, (PARTIAL,) * len(projection.results), p, f"linear {names}")
 
 
@@ -213,12 +213,12 @@ def gradients_of(
 ) -> list[torch.Tensor | None]:
     """The gradient of each operand (zeros where it is unused), None for those that have none."""
     wanted = [h for h in handles if h.requires_grad]
-    pairs = [(r, c) for r, c in zip(results, cotangents) if c is not None and r.requires_grad]
+    pairs = [(r, c) for r, c in zip(results, cotangents, strict=True) if c is not None and r.requires_grad]
     if not wanted or not pairs:
         return [torch.zeros_like(h) if h.requires_grad else None for h in handles]
     outputs, weights = [r for r, _ in pairs], [c for _, c in pairs]
     found = torch.autograd.grad(outputs, wanted, weights, allow_unused=True)
-    zero_filled = (g if g is not None else torch.zeros_like(h) for g, h in zip(found, wanted))
+    zero_filled = (g if g is not None else torch.zeros_like(h) for g, h in zip(found, wanted, strict=True))
     return [next(zero_filled) if h.requires_grad else None for h in handles]
 
 
@@ -233,15 +233,16 @@ def compare(trial: Trial, whole: Whole, draw: Draw, dtype: torch.dtype) -> Repor
         return attrs.evolve(report, failures=(failure,))
     worst = max((e for _, e in errors), default=0.0)
     limit = TOLERANCE[dtype]
-    wrong = tuple(
-        f"{trial.what} on {trial.p} ranks: {what} differs by {e:.1e}" for what, e in errors if not e <= limit
-    )
+    wrong = tuple(f"{trial.what} on {trial.p} ranks: {what} differs by {e:.1e}" for what, e in errors if not e <= limit)
     return attrs.evolve(report, error=worst if dtype is torch.float32 else 0.0, failures=wrong)
 
 
 def differences(trial: Trial, whole: Whole, draw: Draw) -> Iterator[tuple[str, float]]:
     """What is compared, and by how much it differs."""
-    operands = [parts_of(t, p, trial.p, i, trial, draw) for i, (t, p) in enumerate(zip(tensor_args(*trial.args), trial.inputs))]
+    operands = [
+        parts_of(t, p, trial.p, i, trial, draw)
+        for i, (t, p) in enumerate(zip(tensor_args(*trial.args), trial.inputs, strict=True))
+    ]
     fixed = constants(trial.target, trial.args)
     handles = [leaves([parts[rank] for parts in operands], fixed) for rank in range(trial.p)]
     locals_ = [run_local(trial, handles[rank], whole, rank) for rank in range(trial.p)]
@@ -286,7 +287,7 @@ def backward(
     """One rank's gradients: split results get their part of the cotangent, partial ones all of it."""
     cotangents = [
         None if c is None else shard(c, placement, trial.p, rank)
-        for c, placement in zip(whole.cotangents, trial.outputs)
+        for c, placement in zip(whole.cotangents, trial.outputs, strict=True)
     ]
     return gradients_of(results, cotangents, handles)
 
