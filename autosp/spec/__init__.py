@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 from .parse import for_class, load, parse
 from .text import format_text
 from .values import (
-    Attention, Axis, Constraint, DimFact, Input, Map, Output, OutputMode, Recompute, Spec, Tile,
+    Attention,
+    Axis,
+    Constraint,
+    DimFact,
+    Input,
+    Map,
+    Output,
+    OutputMode,
+    Recompute,
+    Spec,
+    Tile,
 )
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -30,7 +31,8 @@ def layouts(spec: Spec) -> Iterator[tuple[Layout, At | None]]:
 
 def dim_names(spec: Spec) -> tuple[str, ...]:
     """Every dim name of the spec, each once, in reading order."""
-    return tuple(dict.fromkeys(name for layout, _ in layouts(spec) for name in layout.names))
+    distinct = dict.fromkeys(layout for layout, _ in layouts(spec))
+    return tuple(dict.fromkeys(name for layout in distinct for name in layout.names))
 
 
 def mark_said(kind: str, text: str, axes: tuple[str, ...]) -> words.Said | None:
@@ -50,6 +52,12 @@ def marks_against_mesh(marks: Iterable[Mark], at: At | None, axes: tuple[str, ..
         said = mark_said(mark.kind, mark.text, axes)
         if said:
             yield problem_at(at and at.spot(i, mark.text), *said)
+
+
+@lru_cache(maxsize=4096)
+def fits_mesh(layout: Layout, axes: tuple[str, ...]) -> bool:
+    """Whether nothing in a layout is against the mesh; a spec says few layouts many times."""
+    return not any(mark_said(mark.kind, mark.text, axes) for mark in layout.marks())
 
 
 def twice(values: Iterable[Any], name: Callable[[Any], Any], word: Callable[[Any], str]) -> Iterator[Problem]:
@@ -137,5 +145,7 @@ def spec_problems(spec: Spec, broken: frozenset[str] = NOTHING) -> list[Problem]
     if not spec.mesh:
         return [*problems, problem_at(None, *words.no_mesh())]
     for layout, at in layouts(spec):
+        if fits_mesh(layout, spec.axes):
+            continue
         problems += marks_against_mesh(layout.marks(), at, spec.axes)
     return [*problems, *fact_axes(spec), *reduce_faults(spec)]

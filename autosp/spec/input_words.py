@@ -39,7 +39,7 @@ def marked_sum(name: str, layout: Layout) -> Said:
 
 def not_a_batch(value: object) -> Said:
     return (
-        f"a {type(value).__name__} is annotated with a spec",
+        f"a value of type {type(value).__name__} is annotated with a spec",
         "a spec marks a batch: a mapping from input names to tensors",
         "give the batch, or a layout for one tensor",
     )
@@ -47,7 +47,7 @@ def not_a_batch(value: object) -> Said:
 
 def not_a_tensor(value: object) -> Said:
     return (
-        f"a {type(value).__name__} is annotated with a layout",
+        f"a value of type {type(value).__name__} is annotated with a layout",
         "a layout marks one tensor; a spec marks a batch",
         'give a tensor, or a batch and a spec such as autosp.load("llama")',
     )

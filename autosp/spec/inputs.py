@@ -79,7 +79,9 @@ def seen_in(given: Given, size: int, part: Part, spec: Spec, axis_sizes: Sizes) 
     return Seen(size * prod(n for _, n in axes), words.place(given.name, given.shape, words.share(axes)))
 
 
-def bind_dim(given: Given, size: int, dim: Dim, bound: dict[str, Seen], spec: Spec, axis_sizes: Sizes) -> Problem | None:
+def bind_dim(
+    given: Given, size: int, dim: Dim, bound: dict[str, Seen], spec: Spec, axis_sizes: Sizes
+) -> Problem | None:
     """Bind the name of a plain dim to its size; what is wrong where it has another already."""
     part = dim.parts[0]
     seen = seen_in(given, size, part, spec, axis_sizes)
@@ -93,7 +95,9 @@ def bind_dim(given: Given, size: int, dim: Dim, bound: dict[str, Seen], spec: Sp
     return None
 
 
-def check_merged(given: Given, size: int, dim: Dim, bound: dict[str, Seen], spec: Spec, axis_sizes: Sizes) -> Problem | None:
+def check_merged(
+    given: Given, size: int, dim: Dim, bound: dict[str, Seen], spec: Spec, axis_sizes: Sizes
+) -> Problem | None:
     """What is wrong where the parts of a merged dim are known and do not make its size."""
     known = [part.size if part.name is None else bound[part.name].size if part.name in bound else None
              for part in dim.parts]
@@ -103,7 +107,8 @@ def check_merged(given: Given, size: int, dim: Dim, bound: dict[str, Seen], spec
     whole = size * prod(n for _, n in axes)
     if whole == prod(known):
         return None
-    return Problem(*words.other_product(str(dim), whole, words.place(given.name, given.shape, words.share(axes)), prod(known)))
+    where = words.place(given.name, given.shape, words.share(axes))
+    return Problem(*words.other_product(str(dim), whole, where, prod(known)))
 
 
 def size_problems(inputs: list[Given], spec: Spec, axis_sizes: Sizes) -> Iterator[Problem]:

@@ -34,38 +34,38 @@ def module() -> str:
     return attrs.field(validator=attrs.validators.matches_re(PATH))
 
 
-def place() -> At | None:
-    """The field that holds where a text wrote a value."""
-    return attrs.field(default=None, eq=False, repr=False, kw_only=True)
+@attrs.frozen
+class Placed:
+    """A value that keeps where a text wrote it."""
+
+    at: At | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
 
 
 @attrs.frozen
-class Axis:
+class Axis(Placed):
     """A mesh axis. On a `local` one every rank only ever sees its own shard."""
 
     name: str = name()
     local: bool = False
-    at: At | None = place()
 
     def __str__(self) -> str:
         return f"{self.name}: local" if self.local else self.name
 
 
 @attrs.frozen
-class Input:
+class Input(Placed):
     """An argument of the forward, by name, and how it may be split (on a local axis: is split)."""
 
     name: str = name()
     layout: Layout
     optional: bool = False
-    at: At | None = place()
 
     def __str__(self) -> str:
         return f"input {self.name} {self.layout}{' optional' if self.optional else ''}"
 
 
 @attrs.frozen
-class Output:
+class Output(Placed):
     """An output by name: given in `layout`, not at all, as the rank's own part, or whole."""
 
     name: str = name()
@@ -73,32 +73,29 @@ class Output:
     mode: OutputMode = attrs.field(
         default=attrs.Factory(lambda self: "whole" if self.layout is None else "layout", takes_self=True)
     )
-    at: At | None = place()
 
     def __str__(self) -> str:
         return f"output {self.name} {self.mode if self.layout is None else self.layout}"
 
 
 @attrs.frozen
-class Constraint:
+class Constraint(Placed):
     """The first tensor that goes into, or comes out of, the modules of this path has this layout."""
 
     module: str = module()
     port: Port
     layout: Layout
-    at: At | None = place()
 
     def __str__(self) -> str:
         return f"constrain {self.module} {self.port} {self.layout}"
 
 
 @attrs.frozen
-class Map:
+class Map(Placed):
     """The modules of this path run per shard of dim `over` as they stand."""
 
     module: str = module()
     over: str = name()
-    at: At | None = place()
 
     def __str__(self) -> str:
         return f"map {self.module} over {self.over}"
@@ -137,25 +134,23 @@ class Recompute:
 
 
 @attrs.frozen
-class Tile:
+class Tile(Placed):
     """What is computed in tiles, so that it never stands whole; `mode` may be a number of tiles."""
 
     what: Literal["loss"] = "loss"
     mode: int | Literal["auto", "none"] = "auto"
-    at: At | None = place()
 
     def __str__(self) -> str:
         return f"tile {self.what} {self.mode}"
 
 
 @attrs.frozen
-class DimFact:
+class DimFact(Placed):
     """What holds of a dim wherever it stands: its size, or an axis that splits it evenly."""
 
     name: str = name()
     size: int | None = None
     axis: str | None = None
-    at: At | None = place()
 
     def __str__(self) -> str:
         return f"dim {self.name} {f'= {self.size}' if self.axis is None else f'divides {self.axis}'}"

@@ -199,7 +199,7 @@ def no_module(path: str, model: str, miss: str, head: str, below: list[str], hit
 
 
 def overlap(this: str, that: str, first: str, module: str) -> Said:
-    what, rule, fix = contradiction(this, that, first)
+    what, rule, _ = contradiction(this, that, first)
     return (f"{what}, in module '{module}'", rule, "keep one of the two lines, or narrow one of the paths")
 
 

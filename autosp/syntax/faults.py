@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import attrs
 
@@ -31,7 +32,7 @@ def repeated(marks: tuple[Mark, ...], kinds: tuple[str, ...]) -> Iterator[int]:
 
 def split_ones(marks: tuple[Mark, ...]) -> Iterator[int]:
     """Indices of sizes of 1 that an axis follows."""
-    for i, (mark, after) in enumerate(zip(marks, marks[1:], strict=False)):
+    for i, (mark, after) in enumerate(pairwise(marks)):
         if mark.kind == "size" and mark.text == "1" and after.kind == "axis":
             yield i
 

@@ -79,7 +79,7 @@ class Dim:
 ELLIPSIS = Dim()
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Layout:
     """How a value lies over the mesh. `str` gives its canonical text.
 
@@ -166,7 +166,7 @@ def dim_of_entry(entry: object) -> Dim:
     raise SpecError(bad_entry(entry))
 
 
-def P(*entries: object) -> Layout:  # noqa: N802 - reads as JAX's PartitionSpec does
+def P(*entries: object) -> Layout:
     """A layout from axis names alone: `P("dp", "sp", None)` is `[_@dp, _@sp, _]`.
 
     Each entry is an axis, a tuple of axes (outermost first), None, or `...`. Raises SpecError.

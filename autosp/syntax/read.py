@@ -16,7 +16,7 @@ from .source import At, Source
 if TYPE_CHECKING:
     from lark import Token, Tree
 
-MARK_OF = {"NAME": "dim", "INT": "size", "ELLIPSIS": "ellipsis"}
+MARK_OF = {"NAME": "dim", "UNNAMED": "dim", "INT": "size", "ELLIPSIS": "ellipsis"}
 
 
 def axes_of(trees: list[Tree]) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def part_of(tree: Tree) -> Part:
     head, *axes = tree.children
     if head.type == "INT":
         return Part(size=int(head), axes=axes_of(axes))
-    return Part(name=None if head == "_" else head.value, axes=axes_of(axes))
+    return Part(name=head.value if head.type == "NAME" else None, axes=axes_of(axes))
 
 
 def dim_of(tree: Tree) -> Dim:

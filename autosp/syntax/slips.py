@@ -18,7 +18,7 @@ INSIDE = re.compile(r"\w+\Z", re.ASCII)  # a word that goes on where a text was 
 KINDS = {
     "NAME": "a name", "INT": "a whole number", "LAYOUT": "a layout such as [batch@dp, seq@sp]",
     "PATH": "a module path such as model.layers.*.mlp", "FILE": "the name of a spec file",
-    "AMOUNT": "a size such as 20GiB or a fraction such as 0.5", "ELLIPSIS": "'...'",
+    "AMOUNT": "a size such as 20GiB or a fraction such as 0.5", "ELLIPSIS": "'...'", "UNNAMED": "'_'",
     "LSQB": "'['", "RSQB": "']'", "LPAR": "'('", "RPAR": "')'", "COMMA": "','", "AT": "'@'",
     "COLON": "':'", "EQUAL": "'='", "$END": "the end of the line",
 }

@@ -65,7 +65,7 @@ def bad_entry(entry: object) -> Problem:
 
 def not_a_layout(value: object) -> Problem:
     return Problem(
-        f"a {type(value).__name__} stands where a layout belongs",
+        f"a value of type {type(value).__name__} stands where a layout belongs",
         "a layout is text such as '[batch@dp, seq@sp]', a Layout, or P(...)",
         'write for example "[batch@dp, seq@sp]" or P("dp", "sp")',
     )

@@ -69,5 +69,5 @@ def test_what_cannot_be_marked(value, layout, error):
 
 
 def test_a_spec_marks_batches_only():
-    with pytest.raises(InputError, match="a Tensor is annotated with a spec"):
+    with pytest.raises(InputError, match="a value of type Tensor is annotated with a spec"):
         annotate(torch.zeros(2), load("llama"))

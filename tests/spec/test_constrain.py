@@ -76,7 +76,7 @@ def test_the_operator_keeps_torchs_promises():
     ("[a b]", "no comma between 'a' and 'b'"),
     ("[a@sp, b] sum@dp", "a partial sum over 'dp' is asked for"),
     ("[a@sp]", "a tensor of 2 dims is constrained to [a@sp]"),
-    (3, "a int stands where a layout belongs"),
+    (3, "a value of type int stands where a layout belongs"),
 ])
 def test_a_wrong_layout_is_told_at_once(layout, what):
     with pytest.raises(SpecError) as caught:

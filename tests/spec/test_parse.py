@@ -5,7 +5,18 @@ import pytest
 
 from autosp.errors import SpecError
 from autosp.spec import (
-    Axis, Constraint, DimFact, Input, Map, Output, Recompute, Spec, Tile, for_class, load, parse,
+    Axis,
+    Constraint,
+    DimFact,
+    Input,
+    Map,
+    Output,
+    Recompute,
+    Spec,
+    Tile,
+    for_class,
+    load,
+    parse,
 )
 from autosp.syntax import parse_layout
 from autosp.syntax.grammar import parser, tree_of
@@ -77,7 +88,7 @@ def test_budgets(text, budget):
 def test_a_budget_goes_with_sac_and_is_a_fraction_or_bytes():
     with pytest.raises(ValueError, match="only recompute sac"):
         Recompute("full", 0.5)
-    with pytest.raises(ValueError, match="from 0.0001 to 1"):
+    with pytest.raises(ValueError, match=r"from 0\.0001 to 1"):
         Recompute("sac", 2.0)
 
 
@@ -157,8 +168,8 @@ def test_300_lines_are_read_within_50_ms(record_property):
     for _ in range(7):
         tree_of.cache_clear()
         good_layout.cache_clear()
-        begin = time.perf_counter()
+        begin = time.process_time()
         parse(text)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.process_time() - begin)
     record_property("seconds", min(seconds))
     assert min(seconds) < 0.05
