@@ -163,9 +163,7 @@ def _placeholders(gm, graph, example_inputs) -> tuple[Placeholder, ...]:
     """What each placeholder is; the metadata that later stages of PyTorch read is carried over."""
     found = []
     for old, new, e in zip(_inputs_of(gm), _inputs_of(graph), example_inputs):
-        for key in ("tensor_dict", "grapharg", "_dynamo_source"):
-            if key in old.meta:
-                new.meta[key] = old.meta[key]
+        carry_placeholder(old, new)
         role, name = _role(old, e)
         grad = isinstance(e, torch.Tensor) and e.requires_grad
         found.append(Placeholder(new.name, role, name, grad))
@@ -174,6 +172,15 @@ def _placeholders(gm, graph, example_inputs) -> tuple[Placeholder, ...]:
     if names is not None:
         graph._param_name_to_source = names
     return tuple(found)
+
+
+def carry_placeholder(old: fx.Node, new: fx.Node) -> None:
+    """What AOTAutograd reads of a placeholder: without it parameters stop being static inputs."""
+    for key in ("tensor_dict", "grapharg"):
+        if key in old.meta:
+            new.meta[key] = old.meta[key]
+    if hasattr(old, "_dynamo_source"):
+        new._dynamo_source = old._dynamo_source
 
 
 def _role(node: fx.Node, example) -> tuple[Role, str]:

@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch import fx
 
-from ..capture import tensors_of
+from ..capture import carry_placeholder, tensors_of
 from ..layout import INVARIANT, REPLICATE, Placement, Split, as_size
 from ..rules import localise
 from ..solve import Change, Plan
@@ -91,6 +91,7 @@ class _Lowering:
             if node.op != "placeholder":
                 continue
             new = self.graph.node_copy(node)
+            carry_placeholder(node, new)
             val = node.meta.get("val")
             if isinstance(val, torch.SymInt):
                 symbols.setdefault(as_size(val), new)

@@ -1,0 +1,148 @@
+"""The `torch.compile` backend: Dynamo's graph in, one rank's compiled local graph out."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import fx
+
+from ..capture import Captured, capture
+from ..errors import EngineError, Problem, did_you_mean
+from ..lower import Rank, check, lower
+from ..solve import Device, Ends, Plan, load_device, solve
+from ..spec import Spec, annotation_of
+from .agree import Agreement
+from .dump import dump
+from .mesh import Mesh
+
+BACKENDS = ("inductor", "aot_eager", "eager")
+
+
+@attrs.frozen
+class Options:
+    """How a plan is made and run.
+
+    inner: what compiles the local graph. grad_scale: what every output's gradient is multiplied
+    by; complete: whether parameter gradients are summed over the axis in the backward.
+    """
+
+    inner: str = "inductor"
+    device: Device = attrs.Factory(lambda: load_device("a100-80gb"))
+    dynamic: bool = False
+    recompute: str | None = None
+    grad_scale: float = 1.0
+    complete: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if self.inner not in BACKENDS:
+            raise EngineError(
+                Problem(
+                    what=f"no backend '{self.inner}'",
+                    rule=f"backend is one of {', '.join(BACKENDS)}",
+                    fix=did_you_mean(self.inner, BACKENDS, "use 'inductor'"),
+                    where="autosp.compile(backend=...)",
+                )
+            )
+        if self.inner == "eager" and self.recompute not in (None, "none"):
+            warnings.warn("autosp: backend='eager' has no joint graph; recompute is ignored", stacklevel=4)
+
+
+class Backend:
+    """One per compiled model: Dynamo reuses code across modules while the backend is one object."""
+
+    def __init__(self, spec: Spec, mesh: Mesh, options: Options, on_plan: Callable[[Plan], None] = lambda plan: None):
+        self.spec, self.mesh, self.options, self.on_plan = spec, mesh, options, on_plan
+        self.agreement = Agreement(mesh)
+        self.plans: list[Plan] = []
+
+    def __call__(self, gm: fx.GraphModule, example_inputs: Sequence) -> Callable:
+        try:
+            local, dynamic = self._local(gm, example_inputs)
+            self._compare()
+        except Exception as e:
+            self.agreement.fail(e)
+            raise
+        with _no_local_guards(dynamic):
+            return compile_inner(self.options.inner, local, example_inputs)
+
+    def _local(self, gm: fx.GraphModule, example_inputs: Sequence) -> tuple[fx.GraphModule, bool]:
+        dynamic = self.options.dynamic and _long_enough(gm, self.mesh.size)
+        captured = capture(gm, example_inputs, layout_of=self._layout_of, dynamic=dynamic)
+        plan = solve(
+            captured, ends(self.spec, captured), axis=self.mesh.axis, p=self.mesh.size, device=self.options.device
+        )
+        rank = Rank(self.mesh.rank, self.mesh.group_name, self.options.grad_scale, self.options.complete)
+        local = lower(plan, rank)
+        check(plan, local)
+        dump(self.spec, captured, plan, local, self.mesh.rank)
+        self.plans.append(plan)
+        self.on_plan(plan)
+        return local, dynamic
+
+    def _layout_of(self, name: str, tensor: torch.Tensor):
+        marked = annotation_of(tensor)
+        named = self.spec.input(name)
+        layout = marked or (named.layout if named else None)
+        return layout.expand(tensor.dim()) if layout is not None and layout.fits(tensor.dim()) else None
+
+    def _compare(self) -> None:
+        plan = self.plans[-1]
+        order = " ".join(f"{r.kind}({','.join(r.values)})" for r in plan.reshards if r.kind != "slice")
+        self.agreement.same(
+            "plan",
+            {"the operators": str(len(plan.problem.ops)), "the collectives": order, "the plan": plan.fingerprint()},
+            rule="ranks of one group run the same plan, so that their collectives meet",
+            fix="give every rank the same model, spec, input sizes and package versions",
+        )
+
+
+def ends(spec: Spec, captured: Captured) -> Ends:
+    """What is wanted of each output: the spec's modes in training with a loss, else whole values."""
+    names = {o.name for o in captured.outputs}
+    in_training = captured.training and "loss" in names
+    modes: list[Any] = []
+    for output in captured.outputs:
+        said = spec.output(output.name) if output.name else None
+        mode = said.mode if said else "whole"
+        if mode == "layout":
+            mode = "local" if said.layout.axes else "whole"
+        modes.append(mode if in_training else "whole")
+    return Ends(tuple(modes), spec.attention)
+
+
+def _long_enough(gm: fx.GraphModule, p: int) -> bool:
+    """Whether every symbolic size is at least 2P: then no rank's part is empty or of size one, and
+    what is traced for one length holds for all. The comparison is guarded on the global size."""
+    symbols = [n.meta.get("example_value") for n in gm.graph.nodes if n.op == "placeholder"]
+    tensors = [v for v in symbols if isinstance(v, torch.Tensor)]
+    sizes = [s for t in tensors for s in t.shape[1:2] if isinstance(s, torch.SymInt)]
+    return all(bool(s >= 2 * p) for s in sizes)
+
+
+@contextlib.contextmanager
+def _no_local_guards(dynamic: bool):
+    """Local sizes are derived from global ones and never guarded: a guard on a rank's own size
+    would let one rank recompile and leave the others waiting."""
+    context = torch._guards.TracingContext.try_get()
+    env = getattr(getattr(context, "fake_mode", None), "shape_env", None)
+    if not dynamic or env is None:
+        yield
+        return
+    with env.suppress_guards():
+        yield
+
+
+def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence) -> Callable:
+    """The local graph, compiled."""
+    if inner == "eager":
+        return gm.forward
+    if inner == "aot_eager":
+        return torch._dynamo.lookup_backend("aot_eager")(gm, example_inputs)
+    from torch._inductor.compile_fx import compile_fx
+
+    return compile_fx(gm, example_inputs)

@@ -1,0 +1,114 @@
+"""`autosp.compile` and `autosp.backend`: the public ways in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+
+from ..errors import EngineError, Problem
+from ..solve import Device, load_device
+from ..spec import Spec, for_class, load, parse
+from .backend import Backend, Options
+from .mesh import Mesh, from_device_mesh
+from .step import Step, switch_off_cache
+
+
+def compile(
+    model_or_engine,
+    spec: Spec | str | None = None,
+    *,
+    mesh: DeviceMesh | None = None,
+    device: Device | str | None = None,
+    recompute: str | None = None,
+    backend: str = "inductor",
+    dynamic: bool | None = None,
+    grad_reduce: str | None = None,
+):
+    """Compiles a model, or a DeepSpeed engine's, to run split over the spec's axis; gives it back.
+
+    spec: a Spec, the name of a family, a path, or spec text; None chooses by the model's class.
+    mesh: a DeviceMesh whose dims carry the spec's axis names; a DeepSpeed engine brings its own.
+    dynamic: True compiles once for all lengths; else each length is compiled for itself.
+    grad_reduce: "engine" leaves parameter gradients partial over the axis, for an engine that sums
+      them; the default sums them in the backward (a DeepSpeed engine always sums its own).
+
+    `.autosp_plan` holds the plan after the first step. Raises SpecError, EngineError; the first
+    call may raise InputError, CaptureError, RuleError, PlanError and RankError, before any collective.
+    """
+    if _is_deepspeed(model_or_engine):
+        from .deepspeed import compile_engine
+
+        return compile_engine(
+            model_or_engine, spec, device=device, recompute=recompute, backend=backend, dynamic=dynamic
+        )
+    module = model_or_engine
+    chosen = resolve_spec(spec, module)
+    bound = from_device_mesh(chosen, mesh)
+    options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))
+    program = Backend(chosen, bound, options, on_plan=lambda plan: setattr(module, "autosp_plan", plan))
+    install(module, chosen, bound, program, dynamic)
+    return module
+
+
+def backend(
+    spec: Spec | str,
+    mesh: DeviceMesh,
+    *,
+    device: Device | str | None = None,
+    recompute: str | None = None,
+    backend: str = "inductor",
+    dynamic: bool | None = None,
+    grad_reduce: str | None = None,
+) -> Backend:
+    """A backend for `torch.compile(model, backend=..., fullgraph=True)`; arguments as for `compile`.
+
+    Inputs are known by their names in the compiled function, or by `autosp.annotate`. What
+    `compile` checks on each call (sizes, equal batches) is the caller's here.
+    """
+    chosen = resolve_spec(spec, None)
+    options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))
+    return Backend(chosen, from_device_mesh(chosen, mesh), options)
+
+
+def install(module: torch.nn.Module, spec: Spec, mesh: Mesh, program: Backend, dynamic: bool | None) -> None:
+    """Makes the module's call go through the compiled program."""
+    switch_off_cache(module)
+    module.compile(backend=program, fullgraph=True, dynamic=dynamic)
+    module._compiled_call_impl = Step(module, module._compiled_call_impl, spec, mesh)
+
+
+def resolve_spec(spec: Spec | str | None, module: torch.nn.Module | None) -> Spec:
+    """A Spec from what a user may name one by. Raises SpecError."""
+    if isinstance(spec, Spec):
+        return spec
+    if spec is None:
+        return for_class(type(module).__name__)
+    return parse(spec) if "\n" in str(spec) else load(str(spec) if isinstance(spec, Path) else spec)
+
+
+def make_options(device, recompute, backend: str, dynamic: bool | None, *, complete=True, grad_scale=1.0) -> Options:
+    chosen = device if isinstance(device, Device) else load_device(device or _default_device())
+    return Options(backend, chosen, bool(dynamic), recompute, grad_scale, complete)
+
+
+def _default_device() -> str:
+    return "a100-80gb" if torch.cuda.is_available() else "cpu"
+
+
+def _completes(grad_reduce: str | None) -> bool:
+    if grad_reduce not in (None, "backward", "engine"):
+        raise EngineError(
+            Problem(
+                what=f"grad_reduce='{grad_reduce}' is not known",
+                rule="parameter gradients are summed over the axis in the backward (None or 'backward') or by an engine ('engine')",
+                fix="leave grad_reduce out",
+                where="autosp.compile",
+            )
+        )
+    return grad_reduce != "engine"
+
+
+def _is_deepspeed(x) -> bool:
+    return any(c.__name__ == "DeepSpeedEngine" and c.__module__.startswith("deepspeed.") for c in type(x).__mro__)

@@ -1,0 +1,2 @@
+def check(plan, gm):
+    pass
