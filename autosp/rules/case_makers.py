@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .case_shapes import SHAPES, table
 from .draw import Arguments, Draw, call
 
 
@@ -78,121 +79,6 @@ def sign(d: Draw, *shape: int) -> torch.Tensor:
     return d.mask(*shape).float() * 2 - 1
 
 
-def views(d: Draw) -> Iterator[Arguments]:
-    b, s, h = d.size(), d.size(), d.size()
-    yield call(d.x(b, s, h * 4), [b, s, h, 4])
-    yield call(d.x(b, s, h, 4), [b, s, -1])
-    yield call(d.x(b, s, h), [-1, h])
-    yield call(d.x(b, s, h), [-1])
-    yield call(d.x(b * s, h), [b, s, h])
-    yield call(d.x(6, 4, s), [4, 6, s])
-    yield call(d.x(b, 6, 1, 5), [b, 1, 10, 3])
-    yield call(d.x(b, 1, s), [b, s, 1])
-
-
-def like(d: Draw) -> Iterator[Arguments]:
-    b, s, h = d.size(), d.size(), d.size()
-    yield call(d.x(b, s * h), d.x(b, s, h))
-    yield call(d.x(b, s, h), d.x(b * s, h))
-
-
-def unflatten(d: Draw) -> Iterator[Arguments]:
-    b, s, h = d.size(), d.size(), d.size()
-    yield call(d.x(b, s * h), -1, [s, h])
-    yield call(d.x(b * 2, h), 0, [-1, 2])
-
-
-def flatten(d: Draw) -> Iterator[Arguments]:
-    for start, end in ((0, -1), (1, 2), (0, 1)):
-        yield call(d.x(*d.shape(3)), start, end)
-
-
-def ones(*args: Any) -> Callable[[Draw], Iterator[Arguments]]:
-    """A tensor with dims of size 1, then `args`."""
-
-    def make(d: Draw) -> Iterator[Arguments]:
-        yield call(d.x(d.size(), 1, d.size(), 1), *args)
-        yield call(d.x(d.size(), 1, 1, d.size()), *args)
-
-    return make
-
-
-def plain(*args: Any, rank: int = 3) -> Callable[[Draw], Iterator[Arguments]]:
-    """Two tensors of one rank, then `args`."""
-
-    def make(d: Draw) -> Iterator[Arguments]:
-        for _ in range(2):
-            yield call(d.x(*d.shape(rank)), *args)
-
-    return make
-
-
-def expand(d: Draw) -> Iterator[Arguments]:
-    b, s, h = d.size(), d.size(), d.size()
-    yield call(d.x(b, 1, s), [b, h, s])
-    yield call(d.x(b, 1, s), [-1, h, -1])
-    yield call(d.x(s), [b, h, s])
-    yield call(d.x(b, s), [b, s])
-
-
-def broadcast_to(d: Draw) -> Iterator[Arguments]:
-    b, s, h = d.size(), d.size(), d.size()
-    yield call(d.x(b, 1, s), [b, h, s])
-    yield call(d.x(s), [b, s])
-
-
-def expand_as(d: Draw) -> Iterator[Arguments]:
-    b, s, h = d.size(), d.size(), d.size()
-    yield call(d.x(b, 1, s), d.x(b, h, s))
-
-
-def repeat(d: Draw) -> Iterator[Arguments]:
-    b, s = d.size(), d.size()
-    yield call(d.x(b, s), [1, 3])
-    yield call(d.x(b, 1), [3, 2, 4])
-    yield call(d.x(s), [2, 1])
-
-
-def slices(d: Draw) -> Iterator[Arguments]:
-    b, s = d.size(4, 7), d.size(4, 7)
-    yield call(d.x(b, s, 3), 1, 1, -1)
-    yield call(d.x(b, s, 3), 1, 0, 2**63 - 1)
-    yield call(d.x(b, s, 3), -2, 0, s)
-    yield call(d.x(b, s, 3), 1, 0, s, 2)
-
-
-def narrow(d: Draw) -> Iterator[Arguments]:
-    b, s = d.size(4, 7), d.size(4, 7)
-    yield call(d.x(b, s), 1, 1, 2)
-    yield call(d.x(b, s), -1, 0, s)
-
-
-def cat(d: Draw) -> Iterator[Arguments]:
-    b, s = d.size(), d.size()
-    yield call([d.x(b, s), d.x(b, 2), d.x(b, 3)], 1)
-    yield call([d.x(b, s), d.x(b, s)], -2)
-
-
-def stack(d: Draw) -> Iterator[Arguments]:
-    b, s = d.size(), d.size()
-    yield call([d.x(b, s), d.x(b, s), d.x(b, s)], -1)
-    yield call([d.x(b, s), d.x(b, s)], 1)
-
-
-def split_sizes(d: Draw) -> Iterator[Arguments]:
-    yield call(d.x(d.size(), 6, 3), [2, 4], 1)
-    yield call(d.x(5, d.size()), [1, 4])
-
-
-def pad(*more: Any) -> Callable[[Draw], Iterator[Arguments]]:
-    def make(d: Draw) -> Iterator[Arguments]:
-        yield call(d.x(*d.shape(2)), [0, 1], *more)
-        yield call(d.x(*d.shape(3)), [1, -1, 0, 0], *more)
-        yield call(d.x(*d.shape(3)), [0, 0, 2, 1])
-
-    return make
-
-
 def embedding(d: Draw) -> Iterator[Arguments]:
     v = d.size(4, 8)
     yield call(d.x(v, d.size()), d.ids(v, *d.shape(2)))
@@ -214,6 +100,8 @@ def gather(d: Draw) -> Iterator[Arguments]:
     b, s, n = d.size(), d.size(), d.size()
     yield call(d.x(b, s), 1, d.ids(s, b, n))
     yield call(d.x(b, s, 3), -2, d.ids(s, b, n, 1))
+    yield call(d.x(b, s), 1, d.ids(s, 1, n))
+    yield call(d.x(b, s), 1, d.ids(s, b - 1, n))
 
 
 def along(d: Draw) -> Iterator[Arguments]:
@@ -308,11 +196,6 @@ def only(*calls: Arguments) -> Callable[[Draw], Iterator[Arguments]]:
     return lambda d: iter(calls)
 
 
-def shift(d: Draw) -> Iterator[Arguments]:
-    yield call(d.x(*d.shape(3)), [1, 2], [0, -1])
-    yield call(d.x(*d.shape(2)), [1])
-
-
 def dropout(d: Draw) -> Iterator[Arguments]:
     for p, train in ((0.0, True), (0.5, False), (0.5, True)):
         yield call(d.x(*d.shape(3)), p, train)
@@ -330,17 +213,7 @@ def diff(d: Draw) -> Iterator[Arguments]:
     yield call(d.x(b, s), 1, 0, d.x(2, s), d.x(1, s))
 
 
-def permutation(*args: Any) -> Callable[[Draw], Iterator[Arguments]]:
-    """Matrices, for operators that know two dims only."""
-    return plain(*args, rank=2)
-
-
-def table(*groups: tuple[str, Callable[[Draw], Iterator[Arguments]]]) -> dict[str, Callable]:
-    """Makers by operator name."""
-    return {f"aten.{name}": make for names, make in groups for name in names.split()}
-
-
-MAKERS = table(
+MAKERS = SHAPES | table(
     ("linear.default", linear),
     ("matmul.default", matmul),
     ("einsum.default", einsum),
@@ -352,39 +225,6 @@ MAKERS = table(
     ("soft_margin_loss.default", pointwise_loss(Draw.x, sign)),
     ("binary_cross_entropy.default", pointwise_loss(Draw.positive, Draw.positive)),
     ("binary_cross_entropy_with_logits.default", pointwise_loss(Draw.x, Draw.positive)),
-    ("view.default _unsafe_view.default reshape.default", views),
-    ("view_as.default reshape_as.default", like),
-    ("unflatten.int", unflatten),
-    ("flatten.using_ints", flatten),
-    ("ravel.default", plain()),
-    ("unsqueeze.default", plain(1)),
-    ("squeeze.default", ones()),
-    ("squeeze.dim", ones(1)),
-    ("squeeze.dims", ones([1, -1])),
-    ("transpose.int swapaxes.default swapdims.default", plain(1, -1)),
-    ("permute.default", plain([2, 0, 1])),
-    ("t.default", permutation()),
-    ("numpy_T.default mT.default adjoint.default", plain()),
-    ("movedim.int", plain(0, -1)),
-    ("movedim.intlist", plain([0, 1], [1, 2])),
-    ("expand.default", expand),
-    ("broadcast_to.default", broadcast_to),
-    ("expand_as.default", expand_as),
-    ("repeat.default", repeat),
-    ("slice.Tensor", slices),
-    ("narrow.default", narrow),
-    ("select.int", plain(1, -1)),
-    ("cat.default concat.default", cat),
-    ("stack.default", stack),
-    ("split.Tensor", plain(2, 1)),
-    ("chunk.default tensor_split.sections", plain(2, -1)),
-    ("split.sizes split_with_sizes.default", split_sizes),
-    ("unbind.int", plain(1)),
-    ("constant_pad_nd.default", pad(1.5)),
-    ("pad.default", pad("constant", 1.5)),
-    ("flip.default", plain([0, -1])),
-    ("roll.default", shift),
-    ("tril.default triu.default", plain(1)),
     ("embedding.default", embedding),
     ("index.Tensor", index),
     ("gather.default", gather),

@@ -43,7 +43,8 @@ VALUES: dict[Any, Callable] = {
     ),
     **_family(" ".join(f"{b}.Tensor {b}.Scalar" for b in BITWISE.split()), _ints),
     **_family("__lshift__.Scalar __rshift__.Scalar bitwise_left_shift.Tensor bitwise_right_shift.Tensor", _ints),
-    **_family("bitwise_not.default eq.Tensor ne.Tensor eq.Scalar ne.Scalar count_nonzero.default floor_divide.Scalar", _ints),
+    **_family("bitwise_not.default count_nonzero.default floor_divide.Scalar", _ints),
+    **_family("eq.Tensor ne.Tensor eq.Scalar ne.Scalar", _ints),
     **_family("logical_and.default logical_or.default logical_xor.default logical_not.default any.default all.default "
               "any.dim all.dim any.dims all.dims", Draw.mask),
     **{(f"aten.where.{n}", "condition"): Draw.mask for n in ("self", "ScalarOther", "ScalarSelf", "Scalar")},

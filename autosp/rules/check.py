@@ -38,6 +38,7 @@ def check_operands(form: Signature) -> Iterator[Problem]:
     tensors = [*(o.dims for o in form.operands), *form.results]
     if any(sum(isinstance(i, Pack) for i in dims) > 1 for dims in tensors):
         yield Problem("a tensor has two packs", "a tensor has one '*' or '...' at most", "name the other dims")
+        return
     tokens = {i.token for dims in tensors for i in dims if isinstance(i, Pack)}
     if len(tokens) > 1:
         yield Problem(

@@ -15,8 +15,12 @@ from .model import Clause, Dim, Operand, Pack, Rule, Selector, Signature, Test
 
 WORDS = ("rule", "by", "whole", "reduce", "once", "linear", "saves", "movement", "random", "when", "if",
          "at", "last", "padded", "resized", "each", "with", "without")  # fmt: skip
-SHOWN = {"LSQB": "'['", "RSQB": "']'", "LPAR": "'('", "RPAR": "')'", "COMMA": "','", "NAME": "a name", "VBAR": "'|'",
-         "PACK": "'*' or '...'", "TARGET": "an operator", "INT": "a number", "MAYBE": "'?'", "$END": "the end"}  # fmt: skip
+SHOWN = {
+    **{"LSQB": "'['", "RSQB": "']'", "LPAR": "'('", "RPAR": "')'", "COMMA": "','", "VBAR": "'|'", "MAYBE": "'?'"},
+    **{"NAME": "a name", "PACK": "'*' or '...'", "TARGET": "an operator", "INT": "a number", "$END": "the end"},
+    **{"_ARROW": "'->'", "_EQUAL": "'=='", "_DIFFERENT": "'!='"},
+}
+FORM = "a rule is 'rule OPERATOR(operand[dims], ...) -> [dims]' or 'rule OPERATOR by CODE', then its clauses"
 LITERALS = {"none": None, "true": True, "false": False}
 
 
@@ -169,25 +173,21 @@ def syntax_problem(error: lark.UnexpectedInput, block: str, line: int, file: str
 def explain(error: lark.UnexpectedInput, shown: str, column: int) -> tuple[str, str, str]:
     """What, rule and fix for a place where the text is no rule."""
     word = re.match(r"[\w.]+|\S|$", shown[column - 1 :]).group()
-    said = f"'{word}'" if word else "the end of the rule"
-    if re.match(r"\s*rule\s+\w+\.\w+\s*[(|b]", shown) and "." in shown:
-        name = shown.split()[1].split("(")[0]
-        if name.count(".") == 1:
-            return (f"'{name}' names no overload", "an operator is written namespace.name.overload",
-                    f"write '{name}.default' (or the overload that the graph shows)")  # fmt: skip
-    if "->" not in shown and "(" in shown and not word:
-        return ("the rule has no results", "a signature is operands, '->', results", "add '-> [...]'")
-    return (
-        f"unexpected {said}",
-        "a rule is 'rule OPERATOR(operand[dims], ...) -> [dims]' or 'rule OPERATOR by CODE', then its clauses",
-        did_you_mean(word, WORDS, f"expected {expected(error)}"),
-    )
+    name = re.match(r"\s*rule\s+(\w+\.\w+)(?![\w.])", shown)
+    if name and word in name.group(1):
+        what, fix = f"'{name.group(1)}' names no overload", f"write '{name.group(1)}.default', or the graph's overload"
+        return what, "an operator is written namespace.name.overload", fix
+    what = f"unexpected '{word}'" if word else "the rule ends too soon"
+    likely = did_you_mean(word, WORDS, "") if len(word) > 2 else ""
+    fix = {"=": "write '==' to compare"}.get(word) or likely or f"expected {expected(error)}"
+    return what, FORM, fix
 
 
 def expected(error: lark.UnexpectedInput) -> str:
     """What could have stood at the place, in words."""
-    names = getattr(error, "accepts", None) or getattr(error, "expected", None) or getattr(error, "allowed", ())
-    return " or ".join(sorted({SHOWN.get(n, f"'{n.lower()}'") for n in names if not n.startswith("__")})) or "nothing"
+    names = getattr(error, "accepts", None) or getattr(error, "expected", None) or getattr(error, "allowed", None)
+    shown = {SHOWN.get(n, f"'{n.strip('_').lower()}'") for n in names or ()}
+    return "a clause" if len(shown) > 8 else " or ".join(sorted(shown)) or "a rule"
 
 
 def caret(line: str, column: int) -> str:

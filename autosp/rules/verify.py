@@ -313,19 +313,20 @@ def check_shapes(parts: list[torch.Tensor], want: torch.Tensor, placement: Place
 
 
 def difference(got: torch.Tensor, want: torch.Tensor) -> float:
-    """The largest difference, relative to the largest value wanted; 0 where both are the same infinity or nan."""
+    """The largest difference, relative to the largest value wanted (1 at least), or infinity."""
     if got.shape != want.shape:
         return float("inf")
     if not want.numel():
         return 0.0
-    got, want = got.double(), want.double()
     odd = ~want.isfinite()
-    if not torch.equal(got[odd].nan_to_num(0, 1, -1), want[odd].nan_to_num(0, 1, -1)) or not got[~odd].isfinite().all():
-        return float("inf")
-    got, want = got[~odd], want[~odd]
-    if not want.numel():
-        return 0.0
-    return ((got - want).abs().max() / want.abs().max().clamp(min=1.0)).item()
+    if odd.any():
+        if got[odd].isfinite().any() or not torch.equal(got[odd].nan_to_num(0, 1, -1), want[odd].nan_to_num(0, 1, -1)):
+            return float("inf")
+        return difference(got[~odd], want[~odd])
+    if not want.is_floating_point():
+        return 0.0 if torch.equal(got, want) else float("inf")
+    gap = ((got - want).abs().max() / want.abs().max().clamp(min=1.0)).item()
+    return gap if gap == gap else float("inf")
 
 
 def first_line(error: Exception) -> str:

@@ -89,20 +89,19 @@ def row(projection: Projection, factor: int) -> list[str]:
     operands, results = project(projection, factor, 1, projection.sizes[factor], 1, 2)
     tensors = [*zip(projection.operands, operands, strict=True), *zip(projection.results, results, strict=True)]
     kind = "sum " if projection.kinds[factor] == "reduce" else ""
-    return [kind + projection.names[factor], *(layout(projection, dims, p) for dims, p in tensors)]
+    return [kind + projection.names[factor], *(layout(projection, dims, p, factor) for dims, p in tensors)]
 
 
-def layout(projection: Projection, dims: Dims, placement: Placement | None) -> str:
+def layout(projection: Projection, dims: Dims, placement: Placement | None, factor: int) -> str:
     """A layout in the text of the spec language."""
-    names = [dim_text(projection, d) for d in dims]
-    if isinstance(placement, Split):
-        names[placement.dim] += "@sp"
-    return f"[{', '.join(names)}]" + (" sum@sp" if placement is PARTIAL else "")
+    split = factor if isinstance(placement, Split) else None
+    texts = [dim_text(projection, d, split) for d in dims]
+    return f"[{', '.join(texts)}]" + (" sum@sp" if placement is PARTIAL else "")
 
 
-def dim_text(projection: Projection, factors: tuple[int, ...]) -> str:
-    """A dim by its factors' names."""
-    names = [projection.names[f] for f in factors]
+def dim_text(projection: Projection, factors: tuple[int, ...], split: int | None) -> str:
+    """A dim by its factors' names, the one that is split marked."""
+    names = [projection.names[f] + ("@sp" if f == split else "") for f in factors]
     return "1" if not names else names[0] if len(names) == 1 else f"({' '.join(names)})"
 
 
