@@ -61,6 +61,7 @@ def build_model(case: Case) -> torch.nn.Module:
         num_attention_heads=8,
         num_key_value_heads=case.kv_heads,
         max_position_embeddings=128,
+        initializer_range=0.06,  # at 0.02 the first norm magnifies rounding 50-fold: fp32 alone then misses fp64 by the bar
         use_cache=False,
         attn_implementation=case.attn,
     )
