@@ -167,6 +167,29 @@ def normalized(*more: Any) -> Callable[[Draw], Iterator[Arguments]]:
     return make
 
 
+def conv(rank: int) -> Callable[[Draw], Iterator[Arguments]]:
+    """A convolution over `rank` dims, with and without groups, bias and batch."""
+
+    def make(d: Draw) -> Iterator[Arguments]:
+        space, kernel = [6, 5][:rank], [3, 2][:rank]
+        c, o = d.size(), d.size()
+        yield call(d.x(d.size(), c, *space), d.x(o, c, *kernel), d.x(o))
+        yield call(d.x(d.size(), 4, *space), d.x(4, 2, *kernel), d.x(4), [1], [0], [1], 2)
+        yield call(d.x(c, *space), d.x(o, c, *kernel))
+
+    return make
+
+
+def conv_padding(rank: int) -> Callable[[Draw], Iterator[Arguments]]:
+    """As `conv`, the padding in words."""
+
+    def make(d: Draw) -> Iterator[Arguments]:
+        for args, _ in conv(rank)(d):
+            yield call(*args[:3], *([None] if len(args) < 3 else []), [1], "valid", [1], *args[6:])
+
+    return make
+
+
 def prelu(d: Draw) -> Iterator[Arguments]:
     c = d.size()
     yield call(d.x(d.size(), c, d.size()), d.x(c))
@@ -238,6 +261,10 @@ MAKERS = SHAPES | table(
     ("layer_norm.default", normalized(True)),
     ("native_layer_norm.default", normalized(True, 1e-5)),
     ("rms_norm.default", normalized(False)),
+    ("conv1d.default", conv(1)),
+    ("conv2d.default", conv(2)),
+    ("conv1d.padding", conv_padding(1)),
+    ("conv2d.padding", conv_padding(2)),
     ("prelu.default", prelu),
     ("clamp.Tensor", clamp),
     ("glu.default", glu),

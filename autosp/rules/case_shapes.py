@@ -88,6 +88,17 @@ def repeat(d: Draw) -> Iterator[Arguments]:
     yield call(d.x(s), [2, 1])
 
 
+def interleave(d: Draw) -> Iterator[Arguments]:
+    b, k = d.size(), d.size()
+    yield (d.x(b, k, 3), 2, 1), {"output_size": 2 * k}
+    yield call(d.x(b, 1, 3), 4, -2)
+    yield call(d.x(b, k), 1, 0)
+
+
+def constrained(d: Draw) -> Iterator[Arguments]:
+    yield call(d.x(*d.shape(3)), "[batch, seq@sp, hidden]")
+
+
 def slices(d: Draw) -> Iterator[Arguments]:
     b, s = d.size(4, 7), d.size(4, 7)
     yield call(d.x(b, s, 3), 1, 1, -1)
@@ -140,7 +151,8 @@ def shift(d: Draw) -> Iterator[Arguments]:
 
 def table(*groups: tuple[str, Callable[[Draw], Iterator[Arguments]]]) -> dict[str, Callable]:
     """Makers by operator name."""
-    return {f"aten.{name}": make for names, make in groups for name in names.split()}
+    named = ((name, make) for names, make in groups for name in names.split())
+    return {name if name.startswith("autosp.") else f"aten.{name}": make for name, make in named}
 
 
 SHAPES = table(
@@ -163,7 +175,9 @@ SHAPES = table(
     ("broadcast_to.default", broadcast_to),
     ("expand_as.default", expand_as),
     ("repeat.default", repeat),
+    ("repeat_interleave.self_int", interleave),
     ("slice.Tensor", slices),
+    ("autosp.constrain.default", constrained),
     ("narrow.default", narrow),
     ("select.int", plain(1, -1)),
     ("cat.default concat.default", cat),

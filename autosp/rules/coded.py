@@ -92,6 +92,24 @@ def repeat(call: Call) -> Projection:
     )  # fmt: skip
 
 
+def interleave(call: Call) -> Projection:
+    """`repeat_interleave`: the repeated dim of the result is (dim, copies)."""
+    (before,), (after,) = call.operands, call.results
+    dim, times = call.named["dim"], call.named["repeats"]
+    if dim is None or not isinstance(times, int):
+        return whole(call)
+    at, names = dim % len(before), [f"*{d}" for d in range(len(before))]
+    letters = Letters()
+    operand = letters.dims(names, before)
+    result = list(operand)
+    if times > 1:
+        letters.sizes["copies"] = times
+        result[at] = (*operand[at], len(letters.sizes) - 1)
+    if 0 in after:
+        return whole(call)
+    return letters.projection((operand,), (tuple(result),), movement=True, linear=linear_in_all(call))
+
+
 def sized(call: Call) -> Projection:
     """A new tensor of given sizes: it may be made in parts; operands only lend dtype and device."""
     found = all_whole(*call.operands, *call.results, operands=len(call.operands))
@@ -174,6 +192,7 @@ TABLE: dict[str, Callable[[Call], Projection]] = {
     "view": view,
     "permute": permute,
     "repeat": repeat,
+    "interleave": interleave,
     "sized": sized,
     "index": index,
     "einsum": einsum,

@@ -88,16 +88,21 @@ def with_size(call: LocalCall) -> Any:
 
 def repeat(call: LocalCall) -> Any:
     """Copies themselves may be split: each rank makes its own."""
-    split = call.outputs[0]
-    if not isinstance(split, Split):
+    split, copies = call.outputs[0], call.argument("repeats")
+    if not isinstance(split, Split) or isinstance(call.inputs[0], Split):
         return call.again()
-    copies = list(call.argument("repeats"))
-    found = factor_of(call.projection, -1, split)
-    held_whole = not isinstance(call.inputs[0], Split)
-    if found and held_whole:
-        _, outer, units, inner = found
-        copies[split.dim] = call.size(outer * count(units, call.p, call.rank) * inner)
-    return call.with_argument("repeats", copies)
+    _, outer, units, inner = factor_of(call.projection, -1, split)
+    own = call.size(outer * count(units, call.p, call.rank) * inner)
+    if not isinstance(copies, (list, tuple)):
+        return call.with_argument("repeats", own)
+    return call.with_argument("repeats", [own if d == split.dim else n for d, n in enumerate(copies)])
+
+
+def interleave(call: LocalCall) -> Any:
+    """As `repeat`; a result size that the caller foresaw is the global one."""
+    if call.argument("output_size") is not None:
+        call = attrs.evolve(call, kwargs={k: v for k, v in call.kwargs.items() if k != "output_size"})
+    return repeat(call)
 
 
 def mean(call: LocalCall) -> Any:
@@ -133,11 +138,6 @@ def keep(call: LocalCall) -> Any:
     return call.again()
 
 
-def without_output_size(call: LocalCall) -> Any:
-    """A result size that the caller foresaw is the global one."""
-    return call.with_argument("output_size", None) if call.argument("output_size") is not None else call.again()
-
-
 def _table(*groups: tuple[Callable[[LocalCall], Any], str]) -> dict[str, Callable[[LocalCall], Any]]:
     return {f"aten.{name}": function for function, names in groups for name in names.split()}
 
@@ -152,7 +152,7 @@ TABLE = _table(
     (mean_loss, "mse_loss.default l1_loss.default smooth_l1_loss.default huber_loss.default kl_div.default "
                 "binary_cross_entropy_with_logits.default binary_cross_entropy.default soft_margin_loss.default"),
     (keep, "slice.Tensor narrow.default"),
-    (without_output_size, "repeat_interleave.self_int"),
+    (interleave, "repeat_interleave.self_int"),
 )  # fmt: skip
 
 
