@@ -78,7 +78,7 @@ class Backend:
         )
         rank = Rank(self.mesh.rank, self.mesh.group_name, self.options.grad_scale, self.options.complete)
         local = lower(plan, rank)
-        check(plan, local)
+        check(plan, local, complete=self.options.complete)
         dump(self.spec, captured, plan, local, self.mesh.rank)
         self.plans.append(plan)
         self.on_plan(plan)
