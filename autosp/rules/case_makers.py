@@ -83,6 +83,7 @@ def embedding(d: Draw) -> Iterator[Arguments]:
     v = d.size(4, 8)
     yield call(d.x(v, d.size()), d.ids(v, *d.shape(2)))
     yield call(d.x(v, d.size()), d.ids(v, d.size()), 1)
+    yield call(d.x(v, d.size()), d.ids(2, d.size(5, 7)), -1, True)
 
 
 def index(d: Draw) -> Iterator[Arguments]:
