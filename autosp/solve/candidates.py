@@ -35,11 +35,11 @@ def mark(problem: Problem, seeds: dict[Value, list[Region]], axis: str) -> None:
             continue
         for i, value in enumerate(op.operands):
             for region in sorted(value.regions, key=repr):
-                for factor, outer, units, inner in _factors_of(op, i, region.split):
+                for factor, outer, units, inner in covered(op, i, region.split):
                     _tag_results(op, factor, (outer, units, inner), region)
 
 
-def _factors_of(op: Op, i: int, s: Split):
+def covered(op: Op, i: int, s: Split):
     """The factors of the operand's dim that a region covers, with the part covered of each."""
     inside = factor_of(op.projection, i, s)
     if inside is not None:

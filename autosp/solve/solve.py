@@ -49,7 +49,7 @@ def solve(
     found = candidates(problem, axis, p) if p > 1 else {v: frozenset() for v in problem.values}
     ways = {op: strategies(problem, op, found, axis, p, ends.attention) for op in problem.ops}
     wanted = _wanted(problem, ends.outputs, axis, p)
-    costs = _Costs(problem, device, p, axis)
+    costs = _Costs(problem, device, p, axis, ends.attention)
     chosen = _choose(problem, ways, wanted, costs)
     placements = _placements(problem, chosen)
     changes = _changes(problem, placements, chosen, wanted)
@@ -131,6 +131,7 @@ class _Costs:
     device: Device
     p: int
     axis: str
+    attention: str
     _shares: dict = attrs.Factory(dict)
 
     def __attrs_post_init__(self):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split
-from .candidates import Region, parts_of
+from .candidates import Region, covered, parts_of
 from .problem import Op, Problem, Value
 
 
@@ -91,9 +91,7 @@ def _has(dims, f: int) -> bool:
 
 
 def _whole_factors(op: Op, i: int, region: Region):
-    from .candidates import _factors_of
-
-    return [f for f, *_ in _factors_of(op, i, region.split)]
+    return [f for f, *_ in covered(op, i, region.split)]
 
 
 def _attention(problem, op: Op, found: list[Strategy], attention: str, axis: str, p: int) -> list[Strategy]:

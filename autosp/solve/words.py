@@ -6,8 +6,10 @@ import re
 
 from ..errors import Problem as Fault
 from ..layout import PARTIAL, Placement, Split
+from .candidates import covered
 from .cost import conversion, sent
 from .problem import Op, Problem, Value, hint_of
+from .strategies import contracts_length
 
 
 def layout_text(value: Value, placement: Placement, axis: str, hints: dict) -> str:
@@ -57,7 +59,7 @@ def explain_groups(problem: Problem, groups, ways, chosen, placements, costs):
                 after=tuple(layout_text(v, c.dst, costs.axis, problem.hints) for v, c in zip(values, group)),
                 bytes=sum(int(sent(kind, v.bytes, costs.p)) for v in values),
                 seconds=sum(costs.change(c) for c in group),
-                reason=_reason(asker, chosen, group[0]),
+                reason=_reason(problem, asker, chosen, group[0], costs),
                 alternative=_alternative(problem, asker, ways, chosen, placements, costs),
                 values=tuple(v.name for v in values),
             )
@@ -85,18 +87,73 @@ def _source(op: Op | None, v: Value) -> str:
     return op.source if op is not None else source_line(v.node)
 
 
-def _reason(op: Op | None, chosen, change) -> str:
-    if op is None:
+def _reason(problem: Problem, asker: Op | None, chosen, change, costs) -> str:
+    """The rule or the wish that a change goes back to."""
+    if change.src is PARTIAL:
+        maker = next(op for op in problem.ops for v in op.results if v.id == change.value)
+        origin = _summed(problem, maker, chosen, costs.axis)
+        return f"{origin}: each rank holds a partial sum, {_wish(asker)}"
+    if asker is None:
         return "the spec's output asks for the whole value"
+    op = _decider(asker, costs.axis)
+    whole = _ruled_whole(op, costs.axis)
     s = chosen[op]
-    name = op_name(op)
-    if s.part is None:
-        return f"{name} runs {s.kind}"
-    pr = op.projection
-    what = pr.names[s.part[0]]
-    whole = [n for n, k in zip(pr.names, pr.kinds) if k == "whole"]
-    rule = f"; its rule wants {', '.join(whole)} whole" if whole else ""
-    return f"{name} is split over its factor {what}{rule}"
+    how = f"is split over {_factor_name(op, s.part[0], costs.axis)}" if s.part else f"runs {s.kind}"
+    if not whole:
+        return f"{op_name(op)} {how}, as what follows it is"
+    policy = ""
+    lengths = contracts_length(problem, op, costs.axis)
+    if lengths and s.part and s.part[0] not in lengths:
+        policy = "; attention ulysses keeps the query length whole too" if costs.attention == "ulysses" else ""
+    return f"{op_name(op)} {how}: its rule wants {', '.join(whole)} whole{policy}"
+
+
+def _wish(asker: Op | None) -> str:
+    return "the spec's output wants it whole" if asker is None else f"{op_name(asker)} wants it whole"
+
+
+def _summed(problem: Problem, op: Op, chosen, axis: str) -> str:
+    """The operator that a partial sum comes from, back through calls that pass it on."""
+    makers = {v.id: o for o in problem.ops for v in o.results}
+    while chosen[op].part is None:
+        op = next(makers[v.id] for v, at in zip(op.operands, chosen[op].needs) if at is PARTIAL)
+    return f"{op_name(op)} sums over its split {_factor_name(op, chosen[op].part[0], axis)}"
+
+
+def _decider(op: Op, axis: str) -> Op:
+    """The first operator from here on whose rule wants a split dim whole; else the asker itself."""
+    at = op
+    for _ in range(12):
+        if _ruled_whole(at, axis):
+            return at
+        if at.projection is None or len(at.results) != 1 or len(at.results[0].users) != 1:
+            break
+        if "reduce" in at.projection.kinds:
+            break
+        at = at.results[0].users[0][0]
+    return op
+
+
+def _ruled_whole(op: Op, axis: str) -> list[str]:
+    """The factors of a dim that the spec splits and the operator's rule wants whole."""
+    if op.projection is None:
+        return []
+    found = {}
+    for i, v in enumerate(op.operands):
+        for region in sorted((r for r in v.regions if axis in r.axes), key=repr):
+            for f, *_ in covered(op, i, region.split):
+                if op.projection.kinds[f] == "whole":
+                    found[op.projection.names[f]] = f"{op.projection.names[f]} ({region.name})"
+    return list(found.values())
+
+
+def _factor_name(op: Op, factor: int, axis: str) -> str:
+    """A factor by the spec's name of its dim, where it has one."""
+    for i, v in enumerate(op.operands):
+        for region in sorted((r for r in v.regions if r.name), key=repr):
+            if factor in [f for f, *_ in covered(op, i, region.split)] and axis in region.axes:
+                return region.name
+    return f"its factor {op.projection.names[factor]}"
 
 
 def op_name(op: Op) -> str:
