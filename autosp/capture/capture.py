@@ -11,8 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..errors import CaptureError, InputError, Problem
+from ..spec import Constraint
 from ..syntax import Layout
 from .canonical import canonicalise
+from .constraints import constrain_modules
 from .captured import Captured, Output, Placeholder, Role, tensors_of
 
 
@@ -20,7 +22,12 @@ LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
 
 
 def capture(
-    gm: fx.GraphModule, example_inputs: Sequence, *, layout_of: LayoutOf = lambda name, x: None, dynamic: bool = False
+    gm: fx.GraphModule,
+    example_inputs: Sequence,
+    *,
+    layout_of: LayoutOf = lambda name, x: None,
+    constraints: Sequence[Constraint] = (),
+    dynamic: bool = False,
 ) -> Captured:
     """The global-view graph of what Dynamo traced.
 
@@ -28,8 +35,8 @@ def capture(
     `int()`, so that Dynamo guards them and another size compiles anew. Dynamic: symbols stay, and
     dims that layouts call by one name are one symbol.
 
-    Raises CaptureError where the graph cannot be traced to ATen operators, InputError where dims
-    of one name differ in size.
+    Raises CaptureError where the graph cannot be traced to ATen operators or a constraint finds no
+    module, InputError where dims of one name differ in size.
     """
     layouts = _layouts(gm, example_inputs, layout_of)
     _unify(_inputs_of(gm), example_inputs, layouts)
@@ -46,6 +53,7 @@ def capture(
         raise CaptureError(_untraceable(e)) from e
     placeholders = _placeholders(gm, graph, example_inputs)
     canonicalise(graph)
+    constrain_modules(graph, constraints)
     return Captured(
         graph=graph,
         placeholders=placeholders,

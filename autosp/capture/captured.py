@@ -63,12 +63,13 @@ class Captured:
 def module_path(node: fx.Node) -> str:
     """The path of the innermost module the node was traced in: `model.layers.0.self_attn`."""
     stack = node.meta.get("nn_module_stack") or {}
-    for path, _ in reversed(list(stack.values())):
-        clean = path.replace("L['self']", "").replace("._modules", "")
-        clean = clean.replace("['", ".").replace("']", "").lstrip(".")
-        if clean:
-            return clean
-    return ""
+    return next((clean for path, _ in reversed(list(stack.values())) if (clean := clean_path(path))), "")
+
+
+def clean_path(path: str) -> str:
+    """Dynamo's source of a module as its path in the model: `model.layers.0.mlp`."""
+    clean = path.replace("L['self']", "").replace("._modules", "")
+    return clean.replace("['", ".").replace("']", "").lstrip(".")
 
 
 def source_line(node: fx.Node) -> str:

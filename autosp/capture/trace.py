@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import fx
 
+from ..spec import Constraint
 from .capture import LayoutOf, capture
 from .captured import Captured
 
@@ -18,6 +19,7 @@ def trace(
     inputs: Mapping[str, object],
     *,
     layout_of: LayoutOf = lambda name, x: None,
+    constraints: Sequence[Constraint] = (),
     dynamic: bool = False,
 ) -> tuple[Captured, Sequence]:
     """The global-view graph of `model(**inputs)` and the graph's example inputs, in order.
@@ -27,7 +29,7 @@ def trace(
     found: list = []
 
     def backend(gm: fx.GraphModule, example_inputs):
-        captured = capture(gm, example_inputs, layout_of=layout_of, dynamic=dynamic)
+        captured = capture(gm, example_inputs, layout_of=layout_of, constraints=constraints, dynamic=dynamic)
         found.append((captured, tuple(example_inputs)))
         return lambda *args: tuple(_empty(n) for n in _outputs(captured))
 

@@ -18,7 +18,6 @@ from ..solve import Device, Ends, Plan, load_device, solve
 from ..spec import Spec, annotation_of
 from .agree import Agreement
 from .dump import dump
-from .mesh import Mesh
 
 BACKENDS = ("inductor", "aot_eager", "eager")
 
@@ -55,24 +54,36 @@ class Options:
 class Backend:
     """One per compiled model: Dynamo reuses code across modules while the backend is one object."""
 
-    def __init__(self, spec: Spec, mesh: Mesh, options: Options, on_plan: Callable[[Plan], None] = lambda plan: None):
-        self.spec, self.mesh, self.options, self.on_plan = spec, mesh, options, on_plan
-        self.agreement = Agreement(mesh)
+    def __init__(
+        self, spec: Spec, agreement: Agreement, options: Options, on_plan: Callable[[Plan], None] = lambda plan: None
+    ):
+        self.spec, self.agreement, self.options, self.on_plan = spec, agreement, options, on_plan
+        self.mesh = agreement.mesh
         self.plans: list[Plan] = []
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence) -> Callable:
-        try:
+        with self.agreement.attempt():
             local, dynamic = self._local(gm, example_inputs)
-            self._compare()
-        except Exception as e:
-            self.agreement.fail(e)
-            raise
-        with _no_local_guards(dynamic):
-            return compile_inner(self.options.inner, local, example_inputs)
+            with _no_local_guards(dynamic):
+                compiled = compile_inner(self.options.inner, local, example_inputs)
+            self._compare()  # last: a rank that fails before has no one waiting for it in a collective
+        return self._announced(compiled)
+
+    def _announced(self, compiled: Callable) -> Callable:
+        if self.mesh.size == 1:
+            return compiled
+
+        def run(*args):
+            self.agreement.enter()
+            return compiled(*args)
+
+        return run
 
     def _local(self, gm: fx.GraphModule, example_inputs: Sequence) -> tuple[fx.GraphModule, bool]:
         dynamic = self.options.dynamic and _long_enough(gm, self.mesh.size)
-        captured = capture(gm, example_inputs, layout_of=self._layout_of, dynamic=dynamic)
+        captured = capture(
+            gm, example_inputs, layout_of=self._layout_of, constraints=self.spec.constraints, dynamic=dynamic
+        )
         plan = solve(
             captured, ends(self.spec, captured), axis=self.mesh.axis, p=self.mesh.size, device=self.options.device
         )

@@ -192,7 +192,9 @@ class _Lowering:
             operands.setdefault(v.node if v.index is None else (v.node, v.index), []).append(self._value(v, need))
         self.meta = self._carried(op.node)
         args, kwargs = self._arguments(op, operands)
-        if op.projection is None:
+        if op.node.target is torch.ops.autosp.constrain.default:
+            out = self._emit(aten.alias.default, args[:1], {})
+        elif op.projection is None:
             out = self._emit(op.node.target, args, kwargs)
         else:
             shapes = tuple(v.shape for v in op.results)

@@ -7,12 +7,12 @@ ways, from every factor that an operator may split, until nothing changes.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Mapping
 
 import attrs
 
 from ..layout import Split, divide, make_split
-from ..rules import factor_of, project
+from ..rules import Projection, factor_of, project
 from .problem import Op, Problem, Value
 
 
@@ -93,63 +93,103 @@ def allowed(problem: Problem, value: Value, s: Split, axis: str, p: int) -> bool
 
 def candidates(problem: Problem, axis: str, p: int) -> dict[Value, frozenset[Split]]:
     """The splits over `axis` that each value may have."""
-    found: dict[Value, set[Split]] = defaultdict(set)
-    parts: dict[Op, set] = defaultdict(set)
-    changed = True
+    images = Images(p)
+    found: dict[Value, set[Split]] = {v: set() for v in problem.values}
+    parts: dict[Op, set] = {op: set() for op in problem.ops}
+    makers = {v: op for op in problem.ops for v in op.results}
+    due = {op for op in problem.ops if op.projection is not None}
     sweep = 0
-    while changed and sweep < 20:
-        changed = False
-        order = problem.ops if sweep % 2 == 0 else reversed(problem.ops)
-        for op in order:
-            if op.projection is not None and _close(problem, op, found, parts[op], axis, p):
-                changed = True
+    while due and sweep < 20:
+        for op in problem.ops if sweep % 2 == 0 else reversed(problem.ops):
+            if op in due:
+                due.remove(op)
+                for v in _close(problem, images, op, found, parts[op], axis):
+                    around = {u for u, _ in v.users} | ({makers[v]} if v in makers else set())
+                    due |= {u for u in around if u.projection is not None}
         sweep += 1
     return {v: frozenset(found[v]) for v in problem.values}
 
 
-def _close(problem, op: Op, found, parts: set, axis: str, p: int) -> bool:
-    """Extend the parts of an operator's factors that may be split, and their images."""
-    pr = op.projection
-    new = set()
-    for f, kind in enumerate(pr.kinds):
-        if kind != "whole" and pr.sizes[f] != 1:
-            new.add((f, *_canonical(1, pr.sizes[f], 1, p)))
-    for i, v in enumerate(op.operands):
-        for s in found[v]:
-            at = factor_of(pr, i, s)
-            if at is not None and pr.kinds[at[0]] != "whole":
-                new.add((at[0], *_canonical(*at[1:], p)))
-    for r, v in enumerate(op.results):
-        for s in found[v]:
-            at = factor_of(pr, ~r, s)
-            if at is not None and pr.kinds[at[0]] != "whole":
-                new.add((at[0], *_canonical(*at[1:], p)))
-    fresh = sorted(new - parts, key=repr)
-    for f, outer, units, inner in fresh:
-        parts.add((f, outer, units, inner))
-        ins, outs = project(pr, f, outer, units, inner, p)
-        for v, s in zip((*op.operands, *op.results), (*ins, *outs)):
-            if isinstance(s, Split) and allowed(problem, v, s, axis, p):
+def _close(problem: Problem, images: Images, op: Op, found, parts: set, axis: str) -> list[Value]:
+    """Extend the parts of an operator's factors that may be split, and their images. Gives the
+    values that may be split in ways not known before."""
+    fresh = sorted(_parts(images, op, found) - parts, key=repr)
+    grown = []
+    for part in fresh:
+        parts.add(part)
+        for v, s in images.ends(op, part):
+            if s not in found[v] and allowed(problem, v, s, axis, images.p):
                 found[v].add(s)
-    return bool(fresh)
+                grown.append(v)
+    return grown
+
+
+def _parts(images: Images, op: Op, found) -> set:
+    """Every (factor, outer, units, inner) that the splits of an operator's values lie within."""
+    new = set(images.factors(op.projection))
+    for i, v in enumerate((*op.operands, *op.results)):
+        at = i if i < len(op.operands) else ~(i - len(op.operands))
+        new |= {images.within(op.projection, at, s) for s in found[v]}
+    new.discard(None)
+    return new
+
+
+def parts_of(problem: Problem, op: Op, found: Mapping[Value, frozenset[Split]], axis: str, p: int):
+    """Every (factor, outer, units, inner) by which an operator may be split, in a fixed order."""
+    if op.projection is None:
+        return []
+    images = Images(p)
+    keep = []
+    for part in sorted(_parts(images, op, found), key=lambda t: (t[0], str(t[1:]))):
+        if all(allowed(problem, v, s, axis, p) for v, s in images.ends(op, part)):
+            keep.append((part, *images.project(op.projection, part)))
+    return keep
+
+
+@attrs.frozen(eq=False)
+class Images:
+    """Between splits of tensors and parts of factors, each worked out once for all equal calls
+    (which share one projection object)."""
+
+    p: int
+    _known: dict = attrs.Factory(dict)
+
+    def _once(self, key, work):
+        if key not in self._known:
+            self._known[key] = work()
+        return self._known[key]
+
+    def factors(self, pr: Projection) -> tuple:
+        """The factors that may be split, each as a part of its own."""
+        return self._once(
+            id(pr),
+            lambda: tuple(
+                (f, *_canonical(1, pr.sizes[f], 1, self.p))
+                for f, kind in enumerate(pr.kinds)
+                if kind != "whole" and pr.sizes[f] != 1
+            ),
+        )
+
+    def within(self, pr: Projection, operand: int, s: Split):
+        """The part that a split of an operand (or of result `~operand`) is; None where it crosses
+        factors, or lies in one that must be whole."""
+
+        def work():
+            at = factor_of(pr, operand, s)
+            return None if at is None or pr.kinds[at[0]] == "whole" else (at[0], *_canonical(*at[1:], self.p))
+
+        return self._once((id(pr), operand, s), work)
+
+    def project(self, pr: Projection, part):
+        """The placements of operands and of results under a part."""
+        return self._once((id(pr), part), lambda: project(pr, *part, self.p))
+
+    def ends(self, op: Op, part):
+        """Each value that is split under a part, with its split."""
+        ins, outs = self.project(op.projection, part)
+        return [(v, s) for v, s in zip((*op.operands, *op.results), (*ins, *outs)) if isinstance(s, Split)]
 
 
 def _canonical(outer, units, inner, p):
     s = make_split(0, outer, units, inner, p)
     return s.outer, s.units, s.inner
-
-
-def parts_of(problem: Problem, op: Op, found: dict[Value, frozenset[Split]], axis: str, p: int):
-    """Every (factor, outer, units, inner) by which an operator may be split, in a fixed order."""
-    pr = op.projection
-    if pr is None:
-        return []
-    parts: set = set()
-    _close(problem, op, {v: set(found[v]) for v in (*op.operands, *op.results)}, parts, axis, p)
-    keep = []
-    for part in sorted(parts, key=lambda t: (t[0], str(t[1:]))):
-        ins, outs = project(pr, *part, p)
-        ends = zip((*op.operands, *op.results), (*ins, *outs))
-        if all(not isinstance(s, Split) or allowed(problem, v, s, axis, p) for v, s in ends):
-            keep.append((part, ins, outs))
-    return keep

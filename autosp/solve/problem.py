@@ -113,6 +113,7 @@ def build(captured: Captured, book: RuleBook) -> Problem:
     of: dict[fx.Node, tuple[Value, ...]] = {}
     roles = {p.node: p for p in captured.placeholders}
     grad = captured.training
+    binder = _Binder(book)
 
     def new(node, index, t, diff, param) -> Value:
         shape = tuple(as_size(s) for s in t.shape)
@@ -136,11 +137,11 @@ def build(captured: Captured, book: RuleBook) -> Problem:
             elif _is_getitem(node) and node.args[0] in of and len(of[node.args[0]]) > 1:
                 of[node] = (of[node.args[0]][node.args[1]],)
             elif tensors_of(node.meta.get("val")):
-                _add_call(node, grad, book, of, new, ops)
+                _add_call(node, grad, binder, of, new, ops)
     return Problem(captured, tuple(values), tuple(ops), of, captured.hints)
 
 
-def _add_call(node, grad, book, of, new, ops) -> None:
+def _add_call(node, grad, binder, of, new, ops) -> None:
     operands = tuple(of[n][0] for n in tensor_nodes(node))
     flows = grad and any(v.diff for v in operands) and node.target not in _DETACH
     param = bool(operands) and all(v.param for v in operands)
@@ -149,19 +150,50 @@ def _add_call(node, grad, book, of, new, ops) -> None:
     results = tuple(
         new(node, None if single else i, t, flows and t.is_floating_point(), param) for i, t in enumerate(found)
     )
-    projection, error = None, None
-    try:
-        args, kwargs = concrete(node.args), concrete(node.kwargs)
-        projection = book.bind(node.target, args, kwargs, node.meta["val"])
+    projection, error = binder.bind(node)
+    if projection is not None:
         assert len(projection.operands) == len(operands), (node.format_node(), projection)
         assert len(projection.results) == len(results), (node.format_node(), projection)
-    except RuleError as e:
-        error = e
     op = Op(len(ops), node, operands, results, projection, error)
     ops.append(op)
     of[node] = results
     for i, v in enumerate(operands):
         v.users.append((op, i))
+
+
+@attrs.frozen(eq=False)
+class _Binder:
+    """Binds calls to their rules; calls with equal arguments share one projection."""
+
+    book: RuleBook
+    known: dict = attrs.Factory(dict)
+
+    def bind(self, node: fx.Node) -> tuple[Projection | None, RuleError | None]:
+        args, kwargs, val = concrete(node.args), concrete(node.kwargs), node.meta["val"]
+        key = _key((node.target, args, kwargs, val))
+        if key not in self.known:
+            try:
+                self.known[key] = self.book.bind(node.target, args, kwargs, val), None
+            except RuleError as e:
+                self.known[key] = None, e
+        return self.known[key]
+
+
+def _key(x: Any):
+    """What a rule can see of an argument: sizes and dtypes of tensors, values of all else."""
+    if isinstance(x, torch.Tensor):
+        return "tensor", tuple(as_size(s) for s in x.shape), x.dtype
+    if isinstance(x, torch.SymInt):
+        return "size", as_size(x)
+    if isinstance(x, (torch.SymFloat, torch.SymBool)):
+        return "number", id(x)  # comparing symbols would guard them
+    if isinstance(x, (list, tuple)):
+        return tuple(map(_key, x))
+    if isinstance(x, dict):
+        return tuple((k, _key(v)) for k, v in x.items())
+    if isinstance(x, slice):
+        return "slice", _key((x.start, x.stop, x.step))
+    return type(x), x
 
 
 def tensor_nodes(node: fx.Node) -> list[fx.Node]:

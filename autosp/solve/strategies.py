@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import attrs
+import torch
 
-from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split
-from .candidates import Region, covered, parts_of
+from ..errors import PlanError
+from ..errors import Problem as Fault
+from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, make_split
+from ..syntax import parse_layout
+from .candidates import Region, covered, overlaps, parts_of
 from .problem import Op, Problem, Value
 
 
@@ -30,11 +34,41 @@ def strategies(problem: Problem, op: Op, found, axis: str, p: int, attention: st
     if p == 1:
         return _unique(_whole(op))
     split = [_split(problem, op, part, ins, outs, p) for part, ins, outs in parts_of(problem, op, found, axis, p)]
+    if op.node.target is torch.ops.autosp.constrain.default:
+        return _unique(_constrained(problem, op, split, axis, p))
     split = _attention(problem, op, split, attention, axis, p)
     held = op.diff and op.tagged and not _param(op) and bool(split)
     if held and not op.projection.movement:
         return _unique(split)
     return _unique([*split, *_whole(op), *([] if held else _partial(op))])
+
+
+def _constrained(problem: Problem, op: Op, split: list[Strategy], axis: str, p: int) -> list[Strategy]:
+    """The layout that the user fixed here, and no other."""
+    value = op.results[0]
+    layout = parse_layout(op.node.args[1]).expand(len(value.shape))
+    dim = layout.dim_of(axis)
+    if dim is None:
+        return _whole(op)
+    alone = len(layout.dims[dim].parts) == 1
+    own = [r.split for r in value.regions if axis in r.axes and r.split.dim == dim]
+    found = [
+        s for s in split
+        if s.gives[0].dim == dim
+        and (s.gives[0] == make_split(dim, 1, value.shape[dim], 1, p) if alone else any(overlaps(problem, s.gives[0], r) for r in own))
+    ]  # fmt: skip
+    if not found:
+        raise PlanError(_no_such_split(op, str(layout), dim, value.hint[dim], axis, p))
+    return found
+
+
+def _no_such_split(op: Op, layout: str, dim: int, size: int, axis: str, p: int) -> Fault:
+    return Fault(
+        what=f"the layout {layout} cannot be had: dim {dim} of size {size} is not split over {axis}={p} here",
+        rule="a constraint splits a dim of at least as many units as the axis has ranks, which the spec gives to no other axis",
+        fix=f"split another dim over {axis}, or leave {axis} out of the constraint",
+        where=f"{op.source or op.node.name} (module {op.module or '<root>'})",
+    )
 
 
 def _param(op: Op) -> bool:

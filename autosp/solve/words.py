@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import torch
+
 from ..errors import Problem as Fault
 from ..layout import PARTIAL, Placement, Split
 from .candidates import covered
@@ -98,6 +100,8 @@ def _reason(problem: Problem, asker: Op | None, chosen, change, costs) -> str:
     op = _decider(asker, costs.axis)
     whole = _ruled_whole(op, costs.axis)
     s = chosen[op]
+    if op.node.target is torch.ops.autosp.constrain.default:
+        return f"the layout {op.node.args[1]} is fixed here"
     how = f"is split over {_factor_name(op, s.part[0], costs.axis)}" if s.part else f"runs {s.kind}"
     if not whole:
         return f"{op_name(op)} {how}, as what follows it is"
