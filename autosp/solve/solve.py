@@ -13,6 +13,7 @@ from ..errors import RuleError
 from ..layout import INVARIANT, REPLICATE, Placement, Split
 from ..rules import RuleBook, default_rules
 from ..syntax import Layout
+from .alike import Alike, alike
 from .candidates import Region, candidates, mark
 from .cost import operator_seconds, reshard, saved_bytes, saved_price
 from .device import Device
@@ -47,9 +48,10 @@ def solve(
     problem = build(captured, rules or default_rules())
     mark(problem, _seeds(problem, captured.layouts), axis)
     found = candidates(problem, axis, p) if p > 1 else {v: frozenset() for v in problem.values}
-    ways = {op: strategies(problem, op, found, axis, p, ends.attention) for op in problem.ops}
+    kinds = alike(problem, found)
+    ways = _ways(problem, kinds, found, axis, p, ends.attention)
     wanted = _wanted(problem, ends.outputs, axis, p)
-    costs = _Costs(problem, device, p, axis, ends.attention)
+    costs = _Costs(problem, kinds, device, p, axis, ends.attention)
     chosen = _choose(problem, ways, wanted, costs)
     placements = _placements(problem, chosen)
     changes = _changes(problem, placements, chosen, wanted)
@@ -72,6 +74,15 @@ def solve(
         communication_seconds=sum(costs.change(c) for c in changes),
         notes=_notes(problem, chosen, ends.attention, axis, p),
     )
+
+
+def _ways(problem: Problem, kinds: Alike, found, axis: str, p: int, attention: str) -> dict[Op, tuple[Strategy, ...]]:
+    """The strategies of every operator."""
+    known: dict[int, tuple[Strategy, ...]] = {}
+    for op in problem.ops:
+        if kinds.call(op) not in known:
+            known[kinds.call(op)] = strategies(problem, op, found, axis, p, attention)
+    return {op: known[kinds.call(op)] for op in problem.ops}
 
 
 def _seeds(problem: Problem, layouts: Mapping[str, Layout]) -> dict[Value, list[Region]]:
@@ -125,24 +136,36 @@ def _own_split(problem: Problem, value: Value, axis: str, p: int) -> Split | Non
 
 @attrs.frozen(eq=False)
 class _Costs:
-    """Seconds of what the program may choose."""
+    """Seconds of what the program may choose, worked out once for all that are alike."""
 
     problem: Problem
+    kinds: Alike
     device: Device
     p: int
     axis: str
     attention: str
     _shares: dict = attrs.Factory(dict)
+    _known: dict = attrs.Factory(dict)
 
     def __attrs_post_init__(self):
         self._shares.update(_shares(self.problem, self.axis))
 
     def operator(self, op: Op, s: Strategy) -> float:
-        return operator_seconds(op, self.problem, self.device) * s.share
+        key = "whole", self.kinds.call(op)
+        if key not in self._known:
+            self._known[key] = operator_seconds(op, self.problem, self.device)
+        return self._known[key] * s.share
 
-    def strategy(self, op: Op, s: Strategy) -> float:
-        """Compute, and the price of what the call keeps for backward as it is split here."""
-        seconds = self.operator(op, s)
+    def strategies(self, op: Op, ways: tuple[Strategy, ...]) -> list[float]:
+        """Of every strategy: compute, and the price of what the call keeps for backward as it is
+        split there."""
+        key = "ways", self.kinds.call(op)
+        if key not in self._known:
+            self._known[key] = [self.operator(op, s) + self._saved(op, s) for s in ways]
+        return self._known[key]
+
+    def _saved(self, op: Op, s: Strategy) -> float:
+        seconds = 0.0
         if op.diff and op.projection is not None:
             price = saved_price(self.device, self.p)
             for i in op.projection.saves:
@@ -154,7 +177,10 @@ class _Costs:
     def reshard(self, value: Value, src: Placement, dst: Placement):
         share = self._shares.get(value.id, {})
         kind = "all_to_all" if isinstance(src, Split) and isinstance(dst, Split) else "all_gather"
-        return reshard(value, src, dst, self.p, self.device, share.get(kind, 1.0))
+        key = "reshard", self.kinds.same(value), share.get(kind, 1.0), src, dst
+        if key not in self._known:
+            self._known[key] = reshard(value, src, dst, self.p, self.device, share.get(kind, 1.0))
+        return self._known[key]
 
     def change(self, c: Change) -> float:
         return self.reshard(self.problem.values[c.value], c.src, c.dst).seconds
@@ -190,7 +216,7 @@ def _choose(problem: Problem, ways, wanted, costs: _Costs) -> dict[Op, Strategy]
         if v.node.op in ("placeholder", "get_attr"):
             give[v.id] = {INVARIANT if v.diff and not v.param else REPLICATE: [one]}
     for op in problem.ops:
-        picked[op] = [program.variable(costs.strategy(op, s), integer=True) for s in ways[op]]
+        picked[op] = [program.variable(cost, integer=True) for cost in costs.strategies(op, ways[op])]
         program.equal(picked[op], to=1.0)
         for r, v in enumerate(op.results):
             give[v.id] = _by_placement(picked[op], [s.gives[r] for s in ways[op]])
