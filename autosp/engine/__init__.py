@@ -2,5 +2,6 @@
 
 from .backend import Backend, Options
 from .compile import backend, compile
+from .data import sampler
 
-__all__ = ["Backend", "Options", "backend", "compile"]
+__all__ = ["Backend", "Options", "backend", "compile", "sampler"]

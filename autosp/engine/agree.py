@@ -1,121 +1,151 @@
 """Ranks compare notes through the store before any collective, so that a difference is an error
-that names a rank instead of a hang."""
+that names a rank instead of a hang.
+
+A *program* is one compiled model, an *attempt* one call of it; ranks make both in the same order,
+so their numbers say which notes belong together, and a failed call does not spoil the next one.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
+import contextlib
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import attrs
-import torch
 import torch.distributed as dist
 
-from ..errors import Problem, RankError
+from ..errors import RankError
+from . import agree_words as words
 from .mesh import Mesh
 
-_meetings: dict[str, int] = {}
+_programs = itertools.count(1)
 
 
-def timeout_seconds() -> float:
-    """How long a rank waits for the others (`AUTOSP_TIMEOUT`, seconds; 600 unless set: another
-    rank may be compiling)."""
-    return float(os.environ.get("AUTOSP_TIMEOUT", "600"))
+@contextlib.contextmanager
+def new_program() -> Iterator[int]:
+    """The number of the model that is compiled here; a failure is told to the ranks that call theirs."""
+    number = next(_programs)
+    try:
+        yield number
+    except Exception as e:
+        _tell(f"autosp/{number}/failed", e)
+        raise
 
 
-@attrs.frozen(eq=False)
+def _tell(key: str, error: BaseException) -> None:
+    """Writes a failure down. The error itself is on its way already: nothing here may hide it."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        with contextlib.suppress(Exception):
+            _store().set(key, f"{dist.get_rank()}\t{words.reason(error)}")
+
+
+def _store() -> dist.Store:
+    return dist.distributed_c10d._get_default_store()
+
+
+@attrs.define(eq=False)
 class Agreement:
-    """One group of ranks that must agree."""
+    """The ranks that run one program and must agree. `attempts` counts its calls."""
 
     mesh: Mesh
+    program: int = attrs.Factory(lambda: next(_programs))
+    attempts: int = 0
+    _meetings: int = 0
+    _open: bool = False
+    _fresh: bool = False  # compiled in the last attempt, and not run yet
+    _heeded: RankError | None = None  # another rank's failure, passed on here: not told again
 
-    def _store(self):
-        return dist.distributed_c10d._get_default_store()
-
-    def _prefix(self) -> str:
-        return f"autosp/{'-'.join(map(str, self.mesh.ranks))}"
-
-    def fail(self, error: BaseException) -> None:
-        """Tells the other ranks that this one stopped; they stop where they next meet."""
-        if self.mesh.size > 1 and not isinstance(error, RankError):
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            self._store().set(f"{self._prefix()}/failed/{self.mesh.rank}", f"{type(error).__name__}: {first}"[:500])
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """One call of the program, from its checks to its end; within another, a part of it. A
+        failure is told to the other ranks; a connection that another rank's failure broke names it."""
+        if self._open:
+            yield
+            return
+        self.attempts, self._meetings, self._open = self.attempts + 1, 0, True
+        try:
+            yield
+        except Exception as e:
+            told = self._told_failure("results") if words.is_broken_connection(e) else None
+            if told is not None:
+                raise told from e
+            if e is not self._heeded:
+                _tell(self._failure_key(), e)
+            raise
+        finally:
+            self._open, self._fresh = False, True
 
     def same(self, what: str, values: Mapping[str, str], rule: str, fix: str) -> None:
         """Raises RankError where a rank's values differ from those of the group's first rank, where
         a rank failed, or where one did not come in time."""
         if self.mesh.size == 1:
             return
-        store, prefix = self._store(), self._prefix()
-        number = _meetings[prefix] = _meetings.get(prefix, 0) + 1
+        store = _store()
+        self._meetings += 1
+        key = f"{self._prefix()}/{self._meetings}"
         text = "\n".join(f"{k}\t{v}" for k, v in values.items())
-        store.set(f"{prefix}/{number}/{self.mesh.rank}", f"{what}\n{text}")
-        deadline = time.monotonic() + timeout_seconds()
-        notes = []
-        for rank in range(self.mesh.size):
-            notes.append(self._wait(store, f"{prefix}/{number}/{rank}", rank, what, deadline))
-        for rank, note in enumerate(notes):
+        store.set(f"{key}/{self.mesh.ranks[self.mesh.rank]}", f"{what}\n{text}")
+        deadline = time.monotonic() + words.timeout_seconds()
+        notes = [self._wait(store, key, rank, what, deadline) for rank in self.mesh.ranks]
+        for rank, note in zip(self.mesh.ranks, notes):
             if note != notes[0]:
-                raise RankError(self._differ(what, notes[0], note, rank, rule, fix))
+                raise RankError(words.differ(what, self.mesh.ranks[0], notes[0], rank, note, rule, fix))
 
-    def _wait(self, store, key: str, rank: int, what: str, deadline: float) -> str:
+    def enter(self) -> None:
+        """Notes that this rank runs the program's collectives now: one that compiles meanwhile learns
+        that it does so alone. Where nothing else opens an attempt, a run is one."""
+        if not self._open:
+            self.attempts += not self._fresh
+            self._fresh = False
+        if self.mesh.size > 1:
+            _store().set(self._entered_key(self.mesh.ranks[self.mesh.rank]), str(self.attempts))
+
+    def _prefix(self) -> str:
+        return f"autosp/{self.program}/{self.attempts}"
+
+    def _failure_key(self) -> str:
+        return f"{self._prefix()}/failed/{self.mesh.everyone_word}"
+
+    def _entered_key(self, rank: int) -> str:
+        return f"autosp/{self.program}/entered/{rank}"
+
+    def _wait(self, store: dist.Store, key: str, rank: int, what: str, deadline: float) -> str:
+        """What a rank wrote. The order matters: who has entered the program has met everyone before."""
         pause = 0.001
-        while not store.check([key]):
-            self._heed(store, what)
-            if time.monotonic() > deadline:
-                raise RankError(self._late(what, rank))
-            time.sleep(pause)
-            pause = min(2 * pause, 0.1)
-        return store.get(key).decode()
+        try:
+            while True:
+                alone = self._runs_already(store, rank)
+                if store.check([f"{key}/{rank}"]):
+                    return store.get(f"{key}/{rank}").decode()
+                if alone:
+                    raise RankError(words.alone(self._me(), rank))
+                told = self._told_failure(what)
+                if told is not None:
+                    raise told
+                if time.monotonic() > deadline:
+                    raise RankError(words.late(what, self._me(), rank))
+                time.sleep(pause)
+                pause = min(2 * pause, 0.1)
+        except dist.DistError as e:  # the store lives in a rank's process, by default the first one's
+            raise RankError(words.gone(what, self._me(), rank)) from e
 
-    def _heed(self, store, what: str) -> None:
-        for rank in range(self.mesh.size):
-            key = f"{self._prefix()}/failed/{rank}"
-            if rank != self.mesh.rank and store.check([key]):
-                raise RankError(self._failed(what, rank, store.get(key).decode()))
+    def _runs_already(self, store: dist.Store, rank: int) -> bool:
+        key = self._entered_key(rank)
+        return rank != self._me() and store.check([key]) and int(store.get(key)) == self.attempts
 
-    def _name(self, rank: int) -> str:
-        return f"rank {self.mesh.ranks[rank]}"
+    def _told_failure(self, what: str) -> RankError | None:
+        """Another rank's failure in this attempt, or where it compiled this program."""
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return None
+        with contextlib.suppress(dist.DistError):
+            for key in (f"autosp/{self.program}/failed", self._failure_key()):
+                if _store().check([key]):
+                    rank, reason = _store().get(key).decode().split("\t", 1)
+                    if int(rank) != self._me():
+                        self._heeded = RankError(words.failed(what, self._me(), int(rank), reason))
+                        return self._heeded
+        return None
 
-    def _differ(self, what: str, first: str, other: str, rank: int, rule: str, fix: str) -> Problem:
-        a, b = first.splitlines(), other.splitlines()
-        if a[0] != b[0]:
-            detail = f"{self._name(0)} compares its {a[0]}, {self._name(rank)} its {b[0]}"
-        else:
-            mine, theirs = (dict(line.split("\t", 1) for line in t[1:]) for t in (a, b))
-            key = next(k for k in [*mine, *theirs] if mine.get(k) != theirs.get(k))
-            detail = (
-                f"{key} is {mine.get(key, 'absent')} on {self._name(0)} "
-                f"and {theirs.get(key, 'absent')} on {self._name(rank)}"
-            )
-        return Problem(what=f"ranks differ in their {what}: {detail}", rule=rule, fix=fix, where=self._name(rank))
-
-    def _late(self, what: str, rank: int) -> Problem:
-        return Problem(
-            what=f"{self._name(rank)} did not come to compare its {what} within {timeout_seconds():.0f} s",
-            rule="ranks of one group compile together or not at all",
-            fix="look at that rank's output; a slow compile may need a larger AUTOSP_TIMEOUT",
-            where=self._name(self.mesh.rank),
-        )
-
-    def _failed(self, what: str, rank: int, reason: str) -> Problem:
-        return Problem(
-            what=f"{self._name(rank)} stopped: {reason}",
-            rule="a rank that fails stops its group before the next collective",
-            fix=f"look at the output of {self._name(rank)}",
-            where=f"{self._name(self.mesh.rank)}, comparing its {what}",
-        )
-
-
-def batch_notes(inputs: Mapping[str, object]) -> dict[str, str]:
-    """One line per input: dtype, shape and a checksum of a tensor; the text of anything else."""
-    return {f"input '{name}'": _note(value) for name, value in sorted(inputs.items()) if value is not None}
-
-
-def _note(value: object) -> str:
-    if not isinstance(value, torch.Tensor):
-        return type(value).__name__ if not isinstance(value, (bool, int, float, str)) else repr(value)
-    raw = value.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-    digest = hashlib.sha256(raw).hexdigest()[:12]
-    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)} checksum {digest}"
+    def _me(self) -> int:
+        return self.mesh.ranks[self.mesh.rank]

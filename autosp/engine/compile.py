@@ -10,8 +10,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from ..errors import EngineError, Problem
 from ..solve import Device, load_device
 from ..spec import Spec, for_class, load, parse
+from .agree import Agreement, new_program
 from .backend import Backend, Options
-from .mesh import Mesh, from_device_mesh
+from .mesh import from_device_mesh, is_deepspeed
 from .step import Step, switch_off_cache
 
 
@@ -37,19 +38,21 @@ def compile(
     `.autosp_plan` holds the plan after the first step. Raises SpecError, EngineError; the first
     call may raise InputError, CaptureError, RuleError, PlanError and RankError, before any collective.
     """
-    if _is_deepspeed(model_or_engine):
-        from .deepspeed import compile_engine
+    with new_program() as number:
+        if is_deepspeed(model_or_engine):
+            from .deepspeed import compile_engine
 
-        return compile_engine(
-            model_or_engine, spec, device=device, recompute=recompute, backend=backend, dynamic=dynamic
-        )
-    module = model_or_engine
-    chosen = resolve_spec(spec, module)
-    bound = from_device_mesh(chosen, mesh)
-    options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))
-    program = Backend(chosen, bound, options, on_plan=lambda plan: setattr(module, "autosp_plan", plan))
-    install(module, chosen, bound, program, dynamic)
-    return module
+            return compile_engine(
+                model_or_engine, spec, number, mesh=mesh, device=device, recompute=recompute, backend=backend,
+                dynamic=dynamic, grad_reduce=grad_reduce,
+            )  # fmt: skip
+        module = model_or_engine
+        chosen = resolve_spec(spec, module)
+        agreement = Agreement(from_device_mesh(chosen, mesh), number)
+        options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))
+        program = Backend(chosen, agreement, options, on_plan=lambda plan: setattr(module, "autosp_plan", plan))
+        install(module, chosen, program, dynamic)
+        return module
 
 
 def backend(
@@ -67,16 +70,17 @@ def backend(
     Inputs are known by their names in the compiled function, or by `autosp.annotate`. What
     `compile` checks on each call (sizes, equal batches) is the caller's here.
     """
-    chosen = resolve_spec(spec, None)
-    options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))
-    return Backend(chosen, from_device_mesh(chosen, mesh), options)
+    with new_program() as number:
+        chosen = resolve_spec(spec, None)
+        options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))
+        return Backend(chosen, Agreement(from_device_mesh(chosen, mesh), number), options)
 
 
-def install(module: torch.nn.Module, spec: Spec, mesh: Mesh, program: Backend, dynamic: bool | None) -> None:
+def install(module: torch.nn.Module, spec: Spec, program: Backend, dynamic: bool | None) -> None:
     """Makes the module's call go through the compiled program."""
     switch_off_cache(module)
     module.compile(backend=program, fullgraph=True, dynamic=dynamic)
-    module._compiled_call_impl = Step(module, module._compiled_call_impl, spec, mesh)
+    module._compiled_call_impl = Step(module, module._compiled_call_impl, spec, program.agreement)
 
 
 def resolve_spec(spec: Spec | str | None, module: torch.nn.Module | None) -> Spec:
@@ -108,7 +112,3 @@ def _completes(grad_reduce: str | None) -> bool:
             )
         )
     return grad_reduce != "engine"
-
-
-def _is_deepspeed(x) -> bool:
-    return any(c.__name__ == "DeepSpeedEngine" and c.__module__.startswith("deepspeed.") for c in type(x).__mro__)

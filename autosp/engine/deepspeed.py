@@ -6,46 +6,66 @@ alone. Nothing of DeepSpeed's is patched.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
 from ..errors import EngineError, Problem
 from ..spec import Spec
+from .agree import Agreement
 from .backend import Backend
 from .compile import make_options, resolve_spec
-from .mesh import Mesh, check_axis_size, of_group, solved_axis
+from .mesh import Mesh, axis_size_problem, no_axis, of_group, solved_axis
 from .step import Step, switch_off_cache
 
 _groups: dict[tuple[int, int], dist.ProcessGroup] = {}
 
 
-def compile_engine(engine, spec: Spec | str | None, *, device, recompute, backend: str, dynamic: bool | None):
+def compile_engine(
+    engine,
+    spec: Spec | str | None,
+    number: int,
+    *,
+    mesh: DeviceMesh | None,
+    device,
+    recompute,
+    backend: str,
+    dynamic: bool | None,
+    grad_reduce: str | None,
+):
     """Compiles a DeepSpeed engine's module. Raises EngineError where the config cannot run it."""
-    problems = list(_config_problems(engine))
+    chosen = resolve_spec(spec, engine.module)
+    axis = solved_axis(chosen)
+    problems = list(_config_problems(engine)) + list(size_problems(engine, axis, mesh))
+    problems += [_reduces_itself(grad_reduce)] if grad_reduce not in (None, "engine") else []
     if problems:
         raise EngineError(problems)
-    chosen = resolve_spec(spec, engine.module)
-    mesh = _mesh(engine, chosen)
-    options = make_options(
-        device, recompute, backend, dynamic, complete=False, grad_scale=_divisor(engine) / _data_parallel(engine, mesh)
-    )
-    program = Backend(chosen, mesh, options, on_plan=lambda plan: setattr(engine, "autosp_plan", plan))
+    agreement = Agreement(_mesh(engine, chosen), number)
+    divisor = _divisor(engine) / _data_parallel(agreement.mesh)
+    options = make_options(device, recompute, backend, dynamic, complete=False, grad_scale=divisor)
+    program = Backend(chosen, agreement, options, on_plan=lambda plan: setattr(engine, "autosp_plan", plan))
     engine.get_autosp_backend = lambda compile_kwargs: program
     switch_off_cache(engine.module)
     engine.compile(compile_kwargs={"fullgraph": True, "dynamic": dynamic})
-    engine.module._compiled_call_impl = Step(engine.module, engine.module._compiled_call_impl, chosen, mesh)
+    engine.module._compiled_call_impl = Step(engine.module, engine.module._compiled_call_impl, chosen, agreement)
     return engine
 
 
-def _sequence_parallel_size(engine) -> int:
-    return int(engine._config._param_dict.get("sequence_parallel_size", engine.sequence_parallel_size))
+def sequence_parallel_size(engine) -> int:
+    """How many ranks share a sequence: by the config, else by the engine's own mesh."""
+    return int(_config_size(engine) or engine.sequence_parallel_size)
+
+
+def _config_size(engine) -> int | None:
+    return engine._config._param_dict.get("sequence_parallel_size")
 
 
 def _mesh(engine, spec: Spec) -> Mesh:
     """Neighbouring ranks form an sp group, as in DeepSpeed's own mesh (data_parallel, sequence_parallel)."""
-    axis, size, world = solved_axis(spec), _sequence_parallel_size(engine), dist.get_world_size()
-    check_axis_size(axis, size, world)
+    axis, size, world = solved_axis(spec), sequence_parallel_size(engine), dist.get_world_size()
     sizes = {axis: size} | {a: world // size for a in spec.local_axes[:1]}
-    return of_group(axis, sizes, _group(size, world))
+    return of_group(axis, sizes, _group(size, world), tuple(range(world)))
 
 
 def _group(size: int, world: int) -> dist.ProcessGroup:
@@ -64,12 +84,12 @@ def _divisor(engine) -> float:
     return dist.get_world_size(engine.seq_data_parallel_group) / float(engine.sequence_parallel_size)
 
 
-def _data_parallel(engine, mesh: Mesh) -> float:
+def _data_parallel(mesh: Mesh) -> float:
     """How many batches the gradients are the mean over."""
     return dist.get_world_size() / mesh.size
 
 
-def _config_problems(engine):
+def _config_problems(engine) -> Iterator[Problem]:
     config = getattr(engine._config, "compile_config", None)
     if "autosp" not in (getattr(config, "passes", None) or []) or not getattr(config, "deepcompile", False):
         yield Problem(
@@ -88,11 +108,47 @@ def _config_problems(engine):
             fix='set "zero_optimization": {"stage": 1}',
             where="DeepSpeed config, zero_optimization.stage",
         )
-    size, world = _sequence_parallel_size(engine), dist.get_world_size()
-    if size > 1 and world % size == 0 and engine.sequence_parallel_size not in (1, size):
-        yield Problem(
-            what=f'"sequence_parallel_size" is {size}, and the engine\'s mesh has {engine.sequence_parallel_size}',
-            rule="an axis is as large as its process group",
-            fix="give both the same size",
-            where="DeepSpeed config, sequence_parallel_size",
-        )
+
+
+def size_problems(engine, axis: str, mesh: DeviceMesh | None) -> Iterator[Problem]:
+    """An axis divides the world, and all who name its size name the same."""
+    size, own, world = sequence_parallel_size(engine), engine.sequence_parallel_size, dist.get_world_size()
+    if _config_size(engine) is None and own == 1 and world > 1:
+        yield _no_size(axis, world)
+        return
+    problem = axis_size_problem(axis, size, world)
+    if problem:
+        yield problem
+    elif own not in (1, size):
+        yield _two_sizes(size, f"the engine's mesh has {own}")
+    if mesh is not None and axis not in (mesh.mesh_dim_names or ()):
+        yield no_axis(axis, mesh.mesh_dim_names or ())
+    elif mesh is not None and mesh.get_group(axis).size() != size:
+        yield _two_sizes(size, f"axis '{axis}' of the DeviceMesh has {mesh.get_group(axis).size()}")
+
+
+def _no_size(axis: str, world: int) -> Problem:
+    return Problem(
+        what=f"nothing says how many of the {world} ranks share a sequence",
+        rule=f"the size of axis '{axis}' is \"sequence_parallel_size\" in the DeepSpeed config, or its mesh's",
+        fix=f'set "sequence_parallel_size": {world}, or another number that divides {world}; 1 splits nothing',
+        where="DeepSpeed config, sequence_parallel_size",
+    )
+
+
+def _two_sizes(size: int, other: str) -> Problem:
+    return Problem(
+        what=f'"sequence_parallel_size" is {size}, and {other}',
+        rule="an axis is as large as its process group",
+        fix="give both the same size",
+        where="DeepSpeed config, sequence_parallel_size",
+    )
+
+
+def _reduces_itself(grad_reduce: str) -> Problem:
+    return Problem(
+        what=f"grad_reduce='{grad_reduce}' for a DeepSpeed engine",
+        rule="a DeepSpeed engine completes the parameter gradients of its ranks itself",
+        fix="leave grad_reduce out",
+        where="autosp.compile",
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import attrs
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
@@ -15,6 +17,7 @@ class Mesh:
     """The axis that the solver splits over, and this rank's place on it.
 
     sizes: of every axis. ranks: the global ranks of this rank's group on `axis`, in order.
+    everyone: the global ranks of the whole mesh.
     """
 
     axis: str
@@ -23,10 +26,21 @@ class Mesh:
     group: dist.ProcessGroup | None
     group_name: str
     ranks: tuple[int, ...]
+    everyone: tuple[int, ...]
 
     @property
     def size(self) -> int:
         return self.sizes[self.axis]
+
+    @property
+    def everyone_word(self) -> str:
+        """A short name of this set of ranks."""
+        return hashlib.sha256(repr(sorted(self.everyone)).encode()).hexdigest()[:12]
+
+
+def is_deepspeed(x: object) -> bool:
+    """Whether it is a DeepSpeed engine; does not import DeepSpeed."""
+    return any(c.__name__ == "DeepSpeedEngine" and c.__module__.startswith("deepspeed.") for c in type(x).__mro__)
 
 
 def solved_axis(spec: Spec) -> str:
@@ -44,33 +58,32 @@ def from_device_mesh(spec: Spec, mesh: DeviceMesh | None) -> Mesh:
         raise EngineError(_no_mesh(axis))
     names = mesh.mesh_dim_names or ()
     if axis not in names:
-        raise EngineError(_no_axis(axis, names))
+        raise EngineError(no_axis(axis, names))
     group = mesh.get_group(axis)
     sizes = {name: mesh.size(i) for i, name in enumerate(names)}
-    return of_group(axis, sizes, group)
+    return of_group(axis, sizes, group, tuple(mesh.mesh.flatten().tolist()))
 
 
-def of_group(axis: str, sizes: dict[str, int], group: dist.ProcessGroup) -> Mesh:
+def of_group(axis: str, sizes: dict[str, int], group: dist.ProcessGroup, everyone: tuple[int, ...]) -> Mesh:
     """A mesh whose solved axis is this process group. Raises EngineError where the sizes differ."""
     actual = dist.get_world_size(group)
     if sizes[axis] != actual:
         raise EngineError(_other_size(axis, sizes[axis], actual))
     ranks = tuple(dist.get_process_group_ranks(group))
-    return Mesh(axis, sizes, dist.get_rank(group), group, group.group_name, ranks)
+    return Mesh(axis, sizes, dist.get_rank(group), group, group.group_name, ranks, everyone)
 
 
-def check_axis_size(axis: str, size: int, world: int) -> None:
-    """An axis must divide the world. Raises EngineError."""
-    if size < 1 or world % size:
-        raise EngineError(
-            Problem(
-                what=f"axis '{axis}' has size {size}, and the world has {world} ranks",
-                rule="the size of an axis divides the number of ranks",
-                fix=f"set it to one of {', '.join(str(n) for n in range(1, world + 1) if world % n == 0)}, "
-                "or start another number of ranks",
-                where='"sequence_parallel_size" in the DeepSpeed config',
-            )
-        )
+def axis_size_problem(axis: str, size: int, world: int) -> Problem | None:
+    """An axis divides the world."""
+    if size >= 1 and world % size == 0:
+        return None
+    return Problem(
+        what=f"axis '{axis}' has size {size}, and the world has {world} ranks",
+        rule="the size of an axis divides the number of ranks",
+        fix=f"set it to one of {', '.join(str(n) for n in range(1, world + 1) if world % n == 0)}, "
+        "or start another number of ranks",
+        where="DeepSpeed config, sequence_parallel_size",
+    )
 
 
 def _one_axis(spec: Spec, axes: list[str]) -> Problem:
@@ -92,7 +105,7 @@ def _no_mesh(axis: str) -> Problem:
     )
 
 
-def _no_axis(axis: str, names: tuple[str, ...]) -> Problem:
+def no_axis(axis: str, names: tuple[str, ...]) -> Problem:
     return Problem(
         what=f"axis '{axis}' of the spec is not a dim of the DeviceMesh ({', '.join(names) or 'unnamed dims'})",
         rule="every axis of the spec that is not local names a dim of the DeviceMesh",

@@ -7,34 +7,42 @@ import os
 import warnings
 from collections.abc import Callable
 
+import attrs
 import torch
 
 from ..capture import tracing
+from ..errors import InputError, Problem
 from ..spec import Spec, annotation_of, check_inputs
-from .agree import Agreement, batch_notes
-from .mesh import Mesh
+from .agree import Agreement
+from .agree_words import batch_notes
+from .failures import as_raised
+
+BATCH_FIX = "shuffle and sample by the data-parallel rank, not the global one: autosp.engine.sampler(dataset, mesh)"
 
 
 class Step:
     """The call of a compiled module. Arguments are given to the program by name, so that inputs
     are known by the forward's argument names whatever the call's style."""
 
-    def __init__(self, module: torch.nn.Module, program: Callable, spec: Spec, mesh: Mesh):
-        self.module, self.program, self.spec, self.mesh = module, program, spec, mesh
-        self.agreement = Agreement(mesh)
+    def __init__(self, module: torch.nn.Module, program: Callable, spec: Spec, agreement: Agreement):
+        self.module, self.program, self.spec, self.agreement = module, program, spec, agreement
+        self.mesh = agreement.mesh
         self.signature = inspect.signature(module.forward)
-        self.calls = 0
+        self.compared = False
 
     def __call__(self, *args, **kwargs):
-        inputs = self._named(args, kwargs)
-        try:
+        with self.agreement.attempt():
+            inputs = self._named(args, kwargs)
             self._check(inputs)
-        except Exception as e:
-            self.agreement.fail(e)
-            raise
-        self.calls += 1
-        with tracing():
-            return self.program(**inputs)
+            try:
+                # A DDP wrapper's splitting of graphs would leave no full one.
+                with tracing(), torch._dynamo.config.patch(optimize_ddp=False):
+                    return self.program(**inputs)
+            except Exception as e:
+                raised = as_raised(e, self.module)
+                if raised is e:
+                    raise
+                raise raised from None
 
     def _named(self, args, kwargs) -> dict:
         bound = self.signature.bind(*args, **kwargs)
@@ -44,7 +52,7 @@ class Step:
             if kind is inspect.Parameter.VAR_KEYWORD:
                 named.update(value)
             elif kind is inspect.Parameter.VAR_POSITIONAL:
-                raise TypeError(f"autosp: {type(self.module).__name__}.forward takes *{name}; give its inputs by name")
+                raise InputError(_unnamed(type(self.module).__name__, name))
             else:
                 named[name] = value
         return named
@@ -58,20 +66,28 @@ class Step:
         }
         spec = self.spec if training else _all_optional(self.spec)
         check_inputs(spec, known, self.mesh.sizes)
-        if self.calls == 0 or os.environ.get("AUTOSP_CHECK") == "1":
+        if not self.compared or os.environ.get("AUTOSP_CHECK") == "1":
             self.agreement.same(
                 "batch",
                 batch_notes(inputs),
                 rule=f"every rank of a group on axis '{self.mesh.axis}' is given the same whole batch",
-                fix="shuffle and sample by the data-parallel rank, not the global one: autosp.engine.sampler(dataset, mesh)",
+                fix=BATCH_FIX,
             )
+            self.compared = True
 
 
 def _all_optional(spec: Spec) -> Spec:
     """Outside training nothing is owed: a forward may run without labels."""
-    import attrs
-
     return attrs.evolve(spec, inputs=tuple(attrs.evolve(i, optional=True) for i in spec.inputs))
+
+
+def _unnamed(model: str, name: str) -> Problem:
+    return Problem(
+        what=f"{model}.forward takes its inputs as *{name}",
+        rule="inputs are known by the names of the forward's arguments",
+        fix=f"name the inputs in the forward instead of *{name}",
+        where=f"{model}.forward",
+    )
 
 
 def switch_off_cache(module: torch.nn.Module) -> None:
