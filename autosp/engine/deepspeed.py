@@ -15,7 +15,7 @@ from ..errors import EngineError, Problem
 from ..spec import Spec
 from .agree import Agreement
 from .backend import Backend
-from .compile import make_options, resolve_spec
+from .compile import make_options, spec_for
 from .mesh import Mesh, axis_size_problem, no_axis, of_group, solved_axis
 from .step import Step, switch_off_cache
 
@@ -35,7 +35,7 @@ def compile_engine(
     grad_reduce: str | None,
 ):
     """Compiles a DeepSpeed engine's module. Raises EngineError where the config cannot run it."""
-    chosen = resolve_spec(spec, engine.module)
+    chosen = spec_for(spec, engine.module)
     axis = solved_axis(chosen)
     problems = list(_config_problems(engine)) + list(size_problems(engine, axis, mesh))
     problems += [_reduces_itself(grad_reduce)] if grad_reduce not in (None, "engine") else []
@@ -43,7 +43,8 @@ def compile_engine(
         raise EngineError(problems)
     agreement = Agreement(_mesh(engine, chosen), number)
     divisor = _divisor(engine) / _data_parallel(agreement.mesh)
-    options = make_options(device, recompute, backend, dynamic, complete=False, grad_scale=divisor)
+    complete = not _engine_sums(engine, agreement.mesh)
+    options = make_options(device, recompute, backend, dynamic, complete=complete, grad_scale=divisor)
     program = Backend(chosen, agreement, options, on_plan=lambda plan: setattr(engine, "autosp_plan", plan))
     engine.get_autosp_backend = lambda compile_kwargs: program
     switch_off_cache(engine.module)
@@ -82,6 +83,12 @@ def _group(size: int, world: int) -> dist.ProcessGroup:
 def _divisor(engine) -> float:
     """What the engine divides the sum of all ranks' gradients by."""
     return dist.get_world_size(engine.seq_data_parallel_group) / float(engine.sequence_parallel_size)
+
+
+def _engine_sums(engine, mesh: Mesh) -> bool:
+    """Whether the engine's reduction covers the axis. It does with "sequence_parallel_size" alone;
+    with "data_parallel_size" too, the engine has a mesh and reduces over its data-parallel ranks only."""
+    return set(mesh.ranks) <= set(dist.get_process_group_ranks(engine.seq_data_parallel_group))
 
 
 def _data_parallel(mesh: Mesh) -> float:
