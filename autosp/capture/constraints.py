@@ -9,7 +9,7 @@ from torch import fx
 
 from ..errors import CaptureError, Problem
 from ..spec import Constraint
-from ..spec.constrain import constrain_op as _registers_the_operator  # noqa: F401
+from ..spec.constraining import constrain_op as _registers_the_operator  # noqa: F401
 from ..spec.paths import matches
 from .captured import clean_path
 

@@ -85,7 +85,7 @@ class Agreement:
         self._meetings += 1
         key = f"{self._prefix()}/{self._meetings}"
         text = "\n".join(f"{k}\t{v}" for k, v in values.items())
-        store.set(f"{key}/{self.mesh.ranks[self.mesh.rank]}", f"{what}\n{text}")
+        store.set(f"{key}/{self._me()}", f"{what}\n{text}")
         deadline = time.monotonic() + words.timeout_seconds()
         notes = [self._wait(store, key, rank, what, deadline) for rank in self.mesh.ranks]
         for rank, note in zip(self.mesh.ranks, notes):
@@ -99,7 +99,8 @@ class Agreement:
             self.attempts += not self._fresh
             self._fresh = False
         if self.mesh.size > 1:
-            _store().set(self._entered_key(self.mesh.ranks[self.mesh.rank]), str(self.attempts))
+            with contextlib.suppress(dist.DistError):  # a help to others: not worth ending a training for
+                _store().set(self._entered_key(self._me()), str(self.attempts))
 
     def _prefix(self) -> str:
         return f"autosp/{self.program}/{self.attempts}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -15,9 +16,10 @@ from ..capture import Captured, capture
 from ..errors import EngineError, Problem, did_you_mean
 from ..lower import Rank, check, lower
 from ..solve import Device, Ends, Plan, load_device, solve
-from ..spec import Spec, annotation_of
+from ..spec import Spec
 from .agree import Agreement
 from .dump import dump
+from .marks import layout_of
 
 BACKENDS = ("inductor", "aot_eager", "eager")
 
@@ -82,7 +84,7 @@ class Backend:
     def _local(self, gm: fx.GraphModule, example_inputs: Sequence) -> tuple[fx.GraphModule, bool]:
         dynamic = self.options.dynamic and _long_enough(gm, self.mesh.size)
         captured = capture(
-            gm, example_inputs, layout_of=self._layout_of, constraints=self.spec.constraints, dynamic=dynamic
+            gm, example_inputs, layout_of=partial(layout_of, self.spec), constraints=self.spec.constraints, dynamic=dynamic
         )
         plan = solve(
             captured, ends(self.spec, captured), axis=self.mesh.axis, p=self.mesh.size, device=self.options.device
@@ -95,18 +97,16 @@ class Backend:
         self.on_plan(plan)
         return local, dynamic
 
-    def _layout_of(self, name: str, tensor: torch.Tensor):
-        marked = annotation_of(tensor)
-        named = self.spec.input(name)
-        layout = marked or (named.layout if named else None)
-        return layout.expand(tensor.dim()) if layout is not None and layout.fits(tensor.dim()) else None
-
     def _compare(self) -> None:
         plan = self.plans[-1]
         order = " ".join(f"{r.kind}({','.join(r.values)})" for r in plan.reshards if r.kind != "slice")
         self.agreement.same(
             "plan",
-            {"the operators": str(len(plan.problem.ops)), "the collectives": order, "the plan": plan.fingerprint()},
+            {
+                "the number of operators": str(len(plan.problem.ops)),
+                "the order of collectives": order or "none",
+                "the plan's fingerprint": plan.fingerprint(),
+            },
             rule="ranks of one group run the same plan, so that their collectives meet",
             fix="give every rank the same model, spec, input sizes and package versions",
         )

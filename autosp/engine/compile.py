@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from ..errors import EngineError, Problem
+from ..errors import EngineError, Problem, SpecError
 from ..solve import Device, load_device
-from ..spec import Spec, for_class, load, parse
+from ..spec import Spec, check_model, for_class, load, parse
 from .agree import Agreement, new_program
 from .backend import Backend, Options
 from .mesh import from_device_mesh, is_deepspeed
+from .marks import with_marks
 from .step import Step, switch_off_cache
 
 
@@ -47,7 +48,9 @@ def compile(
                 dynamic=dynamic, grad_reduce=grad_reduce,
             )  # fmt: skip
         module = model_or_engine
-        chosen = resolve_spec(spec, module)
+        if isinstance(module, torch.nn.parallel.DistributedDataParallel):
+            raise EngineError(_wrapped(type(module).__name__))
+        chosen = spec_for(spec, module)
         agreement = Agreement(from_device_mesh(chosen, mesh), number)
         options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))
         program = Backend(chosen, agreement, options, on_plan=lambda plan: setattr(module, "autosp_plan", plan))
@@ -83,6 +86,17 @@ def install(module: torch.nn.Module, spec: Spec, program: Backend, dynamic: bool
     module._compiled_call_impl = Step(module, module._compiled_call_impl, spec, program.agreement)
 
 
+def spec_for(spec: Spec | str | None, module: torch.nn.Module) -> Spec:
+    """The spec of a module. Raises SpecError where it cannot be read or does not fit the module."""
+    chosen = resolve_spec(spec, module)
+    if spec is None:
+        chosen = with_marks(chosen, module)
+    problems = check_model(chosen, module)
+    if problems:
+        raise SpecError(problems)
+    return chosen
+
+
 def resolve_spec(spec: Spec | str | None, module: torch.nn.Module | None) -> Spec:
     """A Spec from what a user may name one by. Raises SpecError."""
     if isinstance(spec, Spec):
@@ -112,3 +126,12 @@ def _completes(grad_reduce: str | None) -> bool:
             )
         )
     return grad_reduce != "engine"
+
+
+def _wrapped(wrapper: str) -> Problem:
+    return Problem(
+        what=f"the model is wrapped in {wrapper} already",
+        rule="autosp compiles the model itself; a wrapper that averages gradients goes around it",
+        fix=f"{wrapper}(autosp.compile(model, spec, mesh=mesh))",
+        where="autosp.compile",
+    )

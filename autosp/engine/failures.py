@@ -21,6 +21,7 @@ FIXES = {
     "Dynamic shape operator": "keep sizes independent of values: a mask instead of indexing by one",
     "Data dependent operator": "keep sizes independent of values: a mask instead of indexing by one",
 }
+_SAME = "the model runs as it stands, without autosp, on the same inputs"
 _ANY_FIX = "take that line out of the forward, or try torch.compile(model, fullgraph=True, backend='eager') alone"
 
 
@@ -34,8 +35,21 @@ def as_raised(error: Exception, module: torch.nn.Module) -> Exception:
     if isinstance(error, exc.TorchRuntimeError):
         return CaptureError(not_traced(str(error.msg), list(error.real_stack), module))
     if isinstance(error, (exc.Unsupported, exc.UserError, exc.UncapturedHigherOrderOpError)):
-        return CaptureError(broken_graph(str(error.msg), list(error.real_stack), module))
+        return CaptureError(_broken(str(error.msg), list(error.real_stack), module))
     return error
+
+
+def _broken(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> Problem:
+    return (raises if _kind(message) == "Observed exception" else broken_graph)(message, stack, module)
+
+
+def raises(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> Problem:
+    return Problem(
+        what="the forward raises an exception of its own",
+        rule=_SAME,
+        fix="look at that line: the model refuses these inputs",
+        where=where(stack, module),
+    )
 
 
 def broken_graph(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> Problem:
@@ -54,7 +68,7 @@ def not_traced(message: str, stack: list[FrameSummary], module: torch.nn.Module)
     cause = re.search(r": got (\w+)\(([\"'])(.*)\2\)$", why)
     return Problem(
         what=f"an operator of the model fails on these inputs: {f'{cause[1]}: {cause[3]}' if cause else why}",
-        rule="the model runs as it stands, without autosp, on the same inputs",
+        rule=_SAME,
         fix="call the model once without autosp.compile and mend what fails there",
         where=where(stack, module),
     )

@@ -16,6 +16,7 @@ from ..spec import Spec, annotation_of, check_inputs
 from .agree import Agreement
 from .agree_words import batch_notes
 from .failures import as_raised
+from .marks import nothing_known
 
 BATCH_FIX = "shuffle and sample by the data-parallel rank, not the global one: autosp.engine.sampler(dataset, mesh)"
 
@@ -64,6 +65,8 @@ class Step:
             for name, value in inputs.items()
             if self.spec.input(name) or (isinstance(value, torch.Tensor) and annotation_of(value))
         }
+        if inputs and not known:
+            raise InputError(nothing_known(sorted(inputs), self.spec))
         spec = self.spec if training else _all_optional(self.spec)
         check_inputs(spec, known, self.mesh.sizes)
         if not self.compared or os.environ.get("AUTOSP_CHECK") == "1":

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import RuleError
 from ..layout import PARTIAL, REPLICATE, Placement, Split, assemble, local_shape, shard
-from ..spec.constrain import constrain_op as _registers_autosp_constrain  # noqa: F401
+from ..spec.constraining import constrain_op as _registers_autosp_constrain  # noqa: F401
 from .book import RuleBook
 from .call import op_name, operand_indices, tensor_args, tensor_results
 from .case_values import CONSTANT, UNDETERMINED

@@ -26,13 +26,13 @@ from .values import (
 )
 
 if TYPE_CHECKING:
-    from .annotate import annotate, annotation_of
-    from .constrain import constrain
+    from .marks import annotate, annotation_of
+    from .constraining import constrain
     from .inputs import check_inputs
     from .model import check_model
 
 LATER = {
-    "annotate": "annotate", "annotation_of": "annotate", "constrain": "constrain",
+    "annotate": "marks", "annotation_of": "marks", "constrain": "constraining",
     "check_inputs": "inputs", "check_model": "model",
 }
 

@@ -12,7 +12,7 @@ import torch
 from ..errors import InputError, Problem, did_you_mean
 from ..syntax import Dim, Layout, Part
 from . import input_words as words
-from .annotate import annotation_of
+from .marks import annotation_of
 from .values import Spec
 
 Sizes = Mapping[str, int]

@@ -1,11 +1,12 @@
 import gc
+import inspect
 
 import pytest
 import torch
 
 from autosp.errors import InputError, SpecError
 from autosp.spec import annotate, annotation_of, load
-from autosp.spec.annotate import _layouts
+from autosp.spec.marks import _layouts
 from autosp.syntax import P, parse_layout
 
 
@@ -71,3 +72,13 @@ def test_what_cannot_be_marked(value, layout, error):
 def test_a_spec_marks_batches_only():
     with pytest.raises(InputError, match="a value of type Tensor is annotated with a spec"):
         annotate(torch.zeros(2), load("llama"))
+
+
+def test_public_names_stay_functions_whatever_is_imported_first():
+    """A submodule of a function's name would take its place in the package."""
+    import autosp
+    import autosp.engine
+    import autosp.rules.verify  # noqa: F401
+
+    for name in ("annotate", "constrain", "parse", "load", "compile", "backend"):
+        assert inspect.isfunction(getattr(autosp, name)), name

@@ -1,0 +1,39 @@
+"""Each misuse stops every rank before any collective, with the exact text, and quickly."""
+
+from __future__ import annotations
+
+import pytest
+
+from autosp import errors as autosp_errors
+from tests.engine import golden, misuse
+from tests.execute.launch import Outcome, errors, launch
+
+NAMES = list(misuse.CASES)
+
+
+@pytest.fixture(scope="module")
+def met(request: pytest.FixtureRequest) -> dict[str, tuple[Outcome, ...]]:
+    names = [i.callspec.params["name"] for i in request.session.items if i.path == request.path and hasattr(i, "callspec")]
+    return dict(zip(names, launch(2, "tests.engine.misuse:meet", names), strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_misuse_stops_every_rank_with_this_text(name: str, met: dict[str, tuple[Outcome, ...]]):
+    outcomes = met[name]
+    assert not errors(outcomes), errors(outcomes)
+    golden.expect("misuse", name, said(outcomes))
+    for outcome in outcomes:
+        assert issubclass(getattr(autosp_errors, outcome.value.kind), autosp_errors.AutospError)
+        assert outcome.value.collectives == 0
+
+
+def test_no_text_is_left_over():
+    assert golden.names("misuse") == set(NAMES)
+
+
+def said(outcomes: tuple[Outcome, ...]) -> str:
+    """What the ranks said: once, where all said the same."""
+    texts = [f"{o.value.kind}\n{o.value.text}" for o in outcomes]
+    if len(set(texts)) == 1:
+        return f"on every rank: {texts[0]}"
+    return "\n".join(f"on rank {o.rank}: {text}" for o, text in zip(outcomes, texts))
