@@ -45,6 +45,7 @@ def main(args) -> None:
     model, windows = build_model(args), read_windows(args)
     config = {
         "train_micro_batch_size_per_gpu": 1,
+        "gradient_clipping": 0.0,  # DeepSpeed clips at 1.0 unless told otherwise
         "zero_optimization": {"stage": args.zero},
         "compile": {"deepcompile": True, "passes": ["autosp"]},
         "sequence_parallel_size": args.sp,
