@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from attrs import evolve
 from torch.distributed.device_mesh import DeviceMesh
 
 from ..errors import EngineError, Problem, SpecError
@@ -13,6 +14,7 @@ from ..spec import Spec, check_model, for_class, load, parse
 from .agree import Agreement, new_program
 from .backend import Backend, Options
 from .mesh import from_device_mesh, is_deepspeed
+from .failures import placed
 from .marks import with_marks
 from .step import Step, switch_off_cache
 
@@ -93,7 +95,7 @@ def spec_for(spec: Spec | str | None, module: torch.nn.Module) -> Spec:
         chosen = with_marks(chosen, module)
     problems = check_model(chosen, module)
     if problems:
-        raise SpecError(problems)
+        raise SpecError([evolve(p, where=p.where or f"spec {chosen.family or '<unnamed>'}") for p in problems])
     return chosen
 
 
@@ -101,9 +103,10 @@ def resolve_spec(spec: Spec | str | None, module: torch.nn.Module | None) -> Spe
     """A Spec from what a user may name one by. Raises SpecError."""
     if isinstance(spec, Spec):
         return spec
-    if spec is None:
-        return for_class(type(module).__name__)
-    return parse(spec) if "\n" in str(spec) else load(str(spec) if isinstance(spec, Path) else spec)
+    with placed("autosp.compile(spec=...)"):
+        if spec is None:
+            return for_class(type(module).__name__)
+        return parse(spec) if "\n" in str(spec) else load(str(spec) if isinstance(spec, Path) else spec)
 
 
 def make_options(device, recompute, backend: str, dynamic: bool | None, *, complete=True, grad_scale=1.0) -> Options:

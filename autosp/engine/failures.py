@@ -3,12 +3,14 @@ raises, and words what a model does that no graph can hold."""
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from traceback import FrameSummary
 
+import attrs
 import torch
 from torch._dynamo import exc
 
@@ -37,6 +39,17 @@ def as_raised(error: Exception, module: torch.nn.Module) -> Exception:
     if isinstance(error, (exc.Unsupported, exc.UserError, exc.UncapturedHigherOrderOpError)):
         return CaptureError(_broken(str(error.msg), list(error.real_stack), module))
     return error
+
+
+@contextlib.contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Errors raised within say where, if they do not say it themselves."""
+    try:
+        yield
+    except AutospError as e:
+        if all(problem.where for problem in e.problems):
+            raise
+        raise type(e)([attrs.evolve(p, where=p.where or where) for p in e.problems]) from e.__cause__
 
 
 def _broken(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> Problem:

@@ -27,7 +27,8 @@ def layout_of(spec: Spec, name: str, tensor: torch.Tensor) -> Layout | None:
     if unknown:
         raise InputError([Problem(*no_axis(a, spec.axes), where=f"input '{name}', marked {marked}") for a in unknown])
     if not layout.fits(tensor.dim()):
-        raise InputError(Problem(*wrong_ndim(f"input '{name}'", tuple(tensor.shape), layout)))
+        said = wrong_ndim(f"input '{name}'", tuple(tensor.shape), layout)
+        raise InputError(Problem(*said, where=f"input '{name}'"))
     expanded = layout.expand(tensor.dim())
     if marked and named and not _alike(expanded, marked):
         raise InputError(_contradiction(name, marked, named.layout))
@@ -64,4 +65,5 @@ def _contradiction(name: str, marked: Layout, layout: Layout) -> Problem:
         what=f"input '{name}' is marked {marked}, and the spec says {layout}",
         rule="an input has one layout; marks are for tensors that the spec does not name",
         fix="drop the mark, or change the spec",
+        where=f"input '{name}'",
     )

@@ -15,7 +15,7 @@ from ..errors import InputError, Problem
 from ..spec import Spec, annotation_of, check_inputs
 from .agree import Agreement
 from .agree_words import batch_notes
-from .failures import as_raised
+from .failures import as_raised, placed
 from .marks import nothing_known
 
 BATCH_FIX = "shuffle and sample by the data-parallel rank, not the global one: autosp.engine.sampler(dataset, mesh)"
@@ -33,8 +33,9 @@ class Step:
 
     def __call__(self, *args, **kwargs):
         with self.agreement.attempt():
-            inputs = self._named(args, kwargs)
-            self._check(inputs)
+            with placed(f"inputs of {type(self.module).__name__}.forward"):
+                inputs = self._named(args, kwargs)
+                self._check(inputs)
             try:
                 # A DDP wrapper's splitting of graphs would leave no full one.
                 with tracing(), torch._dynamo.config.patch(optimize_ddp=False):

@@ -24,7 +24,8 @@ def test_misuse_stops_every_rank_with_this_text(name: str, met: dict[str, tuple[
     golden.expect("misuse", name, said(outcomes))
     for outcome in outcomes:
         assert issubclass(getattr(autosp_errors, outcome.value.kind), autosp_errors.AutospError)
-        assert outcome.value.collectives == 0
+        assert outcome.value.collectives == 0 or name in misuse.LAST and outcome.rank == 0
+        assert outcome.value.seconds < 10
 
 
 def test_no_text_is_left_over():
