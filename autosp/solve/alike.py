@@ -39,7 +39,7 @@ def alike(problem: Problem, found: Mapping[Value, frozenset[Split]]) -> Alike:
 
 
 def _value_key(v: Value, splits: frozenset[Split]) -> Hashable:
-    return "value", v.shape, v.dtype, v.diff, v.param, frozenset(v.regions), splits
+    return "value", v.shape, v.dtype, v.diff, v.param, v.given, frozenset(v.regions), splits
 
 
 def _op_key(op: Op, values: Mapping[int, int]) -> Hashable:

@@ -72,11 +72,16 @@ def sent(kind: str, size: int, p: int) -> float:
     return 2 * size * (p - 1) / p if kind == "all_reduce" else 0.0
 
 
+def communicates(kind: str) -> bool:
+    return kind not in ("none", "slice")
+
+
 def reshard(value: Value, src: Placement, dst: Placement, p: int, device: Device, share: float = 1.0) -> Reshard | None:
-    """The cost of a change of placement; None where there is no conversion. `share` is the part of
+    """The cost of a change of placement; None where there is no conversion, or none is needed:
+    what every rank can work out from whole inputs (a mask) is never sent. `share` is the part of
     each latency that this value bears (values that travel together share one)."""
     kinds = conversion(src, dst)
-    if kinds is None:
+    if kinds is None or (value.given and communicates(kinds[0])):
         return None
     rate, latency = device.link(p)
     seconds = 0.0

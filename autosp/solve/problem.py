@@ -21,7 +21,8 @@ _DETACH = {torch.ops.aten.detach.default}
 @attrs.define(eq=False)
 class Value:
     """One tensor of the graph. `hint` are the sizes as numbers; `param` says that it comes from
-    parameters and buffers alone; `diff` that a gradient flows to it."""
+    parameters and buffers alone; `diff` that a gradient flows to it; `given` that it comes from
+    inputs and buffers alone, without a gradient: masks, positions, labels."""
 
     id: int
     node: fx.Node
@@ -31,6 +32,7 @@ class Value:
     dtype: torch.dtype
     diff: bool
     param: bool
+    given: bool = False
     regions: set = attrs.Factory(set)
     users: list = attrs.Factory(list)
 
@@ -115,10 +117,10 @@ def build(captured: Captured, book: RuleBook) -> Problem:
     grad = captured.training
     binder = _Binder(book)
 
-    def new(node, index, t, diff, param) -> Value:
+    def new(node, index, t, diff, param, given) -> Value:
         shape = tuple(as_size(s) for s in t.shape)
         hint = tuple(hint_of(s, captured.hints) for s in shape)
-        v = Value(len(values), node, index, shape, hint, t.dtype, diff, param)
+        v = Value(len(values), node, index, shape, hint, t.dtype, diff, param, given)
         values.append(v)
         return v
 
@@ -127,10 +129,10 @@ def build(captured: Captured, book: RuleBook) -> Problem:
             if isinstance(node.meta.get("val"), torch.Tensor):
                 p = roles[node.name]
                 diff = p.requires_grad and captured.training
-                of[node] = (new(node, None, node.meta["val"], diff, p.role in ("param", "buffer")),)
+                of[node] = (new(node, None, node.meta["val"], diff, p.role in ("param", "buffer"), not diff and p.role != "param"),)
         elif node.op == "get_attr":
             if isinstance(node.meta.get("val"), torch.Tensor):
-                of[node] = (new(node, None, node.meta["val"], False, True),)
+                of[node] = (new(node, None, node.meta["val"], False, True, True),)
         elif node.op == "call_function":
             if node.target is torch._C._set_grad_enabled:
                 grad = bool(node.args[0]) and captured.training
@@ -145,10 +147,11 @@ def _add_call(node, grad, binder, of, new, ops) -> None:
     operands = tuple(of[n][0] for n in tensor_nodes(node))
     flows = grad and any(v.diff for v in operands) and node.target not in _DETACH
     param = bool(operands) and all(v.param for v in operands)
+    given = all(v.given for v in operands)
     found = tensors_of(node.meta["val"])
     single = isinstance(node.meta["val"], torch.Tensor)
     results = tuple(
-        new(node, None if single else i, t, flows and t.is_floating_point(), param) for i, t in enumerate(found)
+        new(node, None if single else i, t, flows and t.is_floating_point(), param, given) for i, t in enumerate(found)
     )
     projection, error = binder.bind(node)
     if projection is not None:

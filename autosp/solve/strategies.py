@@ -39,7 +39,7 @@ def strategies(problem: Problem, op: Op, found, axis: str, p: int, attention: st
     split = _attention(problem, op, split, attention, axis, p)
     held = op.diff and op.tagged and not _param(op) and bool(split)
     if held and not op.projection.movement:
-        return _unique(split)
+        return _unique(_never_whole(op, split, axis))
     return _unique([*split, *_whole(op), *([] if held else _partial(op))])
 
 
@@ -69,6 +69,17 @@ def _no_such_split(op: Op, layout: str, dim: int, size: int, axis: str, p: int) 
         fix=f"split another dim over {axis}, or leave {axis} out of the constraint",
         where=f"{op.source or op.node.name} (module {op.module or '<root>'})",
     )
+
+
+def _never_whole(op: Op, found: list[Strategy], axis: str) -> list[Strategy]:
+    """A value that no one needs whole is not made whole: a split for which an operand of the split
+    length would be gathered (a linear's output features) gives way to one for which none is. Where
+    two lengths meet, as in attention, one is always needed whole."""
+    ours = [{f for r in v.regions if axis in r.axes for f, *_ in covered(op, i, r.split)} for i, v in enumerate(op.operands)]
+    if len(set().union(*ours)) != 1:
+        return found
+    long = [i for i, v in enumerate(op.operands) if ours[i] and v.diff]
+    return [s for s in found if all(s.needs[i] is not REPLICATE for i in long)] or found
 
 
 def _param(op: Op) -> bool:
