@@ -188,22 +188,51 @@ class _Costs:
 
 def _shares(problem: Problem, axis: str) -> dict[int, dict[str, float]]:
     """The tensors that one attention sends together share one latency: q, k and v one
-    all-to-all, k and v one gather. Known by their place: values of the module that the
-    contraction over the key length stands in, before it."""
-    shares: dict[int, dict[str, float]] = {}
+    all-to-all, k and v one gather; one value that holds several of them bears their parts. Known
+    by their place: values of the module that the contraction over the key length stands in, before it."""
+    reached: dict[int, tuple[set[int], int]] = {}
     maker = {v.id: op for op in problem.ops for v in op.results}
     for op in problem.ops:
         if not contracts_length(problem, op, axis):
             continue
-        stack, seen = [v for v in op.operands if v.diff], set()
-        while stack:
-            v = stack.pop()
-            if v.id in seen or v.id not in maker or not maker[v.id].module.startswith(op.module):
-                continue
-            seen.add(v.id)
-            shares[v.id] = {"all_to_all": 1 / 3, "all_gather": 1 / 2}
-            stack += [u for u in maker[v.id].operands if u.diff]
-    return shares
+        streams = _streams(op, maker)
+        for i, v in enumerate(streams):
+            stack = [v]
+            while stack:
+                v = stack.pop()
+                inside = v.id in maker and maker[v.id].module.startswith(op.module)
+                seen, _ = reached.setdefault(v.id, (set(), len(streams)))
+                if inside and i not in seen:
+                    seen.add(i)
+                    stack += [u for u in maker[v.id].operands if u.diff]
+    return {
+        v: {"all_to_all": len(seen) / n, "all_gather": min(1.0, len(seen) / max(n - 1, 1))}
+        for v, (seen, n) in reached.items()
+        if seen
+    }
+
+
+def _streams(op: Op, maker: dict[int, Op]) -> list[Value]:
+    """The values that attention brings together: its operands, and what scores are made of."""
+    found = []
+    for v in op.operands:
+        if not v.diff:
+            continue
+        inner = v
+        while inner.id in maker and len([u for u in maker[inner.id].operands if u.diff]) == 1:
+            inner = next(u for u in maker[inner.id].operands if u.diff)
+        made = maker.get(inner.id)
+        joins = made is not None and made.module.startswith(op.module) and _scores(made)
+        found += [u for u in made.operands if u.diff] if joins else [v]
+    return found
+
+
+def _scores(op: Op) -> bool:
+    """A product of two tensors with two long dims in the result: query by key."""
+    pr = op.projection
+    return pr is not None and len(pr.operands) == 2 and all(v.tagged for v in op.operands) and (
+        len({r.split.dim for r in op.results[0].regions if r.axes}) > 1
+    )
 
 
 def _choose(problem: Problem, ways, wanted, costs: _Costs) -> dict[Op, Strategy]:

@@ -97,7 +97,7 @@ def _reason(problem: Problem, asker: Op | None, chosen, change, costs) -> str:
         return f"{origin}: each rank holds a partial sum, {_wish(asker)}"
     if asker is None:
         return "the spec's output asks for the whole value"
-    op = _decider(asker, costs.axis)
+    op = _decider(asker, chosen, costs.axis)
     whole = _ruled_whole(op, costs.axis)
     s = chosen[op]
     if op.node.target is torch.ops.autosp.constrain.default:
@@ -124,7 +124,7 @@ def _summed(problem: Problem, op: Op, chosen, axis: str) -> str:
     return f"{op_name(op)} sums over its split {_factor_name(op, chosen[op].part[0], axis)}"
 
 
-def _decider(op: Op, axis: str) -> Op:
+def _decider(op: Op, chosen, axis: str) -> Op:
     """The first operator from here on whose rule wants a split dim whole; else the asker itself."""
     at = op
     for _ in range(12):
@@ -132,7 +132,8 @@ def _decider(op: Op, axis: str) -> Op:
             return at
         if at.projection is None or len(at.results) != 1 or len(at.results[0].users) != 1:
             break
-        if "reduce" in at.projection.kinds:
+        part = chosen[at].part
+        if part is not None and at.projection.kinds[part[0]] == "reduce":
             break
         at = at.results[0].users[0][0]
     return op
