@@ -19,6 +19,7 @@ from ..solve import Device, Ends, Plan, load_device, solve
 from ..spec import Spec
 from .agree import Agreement
 from .dump import dump
+from .random import with_own_stream
 from .marks import layout_of
 
 BACKENDS = ("inductor", "aot_eager", "eager")
@@ -69,7 +70,7 @@ class Backend:
             with _no_local_guards(dynamic):
                 compiled = compile_inner(self.options.inner, local, example_inputs)
             self._compare()  # last: a rank that fails before has no one waiting for it in a collective
-        return self._announced(compiled)
+        return self._announced(with_own_stream(compiled, self.plans[-1], self.mesh.rank))
 
     def _announced(self, compiled: Callable) -> Callable:
         if self.mesh.size == 1:

@@ -15,11 +15,12 @@ import torch
 from torch import fx
 
 from ..capture import carry_placeholder, tensors_of
-from ..layout import INVARIANT, REPLICATE, Placement, Split, as_size
+from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size
 from ..rules import localise
 from ..solve import Change, Plan
 from ..solve.cost import word
 from ..solve.problem import Op, Value
+from ..solve.strategies import is_random
 from .convert import convert, scale_gradient
 from .sizes import Sizes
 
@@ -245,12 +246,19 @@ class _Lowering:
 
     def _results(self, op: Op, s, out: fx.Node) -> None:
         out.meta["autosp_op"] = op
-        if len(op.results) == 1 and op.results[0].index is None:
-            self._note(out, op.results[0], s.gives[0])
-            self.env[op.results[0].id, s.gives[0]] = out
-            return
+        agree = is_random(op) and s.part is None and self.plan.p > 1
         for i, (v, at) in enumerate(zip(op.results, s.gives)):
-            self.env[v.id, at] = self._item(out, i, v, at)
+            if v.index is None:
+                node = out
+                self._note(node, v, at)
+            else:
+                node = self._item(out, i, v, at)
+            self.env[v.id, at] = self._first_ranks(node, v) if agree else node
+
+    def _first_ranks(self, node: fx.Node, v: Value) -> fx.Node:
+        """A whole random value is the first rank's draw, on all of them."""
+        summand = self._item(self._convert((node,), (v,), REPLICATE, PARTIAL), 0, v, PARTIAL)
+        return self._item(self._convert((summand,), (v,), PARTIAL, REPLICATE), 0, v, REPLICATE)
 
     def _note(self, node: fx.Node, v: Value, at: Placement) -> None:
         node.meta["autosp"] = Note(v.id, at, v.diff)

@@ -22,7 +22,7 @@ from .plan import Change, Plan
 from .problem import Op, Problem, Value, build
 from .program import Edge, Program, add_edges
 from .program import solve as run
-from .strategies import Strategy, contracts_length, strategies
+from .strategies import Strategy, contracts_length, is_random, strategies
 from .words import explain_groups, needs_rule
 
 OutputMode = Literal["none", "local", "whole"]
@@ -346,6 +346,8 @@ def _notes(problem: Problem, chosen, attention: str, axis: str, p: int) -> tuple
     """Where attention could not be split as the spec asks."""
     notes = []
     for op, s in chosen.items():
+        if is_random(op) and s.part is None and p > 1 and op.diff:
+            notes.append(f"{op.module or '<root>'}: {op.node.target} draws whole values; the first rank's are summed to all ranks")
         lengths = contracts_length(problem, op, axis)
         if not lengths or attention == "auto" or p == 1:
             continue

@@ -75,7 +75,7 @@ def _never_whole(op: Op, found: list[Strategy], axis: str) -> list[Strategy]:
     """A value that no one needs whole is not made whole: a split for which an operand of the split
     length would be gathered (a linear's output features) gives way to one for which none is. Where
     two lengths meet, as in attention, one is always needed whole."""
-    ours = [{f for r in v.regions if axis in r.axes for f, *_ in covered(op, i, r.split)} for i, v in enumerate(op.operands)]
+    ours = [_lengths(op, i, axis) for i in range(len(op.operands))]
     if len(set().union(*ours)) != 1:
         return found
     long = [i for i, v in enumerate(op.operands) if ours[i] and v.diff]
@@ -97,9 +97,15 @@ def _whole(op: Op) -> list[Strategy]:
     """Whole on every rank: replicate to replicate, or invariant to invariant. The backward of any
     operator is linear in the gradient, so partial gradients stay partial, equal ones equal."""
     found = []
-    for kind in (REPLICATE, INVARIANT) if any(v.diff for v in op.operands) else (REPLICATE,):
+    both = any(v.diff for v in op.operands) and not is_random(op)  # one rank's draw is taken: no work is equal
+    for kind in (REPLICATE, INVARIANT) if both else (REPLICATE,):
         found.append(Strategy("whole", _kinds(op.operands, kind), _kinds(op.results, kind)))
     return found
+
+
+def is_random(op: Op) -> bool:
+    """Whether the call draws random numbers: shards must draw differently, replicas alike."""
+    return op.projection is not None and op.projection.random
 
 
 def _kinds(values: tuple[Value, ...], kind) -> tuple[Placement, ...]:
@@ -129,6 +135,12 @@ def contracts_length(problem: Problem, op: Op, axis: str) -> set[int]:
     # a contraction joins two operands; a sum over one value's tokens is no attention
     contracted = {f for f in contracted if len([d for d in pr.operands if d]) > 1}
     return (ours & kept) if contracted else set()
+
+
+def _lengths(op: Op, i: int, axis: str) -> set[int]:
+    """The factors of an operand that make up a length which the spec splits."""
+    regions = [r for r in op.operands[i].regions if axis in r.axes]
+    return {f for r in regions for f, *_ in covered(op, i, r.split)}
 
 
 def _has(dims, f: int) -> bool:
