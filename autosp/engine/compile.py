@@ -13,9 +13,9 @@ from ..solve import Device, load_device
 from ..spec import Spec, check_model, for_class, load, parse
 from .agree import Agreement, new_program
 from .backend import Backend, Options
-from .mesh import from_device_mesh, is_deepspeed
 from .failures import placed
 from .marks import with_marks
+from .mesh import from_device_mesh, is_deepspeed
 from .step import Step, switch_off_cache
 
 
@@ -56,7 +56,7 @@ def compile(
         agreement = Agreement(from_device_mesh(chosen, mesh), number)
         options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))
         program = Backend(chosen, agreement, options, on_plan=lambda plan: setattr(module, "autosp_plan", plan))
-        install(module, chosen, program, dynamic)
+        install(module, program, dynamic)
         return module
 
 
@@ -81,11 +81,11 @@ def backend(
         return Backend(chosen, Agreement(from_device_mesh(chosen, mesh), number), options)
 
 
-def install(module: torch.nn.Module, spec: Spec, program: Backend, dynamic: bool | None) -> None:
+def install(module: torch.nn.Module, program: Backend, dynamic: bool | None) -> None:
     """Makes the module's call go through the compiled program."""
     switch_off_cache(module)
     module.compile(backend=program, fullgraph=True, dynamic=dynamic)
-    module._compiled_call_impl = Step(module, module._compiled_call_impl, spec, program.agreement)
+    module._compiled_call_impl = Step(module, module._compiled_call_impl, program)
 
 
 def spec_for(spec: Spec | str | None, module: torch.nn.Module) -> Spec:

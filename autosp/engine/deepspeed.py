@@ -49,7 +49,7 @@ def compile_engine(
     engine.get_autosp_backend = lambda compile_kwargs: program
     switch_off_cache(engine.module)
     engine.compile(compile_kwargs={"fullgraph": True, "dynamic": dynamic})
-    engine.module._compiled_call_impl = Step(engine.module, engine.module._compiled_call_impl, chosen, agreement)
+    engine.module._compiled_call_impl = Step(engine.module, engine.module._compiled_call_impl, program)
     return engine
 
 

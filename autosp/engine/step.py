@@ -13,8 +13,8 @@ import torch
 from ..capture import tracing
 from ..errors import InputError, Problem
 from ..spec import Spec, annotation_of, check_inputs
-from .agree import Agreement
 from .agree_words import batch_notes
+from .backend import Backend
 from .failures import as_raised, placed
 from .marks import nothing_known
 
@@ -25,9 +25,9 @@ class Step:
     """The call of a compiled module. Arguments are given to the program by name, so that inputs
     are known by the forward's argument names whatever the call's style."""
 
-    def __init__(self, module: torch.nn.Module, program: Callable, spec: Spec, agreement: Agreement):
-        self.module, self.program, self.spec, self.agreement = module, program, spec, agreement
-        self.mesh = agreement.mesh
+    def __init__(self, module: torch.nn.Module, program: Callable, backend: Backend):
+        self.module, self.program, self.backend = module, program, backend
+        self.spec, self.agreement, self.mesh = backend.spec, backend.agreement, backend.mesh
         self.signature = inspect.signature(module.forward)
         self.compared = False
 

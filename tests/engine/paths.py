@@ -1,0 +1,176 @@
+"""Ways to call a compiled model, by name; each rank gives figures against plain eager PyTorch on whole batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+import autosp
+from tests.engine.tiny import Renamed, Tiny, batch, train
+from tests.execute.reference import compare, loss_error, snapshot
+
+PATHS: dict[str, Callable[[], dict]] = {}
+
+
+def path(function: Callable[[], dict]) -> Callable[[], dict]:
+    PATHS[function.__name__] = function
+    return function
+
+
+def walk(name: str) -> dict:
+    return PATHS[name]()
+
+
+def mesh(dp: int = 1) -> dist.device_mesh.DeviceMesh:
+    return dist.init_device_mesh("cpu", (dp, dist.get_world_size() // dp), mesh_dim_names=("dp", "sp"))
+
+
+def compiled(model: torch.nn.Module, spec: str | None = "causal_lm", dp: int = 1, **options) -> torch.nn.Module:
+    return autosp.compile(model, spec, mesh=mesh(dp), **{"backend": "aot_eager", **options})
+
+
+def figures(expected: torch.nn.Module, losses: list[float], model: torch.nn.Module, got: list[float]) -> dict:
+    """How far the losses and the worst parameter are from the reference, both relative to their bars."""
+    return {
+        "loss": loss_error(tuple(losses), tuple(got)) / 1e-5,
+        "parameter": compare(snapshot(expected), snapshot(model)).ratio,
+        "losses": got,
+    }
+
+
+def plans(model: torch.nn.Module) -> int:
+    """How many times the model was compiled."""
+    return len(model._compiled_call_impl.backend.plans)
+
+
+def over_lengths(lengths: list[int], dynamic: bool | None) -> dict:
+    batches = [batch(i, length) for i, length in enumerate(lengths)]
+    eager, model, counts = Tiny(), compiled(Tiny(), dynamic=dynamic), []
+
+    def call(**each):
+        out = model(**each)
+        counts.append(plans(model))
+        return out
+
+    return figures(eager, train(eager, batches), model, train(model, batches, call=call)) | {"plans": counts}
+
+
+@path
+def lengths_static() -> dict:
+    return over_lengths([32, 48, 32, 37, 48], dynamic=None)
+
+
+@path
+def lengths_dynamic() -> dict:
+    return over_lengths([32, 48, 40], dynamic=True)
+
+
+@path
+def lengths_dynamic_and_uneven() -> dict:
+    return over_lengths([37, 38, 41, 40], dynamic=True)
+
+
+@path
+def accumulation() -> dict:
+    batches = [batch(i) for i in range(4)]
+    eager, model = Tiny(), compiled(Tiny())
+    return figures(eager, train(eager, batches, accumulate=2), model, train(model, batches, accumulate=2))
+
+
+@path
+def marked_positional_inputs() -> dict:
+    """A backend for torch.compile: no spec names the inputs, nothing of autosp wraps the model."""
+    eager, model = Tiny(), Renamed()
+    program = torch.compile(model, backend=autosp.backend("causal_lm", mesh(), backend="aot_eager"), fullgraph=True)
+
+    def call(input_ids, labels):
+        return program(
+            autosp.annotate(input_ids, "[batch@dp, seq@sp]"), autosp.annotate(labels, "[batch@dp, seq@sp]")
+        )
+
+    batches = [batch(i) for i in range(2)]
+    return figures(eager, train(eager, batches), model, train(model, batches, call=call))
+
+
+@path
+def marked_inputs_of_a_compiled_model() -> dict:
+    eager, model = Tiny(), compiled(Renamed(), spec=None)
+
+    def call(input_ids, labels):
+        return model(autosp.annotate(input_ids, "[batch@dp, seq@sp]"), autosp.annotate(labels, "[batch@dp, seq@sp]"))
+
+    batches = [batch(i) for i in range(2)]
+    found = figures(eager, train(eager, batches), model, train(model, batches, call=call))
+    return found | {"reshards": len(model.autosp_plan.reshards)}
+
+
+@path
+def evaluation_after_training() -> dict:
+    eager, model = Tiny(), compiled(Tiny())
+    assert not hasattr(model, "autosp_plan")
+    found = figures(eager, train(eager, [batch()]), model, train(model, [batch()]))
+    plan = model.autosp_plan
+    eager.eval(), model.eval()
+    with torch.no_grad():
+        expected, got, bare = eager(**batch(1)), model(**batch(1)), model(input_ids=batch(1)["input_ids"])
+    model.train()
+    again = model(**batch(1))
+    return found | {
+        "plan": plan.p == dist.get_world_size(),
+        "eval_loss": abs(float(expected.loss - got.loss)) / float(expected.loss) / 1e-5,
+        "eval_logits": float((expected.logits - got.logits).abs().max()) / 1e-5,
+        "bare_logits": float((expected.logits - bare.logits).abs().max()) / 1e-5,
+        "bare_loss": bare.loss,
+        "training_logits": again.logits,
+        "back_in_training": abs(float(expected.loss - again.loss.detach())) / float(expected.loss) / 1e-5,
+    }
+
+
+@path
+def two_models_in_turn() -> dict:
+    """Each has its own plan; their calls take turns."""
+    eager, one, two = Tiny(), compiled(Tiny()), compiled(Tiny(), dynamic=True)
+    losses = train(eager, [batch(i) for i in range(2)])
+    others: list[float] = []
+
+    def call(**each):
+        others.append(float(two(**each).loss.detach()))
+        return one(**each)
+
+    got = train(one, [batch(i) for i in range(2)], call=call)
+    assert one.autosp_plan is not two.autosp_plan
+    return figures(eager, losses, one, got) | {"first": abs(others[0] - losses[0]) / losses[0] / 1e-5}
+
+
+def _under_ddp(dp: int) -> dict:
+    """Gradients that are whole on each rank of an sp group, averaged by DDP over the world."""
+    place = mesh(dp)
+    eager, model = Tiny(), autosp.compile(Tiny(), "causal_lm", mesh=place, backend="aot_eager")
+    wrapped = DistributedDataParallel(model)
+    batches = [batch(i, dp_rank=place.get_local_rank("dp")) for i in range(3)]
+    losses = _mean_over_dp(eager, dp)
+    got = train(wrapped, batches)
+    total = torch.tensor(got) / dist.get_world_size()
+    dist.all_reduce(total)
+    return figures(eager, losses, model, total.tolist())
+
+
+def _mean_over_dp(model: torch.nn.Module, dp: int) -> list[float]:
+    def call(step: int):
+        losses = [model(**batch(step, dp_rank=rank)).loss for rank in range(dp)]
+        return type("Mean", (), {"loss": sum(losses) / dp})
+
+    return train(model, [{"step": i} for i in range(3)], call=call)
+
+
+@path
+def ddp_without_dp() -> dict:
+    return _under_ddp(1)
+
+
+@path
+def ddp_with_dp() -> dict:
+    return _under_ddp(2)
