@@ -354,7 +354,7 @@ def _notes(problem: Problem, chosen, attention: str, axis: str, p: int) -> tuple
         by_length = s.part is not None and s.part[0] in lengths
         if by_length == (attention == "ulysses") or s.part is None:
             notes.append(
-                f"{op.module}: attention {attention} has no valid split over {axis}={p} here; "
+                f"{op.module or '<root>'}: attention {attention} has no valid split over {axis}={p} here; "
                 f"{'the query length is split and keys and values are gathered' if by_length else s.kind}"
             )
     return tuple(notes)

@@ -9,7 +9,7 @@ from ..errors import PlanError
 from ..errors import Problem as Fault
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, make_split
 from ..syntax import parse_layout
-from .candidates import Region, covered, overlaps, parts_of
+from .candidates import covered, overlaps, parts_of
 from .problem import Op, Problem, Value
 
 
@@ -129,7 +129,7 @@ def contracts_length(problem: Problem, op: Op, axis: str) -> set[int]:
     pr = op.projection
     if pr is None or not op.diff:
         return set()
-    ours = {f for i, v in enumerate(op.operands) for r in v.regions if axis in r.axes for f in _whole_factors(op, i, r)}
+    ours = {f for i in range(len(op.operands)) for f in _lengths(op, i, axis)}
     kept = {f for dims in pr.results for d in dims for f in d}
     contracted = {f for f in ours if f not in kept and sum(_has(d, f) for d in pr.operands) > 0}
     # a contraction joins two operands; a sum over one value's tokens is no attention
@@ -147,23 +147,26 @@ def _has(dims, f: int) -> bool:
     return any(f in d for d in dims)
 
 
-def _whole_factors(op: Op, i: int, region: Region):
-    return [f for f, *_ in covered(op, i, region.split)]
-
-
 def _attention(problem, op: Op, found: list[Strategy], attention: str, axis: str, p: int) -> list[Strategy]:
-    """`ulysses`: the query length stays whole where another valid split exists. `gather`: the
-    reverse. `auto`: the objective decides."""
+    """`ulysses`: no length is split where another split exists, one that leaves scores (queries by
+    keys) split; else the query length is. `gather`: the query length. `auto`: the objective decides."""
     if attention == "auto" or not found:
         return found
     lengths = contracts_length(problem, op, axis)
     if not lengths:
         return found
     by_length = [s for s in found if s.part[0] in lengths]
-    others = [s for s in found if s.part[0] not in lengths and problem.hint(s.part[2]) >= p]
     if attention == "gather":
         return by_length or found
-    return others or found
+    ours = [_lengths(op, i, axis) for i in range(len(op.operands))]
+    scores = [i for i, v in enumerate(op.operands) if v.diff and len(ours[i]) > 1]
+    heads = [
+        s for s in found
+        if s.part[0] not in set().union(*ours)
+        and problem.hint(s.part[2]) >= p
+        and all(isinstance(s.needs[i], Split) for i in scores)
+    ]  # fmt: skip
+    return heads or by_length or found
 
 
 def _unique(found: list[Strategy]) -> tuple[Strategy, ...]:
