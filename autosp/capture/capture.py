@@ -16,6 +16,7 @@ from ..syntax import Layout
 from .canonical import canonicalise
 from .constraints import constrain_modules
 from .captured import Captured, Output, Placeholder, Role, tensors_of
+from .functional import functionalise
 
 
 LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
@@ -52,6 +53,7 @@ def capture(
     except Exception as e:  # any failure of tracing is the model's to know
         raise CaptureError(_untraceable(e)) from e
     placeholders = _placeholders(gm, graph, example_inputs)
+    functionalise(graph, placeholders, torch.is_grad_enabled())
     canonicalise(graph)
     constrain_modules(graph, constraints)
     return Captured(

@@ -1,0 +1,142 @@
+"""What in-place operators write, their functional forms, and how a view is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+Emit = Callable[[Any, tuple, dict], fx.Node]
+
+# Operators whose schema is silent about the statistics that they update: where their switch is, what they write.
+SILENT = {
+    aten.batch_norm.default: (5, (3, 4)),
+    aten.native_batch_norm.default: (5, (3, 4)),
+    aten.cudnn_batch_norm.default: (5, (3, 4)),
+    aten.instance_norm.default: (5, (3, 4)),
+}
+REBINDING = frozenset({"set_", "resize_", "resize_as_", "rename_", "requires_grad_"})  # other memory, not other values
+RESHAPES = frozenset(
+    {
+        aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.flatten.using_ints,
+        aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims,
+        aten.view_as.default, aten.reshape_as.default, aten.ravel.default,
+    }
+)  # fmt: skip
+PERMUTES = frozenset(
+    {
+        aten.transpose.int, aten.permute.default, aten.t.default, aten.numpy_T.default, aten.mT.default,
+        aten.movedim.int, aten.movedim.intlist, aten.swapaxes.default, aten.swapdims.default,
+    }
+)  # fmt: skip
+
+
+def is_mutable(target: Any) -> bool:
+    """Whether the operator's schema says that it writes an argument."""
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
+def is_inplace_view(target: torch._ops.OpOverload) -> bool:
+    """Whether it changes a tensor's shape in place (`unsqueeze_`) and no value."""
+    return torch.Tag.inplace_view in target.tags
+
+
+def functional_form(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    """`aten.add.Tensor` for `aten.add_.Tensor`: the operator of that name that takes the same arguments.
+
+    None where there is none, or where more is written than the first argument.
+    """
+    written = [i for i, a in enumerate(target._schema.arguments) if a.alias_info and a.alias_info.is_write]
+    name = target._opname
+    known = target.namespace == "aten" and name.endswith("_") and name not in REBINDING
+    if written != [0] or not known or not hasattr(torch.ops.aten, name[:-1]):
+        return None
+    packet = getattr(torch.ops.aten, name[:-1])
+    forms = [getattr(packet, n) for n in (target._overloadname, *packet.overloads()) if n in packet.overloads()]
+    wanted = _signature(target)
+    return next((f for f in forms if not is_mutable(f) and _signature(f) == wanted), None)
+
+
+def _signature(target: torch._ops.OpOverload) -> list[tuple[str, str]]:
+    return [(a.name, str(a.type)) for a in target._schema.arguments]
+
+
+def silent_writes(node: fx.Node) -> list[fx.Node]:
+    """The running statistics that a normalisation updates though its schema does not say so."""
+    if node.target not in SILENT:
+        return []
+    switch, places = SILENT[node.target]
+    on = len(node.args) > switch and node.args[switch]
+    return [node.args[i] for i in places if on and isinstance(node.args[i], fx.Node)]
+
+
+def autocast_changes(target: torch._ops.OpOverload, device: str) -> bool:
+    """Whether autocast casts the operands of an operator: it does so for functional forms only."""
+    key = {"cuda": "AutocastCUDA", "cpu": "AutocastCPU"}.get(device, "AutocastCUDA")
+    return torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), key)
+
+
+def returns_its_input(node: fx.Node) -> bool:
+    """Dropout that drops nothing gives back its very operand in eager mode; its fake version gives a copy."""
+    if node.target is not aten.dropout.default:
+        return False
+    return node.args[1] == 0 or not node.args[2]
+
+
+def invertible(view: fx.Node, parent: fx.Node) -> bool:
+    """Whether what is written to a view can be put back into what it views."""
+    if _same(parent, view) or view.target in (*RESHAPES, *PERMUTES, aten.select.int, aten.slice.Tensor):
+        return True
+    return view.target is aten.narrow.default and isinstance(view.args[2], int) and view.args[2] >= 0
+
+
+def copied(to: fx.Node, source: fx.Node, emit: Emit) -> fx.Node:
+    """What `to.copy_(source)` leaves in `to`. (`aten.copy` has no derivative.)"""
+    here, there = to.meta["val"], source.meta["val"]
+    if there.dtype != here.dtype:
+        source = emit(aten.to.dtype, (source, here.dtype), {})
+    return emit(aten.expand.default, (source, sizes_of(to, emit)), {})
+
+
+def undone(view: fx.Node, parent: fx.Node, now: fx.Node, value: fx.Node, emit: Emit) -> fx.Node:
+    """The parent's value, `now` until then, once `value` is written to a view of it."""
+    args = view.args
+    if _same(parent, view):
+        return value
+    if view.target in RESHAPES:
+        return emit(aten.reshape.default, (value, sizes_of(now, emit)), {})
+    if view.target in PERMUTES:
+        return emit(aten.permute.default, (value, _order_back(view, parent)), {})
+    if view.target is aten.select.int:
+        return emit(aten.select_scatter.default, (now, value, *args[1:]), {})
+    if view.target is aten.narrow.default:
+        return emit(aten.slice_scatter.default, (now, value, args[1], args[2], args[2] + args[3]), {})
+    return emit(aten.slice_scatter.default, (now, value, *args[1:]), dict(view.kwargs))
+
+
+def _same(parent: fx.Node, view: fx.Node) -> bool:
+    """Whether a view is its parent's elements in the same order: a cast to the dtype that it has, say."""
+    a, b = parent.meta["val"], view.meta["val"]
+    if returns_its_input(view):
+        return True
+    if not isinstance(a, torch.Tensor) or a.dtype != b.dtype or a.dim() != b.dim():
+        return False
+    pairs = [*zip(a.shape, b.shape, strict=True), *zip(a.stride(), b.stride(), strict=True)]
+    return all(str(x) == str(y) for x, y in (*pairs, (a.storage_offset(), b.storage_offset())))
+
+
+def _order_back(view: fx.Node, parent: fx.Node) -> list[int]:
+    """The permutation that undoes a view's, which is read off a probe whose sizes are all different."""
+    probe = torch.empty([i + 2 for i in range(parent.meta["val"].dim())], device="meta")
+    order = [n - 2 for n in view.target(probe, *view.args[1:], **view.kwargs).shape]
+    return [order.index(i) for i in range(len(order))]
+
+
+def sizes_of(node: fx.Node, emit: Emit) -> list[int | fx.Node]:
+    """A value's sizes as arguments of a call."""
+    shape: Sequence = node.meta["val"].shape
+    return [n if isinstance(n, int) else emit(aten.sym_size.int, (node, d), {}) for d, n in enumerate(shape)]

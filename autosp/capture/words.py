@@ -1,0 +1,88 @@
+"""The words of errors about in-place operators. Each gives a problem and decides nothing."""
+
+from __future__ import annotations
+
+import operator
+
+from torch import fx
+
+from ..errors import Problem
+from .captured import module_path, source_line
+
+RULE = "autosp splits values, so an operator that writes in place is replaced by one that gives a new value"
+
+
+def place(node: fx.Node) -> str:
+    """The user's line that made the node, or the module it is in."""
+    return source_line(node) or module_path(node) or "capture"
+
+
+def called(node: fx.Node) -> str:
+    """`aten.add_.Tensor`; for one of several results, the operator that gave them."""
+    return called(node.args[0]) if node.target is operator.getitem else str(node.target)
+
+
+def input_written(node: fx.Node, role: str, name: str) -> Problem:
+    """A write to something that outlives the call."""
+    kept = {"buffer": "buffer", "param": "parameter"}.get(role, "input")
+    fix = {
+        "buffer": f"use a module that keeps no running statistics, or freeze it before compiling (.eval() on the module of '{name}')",
+        "parameter": f"update '{name}' outside the compiled forward",
+        "input": f"write to a copy, '{name} = {name}.clone()', or return the new value",
+    }[kept]
+    return Problem(
+        what=f"'{called(node)}' writes to the {kept} '{name}'",
+        rule="a compiled forward leaves its inputs, parameters and buffers as they are: a rank that holds a part cannot update the whole",
+        fix=fix,
+        where=place(node),
+    )
+
+
+def no_form(node: fx.Node) -> Problem:
+    """An operator that ATen has no functional form of."""
+    return Problem(
+        what=f"'{called(node)}' writes in place and has no functional form",
+        rule=RULE,
+        fix="return the new value instead: a function of the same name without '_', or a custom operator without mutates_args",
+        where=place(node),
+    )
+
+
+def through_view(node: fx.Node, view: fx.Node) -> Problem:
+    """A write to a view that cannot be put back into what it views."""
+    return Problem(
+        what=f"'{called(node)}' writes to a tensor through '{called(view)}'",
+        rule=RULE,
+        fix="write to the tensor itself, through an index or a slice, or build the new value with torch.where or torch.cat",
+        where=place(node),
+    )
+
+
+def shared(node: fx.Node) -> Problem:
+    """A write to memory that no value of the graph owns alone."""
+    return Problem(
+        what=f"'{called(node)}' writes to memory that the graph does not own",
+        rule=RULE,
+        fix="write to a copy made with .clone()",
+        where=place(node),
+    )
+
+
+def without_gradient(node: fx.Node) -> Problem:
+    """A write under no_grad to a value with a gradient."""
+    return Problem(
+        what=f"'{called(node)}' writes, without gradients, to a value that has one",
+        rule="a new value has the gradient of what it was made from; one that autograd was not to see cannot be replaced",
+        fix="move the write out of torch.no_grad(), or write to a detached copy, .detach().clone()",
+        where=place(node),
+    )
+
+
+def cast(node: fx.Node) -> Problem:
+    """A write under autocast by an operator whose functional form autocast would cast."""
+    return Problem(
+        what=f"'{called(node)}' writes in place under autocast",
+        rule="autocast leaves in-place operators alone and casts the operands of their functional forms",
+        fix="write the result to a new name (x = torch.exp(x)), and let autocast choose its dtype",
+        where=place(node),
+    )
