@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from .means import MARK
+
 aten = torch.ops.aten
 MEAN, SUM = 1, 2
 
@@ -61,5 +63,6 @@ def _mean_as_sum_over_count(gm: fx.GraphModule, node: fx.Node) -> None:
             kept = call(aten.mul.Tensor, picked, valid, val=torch.empty(tv.shape, dtype=value.dtype))
             number = call(aten.sum.default, kept, val=torch.empty((), dtype=value.dtype))
             mean = call(aten.div.Tensor, total, number, val=value)
+    mean.meta[MARK] = not tv.is_floating_point()
     node.replace_all_uses_with(mean)
     graph.erase_node(node)

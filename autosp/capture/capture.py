@@ -17,6 +17,7 @@ from .canonical import canonicalise
 from .constraints import constrain_modules
 from .captured import Captured, Output, Placeholder, Role, tensors_of
 from .functional import functionalise
+from .means import weigh_tokens
 
 
 LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
@@ -28,13 +29,15 @@ def capture(
     *,
     layout_of: LayoutOf = lambda name, x: None,
     constraints: Sequence[Constraint] = (),
+    mean_over: Sequence[str] = (),
     dynamic: bool = False,
 ) -> Captured:
     """The global-view graph of what Dynamo traced.
 
     Called inside a `torch.compile` backend. Static: symbolic sizes are specialised through
     `int()`, so that Dynamo guards them and another size compiles anew. Dynamic: symbols stay, and
-    dims that layouts call by one name are one symbol.
+    dims that layouts call by one name are one symbol. mean_over: axes beside the solver's that the
+    loss is one token mean over.
 
     Raises CaptureError where the graph cannot be traced to ATen operators or a constraint finds no
     module, InputError where dims of one name differ in size.
@@ -55,6 +58,7 @@ def capture(
     placeholders = _placeholders(gm, graph, example_inputs)
     functionalise(graph, placeholders, torch.is_grad_enabled())
     canonicalise(graph)
+    weigh_tokens(graph, mean_over)
     constrain_modules(graph, constraints)
     return Captured(
         graph=graph,

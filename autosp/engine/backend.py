@@ -19,6 +19,7 @@ from ..solve import Device, Ends, Plan, load_device, solve
 from ..spec import Spec
 from .agree import Agreement
 from .dump import dump
+from .failures import refuse_own_backwards
 from .random import with_own_stream
 from .marks import layout_of
 
@@ -66,6 +67,7 @@ class Backend:
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence) -> Callable:
         with self.agreement.attempt():
+            refuse_own_backwards(gm)
             local, dynamic = self._local(gm, example_inputs)
             with _no_local_guards(dynamic):
                 compiled = compile_inner(self.options.inner, local, example_inputs)
@@ -85,18 +87,29 @@ class Backend:
     def _local(self, gm: fx.GraphModule, example_inputs: Sequence) -> tuple[fx.GraphModule, bool]:
         dynamic = self.options.dynamic and _long_enough(gm, self.mesh.size)
         captured = capture(
-            gm, example_inputs, layout_of=partial(layout_of, self.spec), constraints=self.spec.constraints, dynamic=dynamic
+            gm,
+            example_inputs,
+            layout_of=partial(layout_of, self.spec),
+            constraints=self.spec.constraints,
+            mean_over=self._mean_over(),
+            dynamic=dynamic,
         )
         plan = solve(
             captured, ends(self.spec, captured), axis=self.mesh.axis, p=self.mesh.size, device=self.options.device
         )
-        rank = Rank(self.mesh.rank, self.mesh.group_name, self.options.grad_scale, self.options.complete)
+        rank = Rank(
+            self.mesh.rank, self.mesh.group_name, self.options.grad_scale, self.options.complete, self.mesh.others
+        )
         local = lower(plan, rank)
         check(plan, local, complete=self.options.complete)
         dump(self.spec, captured, plan, local, self.mesh.rank)
         self.plans.append(plan)
         self.on_plan(plan)
         return local, dynamic
+
+    def _mean_over(self) -> tuple[str, ...]:
+        """The axes beside our own that the loss is a mean over; a forward without a loss has none."""
+        return tuple(self.mesh.others) if torch.is_grad_enabled() else ()
 
     def _compare(self) -> None:
         plan = self.plans[-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import attrs
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -19,7 +20,7 @@ from .compile import make_options, spec_for
 from .mesh import Mesh, axis_size_problem, no_axis, of_group, solved_axis
 from .step import Step, switch_off_cache
 
-_groups: dict[tuple[int, int], dist.ProcessGroup] = {}
+_groups: dict[tuple, dist.ProcessGroup] = {}
 
 
 def compile_engine(
@@ -66,18 +67,33 @@ def _mesh(engine, spec: Spec) -> Mesh:
     """Neighbouring ranks form an sp group, as in DeepSpeed's own mesh (data_parallel, sequence_parallel)."""
     axis, size, world = solved_axis(spec), sequence_parallel_size(engine), dist.get_world_size()
     sizes = {axis: size} | {a: world // size for a in spec.local_axes[:1]}
-    return of_group(axis, sizes, _group(size, world), tuple(range(world)))
+    mesh = of_group(axis, sizes, _group(size, world), tuple(range(world)))
+    others = [a for a in spec.reduce if a != axis]
+    if not others:
+        return mesh
+    return attrs.evolve(mesh, others={others[0]: (_across(size, world).group_name, world // size)})
 
 
 def _group(size: int, world: int) -> dist.ProcessGroup:
-    """This rank's group; made once for all engines of the process, by all ranks in the same order."""
-    if (size, id(dist.group.WORLD)) not in _groups:
-        for first in range(0, world, size):
-            ranks = list(range(first, first + size))
+    """This rank's group of neighbours."""
+    return _one_of(("sp", size), [list(range(first, first + size)) for first in range(0, world, size)])
+
+
+def _across(size: int, world: int) -> dist.ProcessGroup:
+    """This rank's data-parallel group: one rank of every group of neighbours."""
+    return _one_of(("dp", size), [list(range(first, world, size)) for first in range(size)])
+
+
+def _one_of(key: tuple, partition: list[list[int]]) -> dist.ProcessGroup:
+    """The group of `partition` that holds this rank; made once for all engines of the process, by
+    all ranks in the same order."""
+    key = (*key, id(dist.group.WORLD))
+    if key not in _groups:
+        for ranks in partition:
             group = dist.new_group(ranks)
             if dist.get_rank() in ranks:
-                _groups[size, id(dist.group.WORLD)] = group
-    return _groups[size, id(dist.group.WORLD)]
+                _groups[key] = group
+    return _groups[key]
 
 
 def _divisor(engine) -> float:

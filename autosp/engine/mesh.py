@@ -17,7 +17,8 @@ class Mesh:
     """The axis that the solver splits over, and this rank's place on it.
 
     sizes: of every axis. ranks: the global ranks of this rank's group on `axis`, in order.
-    everyone: the global ranks of the whole mesh.
+    everyone: the global ranks of the whole mesh. others: the group's name and size of every other
+    axis that the loss is a mean over.
     """
 
     axis: str
@@ -27,6 +28,7 @@ class Mesh:
     group_name: str
     ranks: tuple[int, ...]
     everyone: tuple[int, ...]
+    others: dict[str, tuple[str, int]] = attrs.Factory(dict)
 
     @property
     def size(self) -> int:
@@ -61,7 +63,12 @@ def from_device_mesh(spec: Spec, mesh: DeviceMesh | None) -> Mesh:
         raise EngineError(no_axis(axis, names))
     group = mesh.get_group(axis)
     sizes = {name: mesh.size(i) for i, name in enumerate(names)}
-    return of_group(axis, sizes, group, tuple(mesh.mesh.flatten().tolist()))
+    bound = of_group(axis, sizes, group, tuple(mesh.mesh.flatten().tolist()))
+    missing = [a for a in spec.reduce if a not in names]
+    if missing:
+        raise EngineError(no_axis(missing[0], names))
+    others = {a: (mesh.get_group(a).group_name, sizes[a]) for a in spec.reduce if a != axis}
+    return attrs.evolve(bound, others=others)
 
 
 def of_group(axis: str, sizes: dict[str, int], group: dist.ProcessGroup, everyone: tuple[int, ...]) -> Mesh:

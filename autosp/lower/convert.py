@@ -92,3 +92,19 @@ class _ScaleGradient(torch.autograd.Function):
 def scale_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
     """`x`; its gradient is multiplied by `factor` (what an engine divides by, given back)."""
     return _ScaleGradient.apply(x, factor)
+
+
+class _MeanOver(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, group, size):
+        return comm.all_reduce(x if x.is_floating_point() else x.double(), group) / size
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None, None
+
+
+def mean_over(x: torch.Tensor, group: str, size: int) -> torch.Tensor:
+    """The mean of `x` over a data-parallel group. Its gradient is passed on as it is: the mean of
+    gradients over that group is its engine's."""
+    return _MeanOver.apply(x, group, size)

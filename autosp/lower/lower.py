@@ -8,6 +8,7 @@ recorded in `node.meta["autosp"]` for the checker.
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 
 import attrs
 import sympy
@@ -21,7 +22,7 @@ from ..solve import Change, Plan
 from ..solve.cost import word
 from ..solve.problem import Op, Value
 from ..solve.strategies import is_random
-from .convert import convert, scale_gradient
+from .convert import convert, mean_over, scale_gradient
 from .sizes import Sizes
 
 aten = torch.ops.aten
@@ -38,6 +39,7 @@ class Rank:
     group: str
     grad_scale: float = 1.0
     complete: bool = True
+    others: Mapping[str, tuple[str, int]] = attrs.Factory(dict)
 
 
 @attrs.frozen(eq=False)
@@ -195,6 +197,8 @@ class _Lowering:
         args, kwargs = self._arguments(op, operands)
         if op.node.target is torch.ops.autosp.constrain.default:
             out = self._emit(aten.alias.default, args[:1], {})
+        elif op.node.target is torch.ops.autosp.mean_over.default and args[1] in self.rank.others:
+            out = self._emit(mean_over, (args[0], *self.rank.others[args[1]]), {})
         elif op.projection is None:
             out = self._emit(op.node.target, args, kwargs)
         else:

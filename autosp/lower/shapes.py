@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..layout import Placement, Split, as_size, local_shape
 from ..solve import Plan
 from ..solve.problem import hint_of
-from .convert import convert, scale_gradient
+from .convert import convert, mean_over, scale_gradient
 
 
 def local_shapes(plan: Plan, gm: fx.GraphModule, types: dict) -> Iterator[tuple[fx.Node, tuple[int, ...]]]:
@@ -50,7 +50,7 @@ class _Shapes(fx.Interpreter):
     def run_node(self, n: fx.Node):
         if n.target is convert:
             out = self._converted(n)
-        elif n.target is scale_gradient:
+        elif n.target is scale_gradient or n.target is mean_over:
             out = self.env[n.args[0]]
         else:
             out = super().run_node(n)
