@@ -48,6 +48,7 @@ def bind_signature(rule: Rule, form: Signature, call: Call) -> Projection:
     operands = tuple(factors.dims(t) for t in bound.operands)
     results = tuple(factors.dims(t) for t in bound.results)
     check_results(factors, operands, results)
+    random = bool(said(rule, "random", call))
     return Projection(
         operands,
         results,
@@ -55,10 +56,10 @@ def bind_signature(rule: Rule, form: Signature, call: Call) -> Projection:
         tuple(factors.kinds),
         tuple(factors.names),
         once=frozenset(i for c in said(rule, "once", call) for (n,) in c.names for i in call.places.get(n, ())),
-        linear=tuple(linear_sets(rule, call)),
+        linear=() if random else tuple(linear_sets(rule, call)),  # ranks that draw differently make no sum
         movement=bool(rule.said("movement")),
         saves=tuple(saved(rule, call)),
-        random=bool(said(rule, "random", call)),
+        random=random,
     )
 
 

@@ -45,6 +45,7 @@ def attention(d: Draw) -> Iterator[Arguments]:
     yield call(wide, kk, vv, d.x(b, k * g, s, t), enable_gqa=True)
     yield call(wide, d.x(b, 1, t, e), d.x(b, 1, t, v), d.x(b, 1, s, t), enable_gqa=True)
     yield call(d.x(k, s, e), d.x(k, t, e), d.x(k, t, v), d.x(k, s, t))
+    yield call(q, kk, vv, None, 0.5)
 
 
 def cross_entropy(d: Draw) -> Iterator[Arguments]:
@@ -133,6 +134,26 @@ def index_add(d: Draw) -> Iterator[Arguments]:
     b, s, n = d.size(), d.size(), d.size()
     yield call(d.x(b, s), 1, d.ids(s, n), d.x(b, n))
     yield call(d.x(b, s), 0, d.ids(b, n), d.x(n, s))
+
+
+def scatter_reduce(d: Draw) -> Iterator[Arguments]:
+    b, s, n = d.size(), d.size(), d.size()
+    for reduce in ("sum", "mean", "amax"):
+        yield call(d.distinct(b, s), 1, d.ids(s, b, n), d.distinct(b, n) * 3, reduce)
+
+
+def take(d: Draw) -> Iterator[Arguments]:
+    n = d.size()
+    yield call(d.x(n), d.ids(n, *d.shape(2)))
+    yield call(d.x(n, 2), d.ids(n, *d.shape(2)))
+
+
+def batch_norm(d: Draw) -> Iterator[Arguments]:
+    c = d.size()
+    for shape in ([d.size(), c], [d.size(), c, d.size()]):
+        kept = [d.x(c), d.positive(c)]
+        yield call(d.x(*shape), d.x(c), d.x(c), *kept, False, 0.1, 1e-5, False)
+        yield call(d.x(*shape), None, None, *kept, False, 0.1, 1e-5, False)
 
 
 def one_hot(d: Draw) -> Iterator[Arguments]:
@@ -257,6 +278,9 @@ MAKERS = SHAPES | table(
     ("scatter.src scatter_add.default", scatter()),
     ("scatter.value", scatter(0)),
     ("index_add.default", index_add),
+    ("scatter_reduce.two", scatter_reduce),
+    ("take.default", take),
+    ("batch_norm.default", batch_norm),
     ("one_hot.default", one_hot),
     ("group_norm.default", group_norm),
     ("layer_norm.default", normalized(True)),

@@ -107,6 +107,18 @@ def slices(d: Draw) -> Iterator[Arguments]:
     yield call(d.x(b, s, 3), 1, 0, s, 2)
 
 
+def slice_scatter(d: Draw) -> Iterator[Arguments]:
+    b, s = d.size(), d.size(4, 7)
+    yield call(d.x(b, s, 3), d.x(b, s - 2, 3), 1, 1, -1)
+    yield call(d.x(b, s), d.x(b, 2), -1, 0, 4, 2)
+
+
+def select_scatter(d: Draw) -> Iterator[Arguments]:
+    b, s, h = d.shape(3)
+    yield call(d.x(b, s, h), d.x(b, h), 1, -1)
+    yield call(d.x(b, s, h), d.x(s, h), -3, 0)
+
+
 def narrow(d: Draw) -> Iterator[Arguments]:
     b, s = d.size(4, 7), d.size(4, 7)
     yield call(d.x(b, s), 1, 1, 2)
@@ -179,11 +191,13 @@ SHAPES = table(
     ("slice.Tensor", slices),
     ("autosp.constrain.default", constrained),
     ("narrow.default", narrow),
+    ("slice_scatter.default", slice_scatter),
+    ("select_scatter.default", select_scatter),
     ("select.int", plain(1, -1)),
     ("cat.default concat.default", cat),
     ("stack.default", stack),
-    ("split.Tensor", plain(2, 1)),
-    ("chunk.default tensor_split.sections", plain(2, -1)),
+    ("split.Tensor unsafe_split.Tensor", plain(2, 1)),
+    ("chunk.default unsafe_chunk.default tensor_split.sections", plain(2, -1)),
     ("split.sizes split_with_sizes.default", split_sizes),
     ("unbind.int", plain(1)),
     ("constant_pad_nd.default", pad(1.5)),

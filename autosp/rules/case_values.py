@@ -106,6 +106,7 @@ CONSTANT: dict[str, tuple[str, ...]] = {
     "aten.soft_margin_loss.default": ("target",),
     "aten.floor_divide.default": ("self", "other"),
     "aten.bernoulli.p": ("self",),
+    "aten.batch_norm.default": ("running_mean", "running_var"),
 }
 
 # Operators whose results are not determined: only shapes are compared.

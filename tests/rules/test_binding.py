@@ -95,10 +95,21 @@ def test_a_causal_query_length_is_whole():
     assert kinds(p)["s"] == "whole"
 
 
-def test_attention_dropout_is_refused():
+def test_attention_dropout_draws_and_makes_no_partial_sums():
     q = empty(2, 4, 5, 3)
-    with pytest.raises(RuleError, match="only of calls when dropout_p == 0"):
-        default_rules().bind(aten.scaled_dot_product_attention.default, (q, q, q, None, 0.1), {}, q)
+    attend = aten.scaled_dot_product_attention.default
+    assert bind(attend, q, q, q).linear == ({2},) and not bind(attend, q, q, q).random
+    dropped = bind(attend, q, q, q, None, 0.1)
+    assert dropped.random and dropped.linear == () and kinds(dropped) == kinds(bind(attend, q, q, q))
+
+
+def test_what_draws_is_linear_in_nothing():
+    assert bind(aten.dropout.default, empty(2), 0.5, True).linear == ()
+    assert bind(aten.dropout.default, empty(2), 0.5, False).linear == ({0},)
+    book = RuleBook(read("rule aten.dropout.default(input[*]) -> [*]\n linear input\n random if train"))
+    x = empty(2)
+    assert book.bind(aten.dropout.default, (x, 0.5, True), {}, x).linear == ()
+    assert book.bind(aten.dropout.default, (x, 0.5, False), {}, x).linear == ({0},)
 
 
 @pytest.mark.parametrize(
