@@ -6,14 +6,14 @@ import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Literal
 
 import attrs
 import torch
 from torch import fx
 
-from ..capture import Captured, capture
-from ..errors import EngineError, Problem, did_you_mean
+from ..capture import Captured, Output, capture
+from ..errors import EngineError, PlanError, Problem, did_you_mean
 from ..lower import Rank, check, lower
 from ..solve import Device, Ends, Plan, load_device, solve
 from ..spec import Spec
@@ -85,13 +85,16 @@ class Backend:
         return run
 
     def _local(self, gm: fx.GraphModule, example_inputs: Sequence) -> tuple[fx.GraphModule, bool]:
-        dynamic = self.options.dynamic and _long_enough(gm, self.mesh.size)
+        dynamic = (self.options.dynamic or bool(self.spec.maps)) and _long_enough(gm, self.mesh.size)
+        if self.spec.maps and not dynamic:
+            raise PlanError(_too_short_to_map(self.spec, self.mesh))
         captured = capture(
             gm,
             example_inputs,
             layout_of=partial(layout_of, self.spec),
             constraints=self.spec.constraints,
             mean_over=self._mean_over(),
+            maps=self.spec.maps,
             dynamic=dynamic,
         )
         plan = solve(
@@ -130,14 +133,37 @@ def ends(spec: Spec, captured: Captured) -> Ends:
     """What is wanted of each output: the spec's modes in training with a loss, else whole values."""
     names = {o.name for o in captured.outputs}
     in_training = captured.training and "loss" in names
-    modes: list[Any] = []
-    for output in captured.outputs:
-        said = spec.output(output.name) if output.name else None
-        mode = said.mode if said else "whole"
-        if mode == "layout":
-            mode = "local" if said.layout.axes else "whole"
-        modes.append(mode if in_training else "whole")
-    return Ends(tuple(modes), spec.attention)
+    return Ends(tuple(_mode(spec, captured, o) if in_training else "whole" for o in captured.outputs), spec.attention)
+
+
+def _mode(spec: Spec, captured: Captured, output: Output) -> Literal["none", "local", "whole"]:
+    said = spec.output(output.name) if output.name else _unnamed(spec, captured, output)
+    if said is None:
+        return "whole"
+    if said.mode == "layout":
+        return "local" if said.layout.axes else "whole"
+    return said.mode
+
+
+def _unnamed(spec: Spec, captured: Captured, output: Output):
+    """The statement for an output that is neither loss nor logits: scalars and tensors of the spec's
+    other outputs, by kind (a model's `router_logits` are a tensor of every layer)."""
+    val = next((n.meta.get("val") for n in captured.graph.graph.nodes if n.name == output.node), None)
+    if not isinstance(val, torch.Tensor) or not val.is_floating_point():
+        return None
+    others = [o for o in spec.outputs if o.name not in ("loss", "logits")]
+    scalar = [o for o in others if o.layout is not None and not o.layout.dims]
+    tensor = [o for o in others if o not in scalar]
+    return next(iter(scalar if val.dim() == 0 else tensor), None)
+
+
+def _too_short_to_map(spec: Spec, mesh: Mesh) -> Problem:
+    return Problem(
+        what=f"'{spec.maps[0]}' needs a length of at least {2 * mesh.size} on axis {mesh.axis}={mesh.size}, known to vary",
+        rule="a mapped module runs with the length that a rank holds, so the traced graph must hold it as a symbol",
+        fix=f"give longer sequences, or leave the map out on an axis of {mesh.size}",
+        where=str(spec.maps[0].at or "spec"),
+    )
 
 
 def _long_enough(gm: fx.GraphModule, p: int) -> bool:

@@ -16,7 +16,7 @@ from .backend import Backend, Options
 from .failures import placed
 from .marks import with_marks
 from .mesh import from_device_mesh, is_deepspeed
-from .step import Step, switch_off_cache
+from .step import Step, prepare
 
 
 def compile(
@@ -83,7 +83,7 @@ def backend(
 
 def install(module: torch.nn.Module, program: Backend, dynamic: bool | None) -> None:
     """Makes the module's call go through the compiled program."""
-    switch_off_cache(module)
+    prepare(module)
     module.compile(backend=program, fullgraph=True, dynamic=dynamic)
     module._compiled_call_impl = Step(module, module._compiled_call_impl, program)
 

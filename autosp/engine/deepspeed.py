@@ -18,7 +18,7 @@ from .agree import Agreement
 from .backend import Backend
 from .compile import make_options, spec_for
 from .mesh import Mesh, axis_size_problem, no_axis, of_group, solved_axis
-from .step import Step, switch_off_cache
+from .step import Step, prepare
 
 _groups: dict[tuple, dist.ProcessGroup] = {}
 
@@ -48,7 +48,7 @@ def compile_engine(
     options = make_options(device, recompute, backend, dynamic, complete=complete, grad_scale=divisor)
     program = Backend(chosen, agreement, options, on_plan=lambda plan: setattr(engine, "autosp_plan", plan))
     engine.get_autosp_backend = lambda compile_kwargs: program
-    switch_off_cache(engine.module)
+    prepare(engine.module)
     engine.compile(compile_kwargs={"fullgraph": True, "dynamic": dynamic})
     engine.module._compiled_call_impl = Step(engine.module, engine.module._compiled_call_impl, program)
     return engine

@@ -60,14 +60,16 @@ def refuse_own_backwards(graph: torch.fx.GraphModule) -> None:
     found = [n for n in nodes if getattr(n.target, "__name__", "") == "autograd_function_apply"]
     if found:
         replaced = not torch.nn.functional.linear.__module__.startswith("torch")
-        raise CaptureError([own_backward(source_line(n) or module_path(n) or "the forward", replaced) for n in found[:3]])
+        places = dict.fromkeys(source_line(n) or module_path(n) or "the forward" for n in found)
+        raise CaptureError([own_backward(place, replaced) for place in places])
 
 
 def own_backward(where: str, linear_is_replaced: bool) -> Problem:
     return Problem(
         what="an autograd.Function, with a backward of its own",
         rule="the backward of a split program follows from the operators of its forward",
-        fix="destroy the process's ZeRO 3 engine first (engine.destroy()): it has replaced torch.nn.functional.linear"
+        fix='set "memory_efficient_linear": false for the ZeRO 3 engine of this process: it has replaced '
+        "torch.nn.functional.linear"
         if linear_is_replaced
         else "write the function in differentiable operators",
         where=where,

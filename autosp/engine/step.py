@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from .backend import Backend
 from .failures import as_raised, placed
 from .marks import nothing_known
 
-BATCH_FIX = "shuffle and sample by the data-parallel rank, not the global one: autosp.engine.sampler(dataset, mesh)"
+BATCH_FIX = "shuffle and sample by the data-parallel rank, not the global one: autosp.engine.sampler(dataset, mesh_or_engine)"
 
 
 class Step:
@@ -36,6 +37,7 @@ class Step:
             with placed(f"inputs of {type(self.module).__name__}.forward"):
                 inputs = self._named(args, kwargs)
                 self._check(inputs)
+                self._mark(inputs)
             try:
                 # A DDP wrapper's splitting of graphs would leave no full one.
                 with tracing(), torch._dynamo.config.patch(optimize_ddp=False):
@@ -80,6 +82,17 @@ class Step:
             self.compared = True
 
 
+    def _mark(self, inputs: dict) -> None:
+        """A mapped module needs the split lengths as symbols."""
+        if not self.spec.maps:
+            return
+        for name, value in inputs.items():
+            layout = layout_of(self.spec, name, value) if isinstance(value, torch.Tensor) else None
+            dim = layout.dim_of(self.mesh.axis) if layout is not None else None
+            if dim is not None:
+                torch._dynamo.maybe_mark_dynamic(value, dim)
+
+
 def _all_optional(spec: Spec) -> Spec:
     """Outside training nothing is owed: a forward may run without labels."""
     return attrs.evolve(spec, inputs=tuple(attrs.evolve(i, optional=True) for i in spec.inputs))
@@ -92,6 +105,14 @@ def _unnamed(model: str, name: str) -> Problem:
         fix=f"name the inputs in the forward instead of *{name}",
         where=f"{model}.forward",
     )
+
+
+def prepare(module: torch.nn.Module) -> None:
+    """What must be settled before Dynamo looks at a module."""
+    switch_off_cache(module)
+    capturing = sys.modules.get("transformers.utils.output_capturing")
+    if hasattr(capturing, "maybe_install_capturing_hooks") and hasattr(module, "_can_record_outputs"):
+        capturing.maybe_install_capturing_hooks(module)  # else at the first call, under a lock that breaks the graph
 
 
 def switch_off_cache(module: torch.nn.Module) -> None:
