@@ -11,13 +11,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..errors import CaptureError, InputError, Problem
-from ..spec import Constraint
+from ..spec import Constraint, Map
 from ..syntax import Layout
 from .canonical import canonicalise
 from .constraints import constrain_modules
 from .captured import Captured, Output, Placeholder, Role, tensors_of
 from .functional import functionalise
 from .means import weigh_tokens
+from .regions import map_modules
 
 
 LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
@@ -30,6 +31,7 @@ def capture(
     layout_of: LayoutOf = lambda name, x: None,
     constraints: Sequence[Constraint] = (),
     mean_over: Sequence[str] = (),
+    maps: Sequence[Map] = (),
     dynamic: bool = False,
 ) -> Captured:
     """The global-view graph of what Dynamo traced.
@@ -60,6 +62,7 @@ def capture(
     canonicalise(graph)
     weigh_tokens(graph, mean_over)
     constrain_modules(graph, constraints)
+    map_modules(graph, maps)
     return Captured(
         graph=graph,
         placeholders=placeholders,

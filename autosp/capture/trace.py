@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import fx
 
-from ..spec import Constraint
+from ..spec import Constraint, Map
 from .capture import LayoutOf, capture
 from .captured import Captured
 
@@ -20,6 +20,7 @@ def trace(
     *,
     layout_of: LayoutOf = lambda name, x: None,
     constraints: Sequence[Constraint] = (),
+    maps: Sequence[Map] = (),
     dynamic: bool = False,
 ) -> tuple[Captured, Sequence]:
     """The global-view graph of `model(**inputs)` and the graph's example inputs, in order.
@@ -29,7 +30,7 @@ def trace(
     found: list = []
 
     def backend(gm: fx.GraphModule, example_inputs):
-        captured = capture(gm, example_inputs, layout_of=layout_of, constraints=constraints, dynamic=dynamic)
+        captured = capture(gm, example_inputs, layout_of=layout_of, constraints=constraints, maps=maps, dynamic=dynamic)
         found.append((captured, tuple(example_inputs)))
         return lambda *args: tuple(_empty(n) for n in _outputs(captured))
 

@@ -16,7 +16,8 @@ import torch
 from torch import fx
 
 from ..capture import carry_placeholder, tensors_of
-from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size
+from ..capture.regions import KEY
+from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..rules import localise
 from ..solve import Change, Plan
 from ..solve.cost import word
@@ -197,6 +198,8 @@ class _Lowering:
         args, kwargs = self._arguments(op, operands)
         if op.node.target is torch.ops.autosp.constrain.default:
             out = self._emit(aten.alias.default, args[:1], {})
+        elif KEY in op.node.meta:
+            out = self._emit(op.node.target, self._shard_sizes(op, s, args), {})
         elif op.node.target is torch.ops.autosp.mean_over.default and args[1] in self.rank.others:
             out = self._emit(mean_over, (args[0], *self.rank.others[args[1]]), {})
         elif op.projection is None:
@@ -224,6 +227,21 @@ class _Lowering:
             return node
 
         return fx.map_arg(op.node.args, local), fx.map_arg(op.node.kwargs, local)
+
+    def _shard_sizes(self, op: Op, s, args):
+        """A mapped module runs as it stands: its sizes are those of the shard."""
+        if s.part is None:
+            return args
+        factor, outer, units, inner = s.part
+        whole = op.projection.sizes[factor]
+        held = as_size(outer * count(units, self.plan.p, self.rank.rank) * inner)
+        found = []
+        for given, arg in zip(op.node.args, args):
+            val = given.meta.get("val")
+            if isinstance(val, torch.SymInt):
+                arg = self.sizes(sympy.sympify(as_size(val)).subs(whole, held))
+            found.append(arg)
+        return tuple(found)
 
     def _number(self, n: fx.Node):
         """A size as an expression of the inputs; any other number by the call that gives it."""

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 
 import attrs
 
+from ..capture.regions import KEY
 from ..layout import Split, divide, make_split
 from ..rules import Projection, factor_of, project
+from .mapped import mapped_projection
 from .problem import Op, Problem, Value
 
 
@@ -31,6 +33,8 @@ def mark(problem: Problem, seeds: dict[Value, list[Region]], axis: str) -> None:
         value.regions.update(regions)
         problem.lengths.update(r.split.units for r in regions if axis in r.axes)
     for op in problem.ops:
+        if KEY in op.node.meta:
+            op.projection = mapped_projection(op)
         if op.projection is None:
             continue
         for i, value in enumerate(op.operands):

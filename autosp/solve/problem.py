@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from ..capture import Captured, module_path, source_line, tensors_of
+from ..capture.regions import KEY
 from ..errors import RuleError
 from ..layout import Size, as_size
 from ..rules import Projection, RuleBook
@@ -136,9 +137,11 @@ def build(captured: Captured, book: RuleBook) -> Problem:
         elif node.op == "call_function":
             if node.target is torch._C._set_grad_enabled:
                 grad = bool(node.args[0]) and captured.training
-            elif _is_getitem(node) and node.args[0] in of and len(of[node.args[0]]) > 1:
+            elif not tensors_of(node.meta.get("val")):
+                continue  # a size: known by its expression
+            elif _is_getitem(node) and isinstance(node.args[0].meta["val"], (tuple, list)):
                 of[node] = (of[node.args[0]][node.args[1]],)
-            elif tensors_of(node.meta.get("val")):
+            else:
                 _add_call(node, grad, binder, of, new, ops)
     return Problem(captured, tuple(values), tuple(ops), of, captured.hints)
 
@@ -172,6 +175,8 @@ class _Binder:
     known: dict = attrs.Factory(dict)
 
     def bind(self, node: fx.Node) -> tuple[Projection | None, RuleError | None]:
+        if KEY in node.meta:  # a mapped module: its factors follow once dims have their names
+            return None, None
         args, kwargs, val = concrete(node.args), concrete(node.kwargs), node.meta["val"]
         key = _key((node.target, args, kwargs, val))
         if key not in self.known:
