@@ -17,7 +17,7 @@ from ..spec import Spec, annotation_of, check_inputs
 from .agree_words import batch_notes
 from .backend import Backend
 from .failures import as_raised, placed
-from .marks import nothing_known
+from .marks import layout_of, nothing_known
 
 BATCH_FIX = "shuffle and sample by the data-parallel rank, not the global one: autosp.engine.sampler(dataset, mesh_or_engine)"
 
