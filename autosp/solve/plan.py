@@ -56,13 +56,13 @@ class Plan:
     seconds: predicted compute and communication of one step (forward and backward).
     """
 
-    problem: Problem
+    problem: Problem = attrs.field(repr=False)
     axis: str
     p: int
     device: Device
     attention: str
-    placements: Mapping[int, Placement]
-    chosen: Mapping[Op, Strategy]
+    placements: Mapping[int, Placement] = attrs.field(repr=False)
+    chosen: Mapping[Op, Strategy] = attrs.field(repr=False)
     changes: tuple[Change, ...]
     groups: tuple[tuple[Change, ...], ...]
     outputs: tuple[Placement | None, ...]

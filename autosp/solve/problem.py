@@ -35,7 +35,7 @@ class Value:
     param: bool
     given: bool = False
     regions: set = attrs.Factory(set)
-    users: list = attrs.Factory(list)
+    users: list = attrs.field(factory=list, repr=False)  # calls hold their operands: a cycle
 
     @property
     def numel(self) -> int:
