@@ -117,7 +117,7 @@ def _partial(op: Op) -> list[Strategy]:
     if op.projection is None:
         return []
     found = []
-    for group in op.projection.linear:
+    for group in filter(None, op.projection.linear):
         needs = tuple(PARTIAL if i in group else REPLICATE for i in range(len(op.operands)))
         found.append(Strategy("partial", needs, tuple(PARTIAL for _ in op.results)))
     return found
