@@ -8,7 +8,7 @@ import torch.distributed as dist
 from autosp.engine import sampler
 from autosp.errors import EngineError
 from tests.engine import golden
-from tests.execute.launch import errors, launch
+from tests.execute.launch import Outcome
 
 DATA = list(range(17))
 MESHES = {
@@ -42,20 +42,6 @@ def reads(name: str) -> dict:
     }
 
 
-def one_rank(name: str) -> dict | list[str]:
-    return three_of_four() if name == "three_of_four" else reads(name)
-
-
-@pytest.fixture(scope="module")
-def read() -> dict[str, list[dict]]:
-    names = [*MESHES, "engine", "three_of_four"]
-    found = {}
-    for name, outcomes in zip(names, launch(4, "tests.engine.test_data:one_rank", names), strict=True):
-        assert not errors(outcomes), errors(outcomes)
-        found[name] = [outcome.value for outcome in outcomes]
-    return found
-
-
 def three_of_four() -> list[str]:
     """A size that does not divide the world, met by the sampler and by the compilation."""
     import autosp
@@ -70,6 +56,10 @@ def three_of_four() -> list[str]:
     return said
 
 
+def one_rank(name: str) -> dict | list[str]:
+    return three_of_four() if name == "three_of_four" else reads(name)
+
+
 GROUPS = {  # ranks that read the same
     "dp2_sp2": [[0, 1], [2, 3]],
     "engine": [[0, 1], [2, 3]],
@@ -80,16 +70,18 @@ GROUPS = {  # ranks that read the same
     "named_otherwise": [[0, 1], [2, 3]],
 }
 
+RANKS = {name: (4, "tests.engine.test_data:one_rank") for name in [*GROUPS, "three_of_four"]}
+
 
 @pytest.mark.parametrize("name", GROUPS)
-def test_ranks_of_one_sp_group_read_the_same(name: str, read: dict[str, list[dict]]):
+def test_ranks_of_one_sp_group_read_the_same(name: str, ranks: tuple[Outcome, ...]):
     for group in GROUPS[name]:
-        assert all(read[name][rank] == read[name][group[0]] for rank in group)
+        assert all(ranks[rank].value == ranks[group[0]].value for rank in group)
 
 
 @pytest.mark.parametrize("name", GROUPS)
-def test_groups_share_the_data_out(name: str, read: dict[str, list[dict]]):
-    shares = [read[name][group[0]] for group in GROUPS[name]]
+def test_groups_share_the_data_out(name: str, ranks: tuple[Outcome, ...]):
+    shares = [ranks[group[0]].value for group in GROUPS[name]]
     each = len(DATA) // len(shares)
     assert sorted(i for share in shares for i in share["in_order"]) == DATA[: each * len(shares)]
     assert set(DATA) == {i for share in shares for i in share["padded"]}
@@ -98,15 +90,17 @@ def test_groups_share_the_data_out(name: str, read: dict[str, list[dict]]):
         assert len(seen) == len(set(seen)) == each * len(shares)
 
 
-def test_an_epoch_shuffles_anew(read: dict[str, list[dict]]):
-    first, second = read["dp2_sp2"][0]["epochs"]
-    assert first != second != read["dp2_sp2"][0]["in_order"]
+@pytest.mark.parametrize("name", GROUPS)
+def test_an_epoch_shuffles_anew(name: str, ranks: tuple[Outcome, ...]):
+    first, second = ranks[0].value["epochs"]
+    assert first != second != ranks[0].value["in_order"]
 
 
-def test_a_size_that_does_not_divide_the_world(read: dict):
-    texts = {text for rank in read["three_of_four"] for text in rank}
+@pytest.mark.parametrize("name", ["three_of_four"])
+def test_a_size_that_does_not_divide_the_world(name: str, ranks: tuple[Outcome, ...]):
+    texts = {text for outcome in ranks for text in outcome.value}
     assert len(texts) == 1
-    golden.expect("data", "three_of_four", texts.pop())
+    golden.expect("data", name, texts.pop())
 
 
 def test_something_that_is_no_mesh():

@@ -5,38 +5,25 @@ from __future__ import annotations
 import pytest
 
 from tests.engine import paths
-from tests.execute.launch import Outcome, errors, launch
+from tests.execute.launch import Outcome
 
-WORLD = {"ddp_with_dp": 4}
-
-
-@pytest.fixture(scope="module")
-def walked(request: pytest.FixtureRequest) -> dict[str, tuple[Outcome, ...]]:
-    names = [i.callspec.params["name"] for i in request.session.items if i.path == request.path and hasattr(i, "callspec")]
-    found = {}
-    for world in (2, 4):
-        here = [name for name in names if WORLD.get(name, 2) == world]
-        found |= dict(zip(here, launch(world, "tests.engine.paths:walk", here), strict=True))
-    return found
+RANKS = {name: (4 if "dp_and_sp" in name else 2, "tests.engine.paths:walk") for name in paths.PATHS}
 
 
-@pytest.mark.parametrize("name", list(paths.PATHS))
-def test_numbers_of_the_unsharded_program(name: str, walked: dict[str, tuple[Outcome, ...]]):
-    outcomes = walked[name]
-    assert not errors(outcomes), errors(outcomes)
-    for outcome in outcomes:
+@pytest.mark.parametrize("name", RANKS)
+def test_numbers_of_the_unsharded_program(name: str, ranks: tuple[Outcome, ...]):
+    for outcome in ranks:
         found = outcome.value
         assert found["loss"] <= 1 and found["parameter"] <= 1, found
-        assert found["losses"] == outcomes[0].value["losses"], "the loss is the same bits on every rank"
+        assert found["losses"] == ranks[0].value["losses"], "the loss is the same bits on every rank"
         assert {key: found[key] for key in EXACT.get(name, {})} == EXACT.get(name, {})
         assert all(found[key] <= 1 for key in WITHIN.get(name, ())), found
 
 
 EXACT = {
-    "lengths_static": {"plans": [1, 2, 2, 3, 3]},
-    "lengths_dynamic": {"plans": [1, 1, 1]},
-    "lengths_dynamic_and_uneven": {"plans": [1, 1, 1, 1]},
-    "marked_inputs_of_a_compiled_model": {},
+    "lengths_static": {"plans": [1, 2, 2, 2]},
+    "lengths_dynamic": {"plans": [1, 1, 1, 1]},
+    "marked_inputs_of_a_compiled_model": {"split": True},
     "evaluation_after_training": {"plan": True, "bare_loss": None, "training_logits": None},
 }
 WITHIN = {

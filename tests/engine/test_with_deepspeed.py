@@ -7,29 +7,24 @@ import pytest
 from tests.engine import golden
 from tests.engine.test_misuse import said
 from tests.engine.with_deepspeed import MISUSE, TRAINED
-from tests.execute.launch import Outcome, errors, launch
+from tests.execute.launch import Outcome
 
 
-@pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest) -> dict[str, tuple[Outcome, ...]]:
-    names = [i.callspec.params["name"] for i in request.session.items if i.path == request.path and hasattr(i, "callspec")]
-    return dict(zip(names, launch(2, "tests.engine.with_deepspeed:run", names), strict=True))
+RANKS = {name: (2, "tests.engine.with_deepspeed:run") for name in [*MISUSE, *TRAINED]}
 
 
 @pytest.mark.parametrize("name", MISUSE)
-def test_a_wrong_configuration_stops_every_rank_with_this_text(name: str, outcomes):
-    assert not errors(outcomes[name]), errors(outcomes[name])
-    golden.expect("deepspeed", name, said(outcomes[name]))
-    assert [outcome.value.collectives for outcome in outcomes[name]] == [0, 0]
+def test_a_wrong_configuration_stops_every_rank_with_this_text(name: str, ranks: tuple[Outcome, ...]):
+    golden.expect("deepspeed", name, said(ranks))
+    assert [outcome.value.collectives for outcome in ranks] == [0, 0]
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_engines_train_as_the_unsharded_program(name: str, outcomes):
-    assert not errors(outcomes[name]), errors(outcomes[name])
-    for outcome in outcomes[name]:
+def test_engines_train_as_the_unsharded_program(name: str, ranks: tuple[Outcome, ...]):
+    for outcome in ranks:
         found = outcome.value
         assert found["loss"] <= 1 and found["parameter"] <= 1, found
-        assert found["losses"] == outcomes[name][0].value["losses"]
+        assert found["losses"] == ranks[0].value["losses"]
         assert found.get("second", 0) <= 1 and found.get("logits", 0) <= 1, found
         assert found.get("own_plans", True) and found.get("split", True)
         assert found.get("loss_in_eval") is None

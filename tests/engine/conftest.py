@@ -1,0 +1,42 @@
+"""One launch of real ranks for each size of the world serves every selected test of this folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine import misuse
+from tests.execute.launch import Outcome, errors, launch
+
+Found = dict[tuple[str, str], tuple[Outcome, ...]]
+
+
+@pytest.fixture(scope="session")
+def launched(request: pytest.FixtureRequest) -> Found:
+    """Outcomes by function and name. A test module says in `RANKS` how many ranks run which function for a name."""
+    wanted: dict[int, dict[tuple[str, str], None]] = {}
+    for item in request.session.items:
+        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+        world, function = getattr(item.module, "RANKS", {}).get(name, (0, ""))
+        if world and "ranks" in item.fixturenames:
+            wanted.setdefault(world, {})[function, name] = None
+    found: Found = {}
+    for world, items in wanted.items():
+        order = sorted(items, key=lambda item: item[1] in misuse.LAST)
+        found.update(zip(order, launch(world, "tests.engine.conftest:one_rank", order), strict=True))
+    return found
+
+
+@pytest.fixture
+def ranks(request: pytest.FixtureRequest, launched: Found) -> tuple[Outcome, ...]:
+    """What each rank made of this test's name; none of them failed."""
+    name = request.node.callspec.params["name"]
+    outcomes = launched[request.module.RANKS[name][1], name]
+    assert not errors(outcomes), errors(outcomes)
+    return outcomes
+
+
+def one_rank(item: tuple[str, str]) -> object:
+    from tests.execute.worker import _load
+
+    function, name = item
+    return _load(function)(name)
