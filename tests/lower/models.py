@@ -124,11 +124,24 @@ class Tokens(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), shifted.flatten(), ignore_index=-100, reduction=self.reduction)
 
 
+class Pooled(nn.Module):
+    """A sum over the sequence, then a linear layer too small to be split: it runs on partial sums,
+    and its bias is added once."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(3)
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x, y):
+        return (self.head(self.norm(x).sum(1)) - y.sum((1, 2))[:, None]).square().mean()
+
+
 @attrs.frozen
 class Toy:
     """A toy program and one batch."""
 
-    kind: str = "mlp"  # mlp | attention | fused | tokens
+    kind: str = "mlp"  # mlp | attention | fused | tokens | pooled
     batch: int = 2
     length: int = 12
     dtype: torch.dtype = torch.float32
@@ -142,6 +155,7 @@ class Toy:
             "attention": lambda: Attention(self.width, self.heads),
             "fused": lambda: Attention(self.width, self.heads, fused=True),
             "tokens": Tokens,
+            "pooled": Pooled,
         }[self.kind]()
         return made.to(self.dtype).train()
 
@@ -150,7 +164,7 @@ class Toy:
         if self.kind == "tokens":
             ids = torch.randint(VOCAB, (self.batch, self.length), generator=generator)
             return {"input_ids": ids, "labels": ids.clone()}
-        width = 6 if self.kind == "mlp" else self.width
+        width = {"mlp": 6, "pooled": 3}.get(self.kind, self.width)
         x, y = torch.randn(2, self.batch, self.length, width, generator=generator).to(self.dtype)
         return {"x": x, "y": y}
 

@@ -1,0 +1,99 @@
+"""Operators without a rule: refused on a split value, run whole on values that are whole anyway."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from autosp.capture import trace
+from autosp.errors import RuleError
+from autosp.lower import simulate
+from autosp.solve import load_device, solve
+from tests.lower.models import ends, layout_of
+
+
+@torch.library.custom_op("autosp_tests::halved", mutates_args=())
+def halved(x: torch.Tensor) -> torch.Tensor:
+    return x / 2
+
+
+halved.register_fake(torch.empty_like)
+halved.register_autograd(lambda ctx, grad: grad / 2)
+
+
+class Inner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x):
+        return halved(self.norm(x))
+
+
+class OnSplit(nn.Module):
+    """The operator on a differentiable, split value."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Inner()
+
+    def forward(self, x, y):
+        return (self.inner(x) - y).square().mean()
+
+
+class OnWhole(nn.Module):
+    """The operator on an input, which is whole and has no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Linear(6, 6)
+
+    def forward(self, x, y):
+        return (self.up(x * halved(y)) - y).square().mean()
+
+
+def plan_of(model: nn.Module, p: int = 2):
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 2, 8, 6)
+    graph, inputs = trace(model, {"x": x, "y": y}, layout_of=layout_of)
+    return solve(graph, ends(graph), axis="sp", p=p, device=load_device("cpu")), graph, inputs
+
+
+def test_on_a_split_value_it_is_refused_with_its_place_and_a_draft():
+    lines, first = inspect.getsourcelines(Inner.forward)
+    with pytest.raises(RuleError) as error:
+        plan_of(OnSplit())
+    assert str(error.value) == (
+        "error: operator autosp_tests.halved.default has no rule, and its operand layer_norm is split\n"
+        f"  --> test_ruleless.py:{first + 1} in forward: {lines[1].strip()} (module inner)\n"
+        "   = rule: an operator without a rule runs whole, only where that gathers no split value\n"
+        "   = fix: start from this draft, in which nothing is split yet, and prove it with "
+        "'autosp rules verify autosp_tests.halved.default':\n"
+        "     rule autosp_tests.halved.default(x[a, b, c]) -> [a, b, c]\n"
+        "          whole a, b, c"
+    )
+
+
+def test_every_place_is_listed():
+    class Twice(OnSplit):
+        def forward(self, x, y):
+            return super().forward(x, y) + super().forward(y, x)
+
+    with pytest.raises(RuleError) as error:
+        plan_of(Twice())
+    assert len(error.value.problems) == 2
+
+
+def test_on_a_whole_value_without_a_gradient_it_runs_whole():
+    model = OnWhole()
+    plan, graph, inputs = plan_of(model)
+    assert [str(op.node.target) for op in plan.chosen if op.projection is None] == ["autosp_tests.halved.default"]
+    loss = model(**{p.name: x for p, x in zip(graph.placeholders, inputs) if p.role == "input"})
+    for outputs, _ in simulate(plan, inputs):
+        torch.testing.assert_close(outputs[0], loss)
+
+
+def test_one_rank_needs_no_rule():
+    plan, *_ = plan_of(OnSplit(), 1)
+    assert plan.reshards == ()
