@@ -26,7 +26,7 @@ _HOME = {
     "plan": "autosp.engine",
     "measure": "autosp.engine",
 }
-_SUBMODULES = ("deepspeed", "errors")
+_SUBMODULES = ("deepspeed", "errors", "rules")
 
 __all__ = [*_HOME, *_SUBMODULES]
 

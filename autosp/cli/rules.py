@@ -1,11 +1,16 @@
-"""`autosp rules`: what is known of each operator, and the proof of it."""
+"""`autosp rules`: what is known of each operator, the proof of it, and what a model still lacks."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 
 from ..errors import Problem, RuleError, did_you_mean
@@ -13,17 +18,47 @@ from ..errors import Problem, RuleError, did_you_mean
 
 @click.group()
 def rules() -> None:
-    """Operators and how they may be split: list, explain, verify."""
+    """Operators and how they may be split: list, explain, verify, add."""
+
+
+def imported(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> None:
+    """Import the modules that make custom operators, those of the working folder too."""
+    if names and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise RuleError(
+                Problem(
+                    f"module '{name}' cannot be imported: {error}",
+                    "--import names a Python module that registers operators",
+                    "run the command where the module can be imported, or set PYTHONPATH",
+                )
+            ) from None
+
+
+importing = click.option(
+    "--import", "modules", multiple=True, metavar="MODULE", callback=imported, expose_value=False,
+    help="A module that registers custom operators or rules; may be repeated.",
+)  # fmt: skip
 
 
 @rules.command("list")
+@importing
+@click.option("--missing", is_flag=True, help="Only what a model's graph still lacks, each with a draft rule.")
+@click.option("--model", metavar="MODEL", help="A config.json, a transformers class, or pkg.mod:factory.")
+@click.option("--spec", metavar="SPEC", help="The model's spec; its family's, where none is given.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def list_(as_json: bool) -> None:
+def list_(missing: bool, model: str | None, spec: str | None, as_json: bool) -> None:
     """One operator a line: what may be split, what is summed, what is whole."""
     from ..rules import default_rules
     from ..rules.words import list_line
 
     book = default_rules()
+    if missing:
+        list_missing(model, spec, book, as_json)
+        return
     if as_json:
         listed = [
             {"operator": n, "rules": [{"text": str(r), "where": r.where} for r in book.by_name[n]]}
@@ -35,7 +70,59 @@ def list_(as_json: bool) -> None:
         click.echo(list_line(name, book.by_name[name]))
 
 
+def list_missing(model: str | None, spec: str | None, book: Any, as_json: bool) -> None:
+    """What a model's graph lacks."""
+    from ..rules.missing import gap_text
+
+    if model is None:
+        raise RuleError(
+            Problem(
+                "--missing without --model",
+                "what is missing is known of a model's graph",
+                "add --model CONFIG.json, --model HF-CLASS or --model pkg.mod:factory",
+            )
+        )
+    gaps = missing_of(model, spec, book)
+    if as_json:
+        click.echo(json.dumps([attrs.asdict(gap) for gap in gaps], indent=2))
+    elif gaps:
+        click.echo("\n\n".join(map(gap_text, gaps)))
+    else:
+        click.echo(f"{model}: every operator has a rule")
+
+
+def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
+    """The gaps in the training graphs of a model, traced without computing anything."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from ..capture import trace
+    from ..engine.failures import as_raised
+    from ..rules.missing import gaps
+    from ..rules.sample import on_fakes, samples, switch_off_cache
+    from ..spec import for_class, load
+    from ..spec.build import build_model
+
+    built = build_model(name)
+    model, given = built if isinstance(built, tuple) else (built, None)
+    spec = load(spec_name) if spec_name else for_class(type(model).__name__)
+    switch_off_cache(model)
+    model.train()
+    found: dict[str, Any] = {}
+    for inputs in [given] if given is not None else samples(model, spec):
+        mode = FakeTensorMode()
+        inputs = on_fakes(model, inputs, mode)
+        try:
+            captured, _ = trace(model, inputs)
+        except Exception as error:
+            raise as_raised(error, model) from error
+        for gap in gaps(captured, book, spec.maps):
+            known = found.get(gap.operator)
+            found[gap.operator] = gap if known is None or gap.calls > known.calls else known
+    return list(found.values())
+
+
 @rules.command()
+@importing
 @click.argument("operator")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def explain(operator: str, as_json: bool) -> None:
@@ -49,16 +136,19 @@ def explain(operator: str, as_json: bool) -> None:
 
 
 @rules.command()
+@importing
 @click.argument("operators", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
 def verify(ctx: click.Context, operators: tuple[str, ...], as_json: bool) -> None:
     """Run operators whole and in 2, 3 and 4 simulated shards, forward and backward, and compare."""
     from ..rules import default_rules
+    from ..rules.call import resolve
     from ..rules.verify import verify as prove
 
     book = default_rules()
-    names = named(book, operators) if operators else list(book.names())
+    names = named(book, operators) if operators else [n for n in book.names() if n.startswith("aten.") or resolve(n)]
+    absent = [n for n in book.names() if not operators and n not in names]
     began, reports = time.perf_counter(), []
     for report in prove(book, names):
         reports.append(report)
@@ -68,8 +158,58 @@ def verify(ctx: click.Context, operators: tuple[str, ...], as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps({"operators": [record(r) for r in reports], "seconds": round(seconds, 3)}, indent=2))
     else:
+        for name in absent:
+            click.echo(f"absent  {name}  no operator of that name is loaded; name its module with --import")
         click.echo(total(reports, seconds))
     ctx.exit(0 if all(r.ok for r in reports) else 1)
+
+
+@rules.command()
+@importing
+@click.argument("file", metavar="FILE")
+def add(file: str) -> None:
+    """Check a rule file, prove it where random calls can be made, and install it for every autosp."""
+    from ..rules import RuleBook, default_rules, read
+    from ..rules.user import against_schemas, folder, install
+    from ..rules.verify import verify as prove
+
+    path = Path(file)
+    found = read(text_of(path), file)
+    problems = list(against_schemas(found))
+    if problems:
+        raise RuleError(problems)
+    others = [r for r in default_rules().rules if not r.where.startswith(f"{path.with_suffix('.rule').name}:")]
+    names = list(dict.fromkeys(t for r in found for t in r.targets))
+    reports = list(prove(RuleBook((*found, *others)), names))
+    for report in reports:
+        click.echo(report_text(report) if report.called else f"unproved {report.name}  {report.failures[0]}")
+    wrong = [r.name for r in reports if r.called and not r.ok]
+    if wrong:
+        raise RuleError(
+            Problem(
+                f"{', '.join(wrong)}: the rule is wrong, as the lines above show",
+                "a rule is installed that gives the whole call's results under every split it allows",
+                "correct the file and add it again; nothing was installed",
+                file,
+            )
+        )
+    known = (folder() / path.with_suffix(".rule").name).exists()
+    click.echo(f"{'replaced' if known else 'installed'} {install(path)}")
+
+
+def text_of(path: Path) -> str:
+    """A rule file's text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "it is no text"
+        raise RuleError(
+            Problem(
+                f"'{path}' cannot be read: {said}",
+                "autosp rules add takes a file of rules",
+                "name a file such as mylib.rule",
+            )
+        ) from None
 
 
 def named(book: Any, words: tuple[str, ...]) -> list[str]:

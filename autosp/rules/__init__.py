@@ -6,8 +6,9 @@ from .localise import localise
 from .projection import Projection
 from .read import read
 from .strategies import factor_of, project, splittable
+from .user import rule
 
 __all__ = [
     "Projection", "RuleBook", "arguments", "default_rules", "factor_of", "localise", "op_name", "project",
-    "read", "splittable", "tensor_args", "tensor_results",
+    "read", "rule", "splittable", "tensor_args", "tensor_results",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import attrs
@@ -11,6 +11,7 @@ import torch
 from ..errors import Problem, RuleError
 from ..resources import listing
 from ..resources import read as read_resource
+from . import user
 from .binding import bind_signature
 from .call import Call, Mismatch, all_hold, make_call, op_name
 from .coded import TABLE
@@ -94,8 +95,22 @@ def indented(text: str) -> str:
     return "\n".join(f"     {line}" for line in text.split("\n"))
 
 
-@cache
 def default_rules() -> RuleBook:
-    """The rules that ship with autosp, from specs/rules."""
+    """The rules that ship with autosp, from specs/rules, and before them one's own.
+
+    Raises RuleError where a file of one's own cannot be read as rules.
+    """
+    return book_of(user.stamp())
+
+
+@lru_cache(maxsize=8)
+def book_of(stamp: tuple) -> RuleBook:
+    """The book, made anew when one's own rules change."""
+    return shipped_rules().with_rules(user.own_rules())
+
+
+@cache
+def shipped_rules() -> RuleBook:
+    """The rules of specs/rules."""
     names = listing("rules")
     return RuleBook(tuple(r for n in names for r in read(read_resource("rules", n), f"specs/rules/{n}.rule")))

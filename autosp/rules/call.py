@@ -65,6 +65,17 @@ def op_name(target: torch._ops.OpOverload) -> str:
     return f"{target.namespace}.{target._opname}.{target._overloadname}"
 
 
+def resolve(name: str) -> Any:
+    """The operator of a name, or None where this torch (or no import yet) has it."""
+    found: Any = torch.ops
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (AttributeError, RuntimeError):
+        return None
+    return found
+
+
 class Mismatch(Exception):
     """This rule does not speak of this call; the message says why."""
 

@@ -14,13 +14,17 @@ from .case_makers import MAKERS
 from .case_values import FILL, VALUES
 from .draw import Arguments, Draw
 from .model import Dim, Dims, Operand, Pack, Rule, Signature
+from .user import CASES
 
 VARIANTS = 4
+PLAIN = {"float": 0.5, "number": 0.5, "int": 2, "bool": True, "str": ""}  # arguments that only a custom operator has
 
 
 def cases_of(name: str, target: torch._ops.OpOverload, rules: tuple[Rule, ...]) -> list[Arguments]:
     """The calls on which an operator's rules are tried."""
     draw = Draw.seeded(name)
+    if name in CASES:
+        return [(tuple(args), {}) for args in CASES[name]()]
     if name in MAKERS:
         return list(MAKERS[name](draw))
     forms = [r.form for r in rules if isinstance(r.form, Signature)]
@@ -76,7 +80,7 @@ def shape_of(dims: Dims, sizes: dict[str, int], pack: list[int], draw: Draw, var
 def argument(name: str, schema: Any, pack: list[int], draw: Draw, variant: int) -> Any:
     """A value for an argument that is no tensor."""
     rank = len(pack)
-    known = FILL.get((name, schema.name), FILL.get(schema.name))
+    known = FILL.get((name, schema.name), FILL.get(schema.name) if name.startswith("aten.") else None)
     if known is not None:
         return known(draw, pack)
     if schema.name in ("dim", "dims") and "List" in str(schema.type):
@@ -85,4 +89,4 @@ def argument(name: str, schema: Any, pack: list[int], draw: Draw, variant: int) 
         return draw.dim(rank)
     if schema.name == "keepdim":
         return bool(variant % 2)
-    return schema.default_value
+    return schema.default_value if schema.has_default_value() else PLAIN.get(str(schema.type))

@@ -7,12 +7,11 @@ from typing import Any
 
 from ..layout import PARTIAL, Placement, Split
 from .book import RuleBook
-from .call import operand_indices, tensor_args, tensor_results
+from .call import operand_indices, resolve, tensor_args, tensor_results
 from .cases import cases_of
 from .model import Clause, Dim, Rule, Signature
 from .projection import Dims, Projection
 from .strategies import project, splittable
-from .verify import resolve
 
 
 def list_line(name: str, rules: tuple[Rule, ...]) -> str:

@@ -203,7 +203,7 @@ def test_sizes_that_disagree_are_refused():
 
 @pytest.mark.parametrize("name", default_rules().names())
 def test_every_rule_names_the_operands_and_arguments_of_its_operator(name: str):
-    from autosp.rules.verify import resolve
+    from autosp.rules.call import resolve
 
     target = resolve(name)
     assert target is not None, "this torch has no such operator"

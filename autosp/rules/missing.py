@@ -1,0 +1,85 @@
+"""What a captured graph still lacks: calls that no rule speaks of, each with a rule to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+import torch
+from torch import fx
+
+from ..capture import Captured, tensors_of
+from ..capture.constraints import paths_of
+from ..errors import RuleError
+from ..spec import Map
+from ..spec.paths import matches
+from .book import RuleBook
+from .call import make_call, op_name
+from .draft import draft_rule
+
+
+@attrs.frozen
+class Gap:
+    """An operator without a rule for some of its calls.
+
+    why: what is wrong, in a line. source, module: where the first such call came from.
+    draft: rule text that is right as it stands and splits nothing; "" where no rule can speak of it.
+    """
+
+    operator: str
+    calls: int
+    why: str
+    source: str
+    module: str
+    draft: str
+
+
+def gaps(captured: Captured, book: RuleBook, maps: Iterable[Map] = ()) -> list[Gap]:
+    """Every operator of the graph that lacks a rule, in order of first use.
+
+    What modules under `maps` do runs per shard as it stands and needs none.
+    """
+    patterns = [m.module for m in maps]
+    found: dict[str, Gap] = {}
+    for node in captured.graph.graph.nodes:
+        if node.op != "call_function" or not tensors_of(node.meta.get("val")):
+            continue
+        if any(matches(pattern, path) for pattern in patterns for path in paths_of(node)):
+            continue
+        gap = gap_of(node, captured, book)
+        if gap is not None:
+            known = found.get(gap.operator)
+            found[gap.operator] = gap if known is None else attrs.evolve(known, calls=known.calls + 1)
+    return list(found.values())
+
+
+def gap_of(node: fx.Node, captured: Captured, book: RuleBook) -> Gap | None:
+    """What one call lacks."""
+    source, module = captured.source(node), captured.module(node)
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        if not isinstance(target, torch._ops.HigherOrderOperator):
+            return None
+        why = "it takes functions and has no schema: no rule can speak of it, it runs whole"
+        return Gap(str(target), 1, why, source, module, "")
+    args, kwargs = values((node.args, node.kwargs))
+    try:
+        book.bind(target, args, kwargs, node.meta["val"])
+    except RuleError as error:
+        draft = draft_rule(op_name(target), make_call(target, args, kwargs, node.meta["val"]))
+        return Gap(op_name(target), 1, error.problems[0].what, source, module, draft)
+    return None
+
+
+def values(args: Any) -> Any:
+    """Arguments with every node replaced by its fake value."""
+    return fx.map_arg(args, lambda n: n.meta["val"])
+
+
+def gap_text(gap: Gap) -> str:
+    """A gap as a few lines: the operator, where it is called, the draft."""
+    calls = f"{gap.calls} call" + ("" if gap.calls == 1 else "s")
+    where = gap.source or "an operator that autosp added"
+    lines = [f"{gap.operator}  {calls}  {gap.why}", f"  {where}" + (f"  (module {gap.module})" if gap.module else "")]
+    return "\n".join([*lines, *(f"  {line}" for line in gap.draft.split("\n") if line)])

@@ -1,0 +1,71 @@
+"""A model as it is traced to see its operators: nothing is computed, inputs are made up from a spec."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ..errors import Problem, RuleError
+from ..spec import Spec
+
+SIZES = {"batch": 2}
+LENGTH = 16  # of every other dim
+
+
+def samples(model: torch.nn.Module, spec: Spec) -> Iterator[dict[str, torch.Tensor]]:
+    """Inputs that the spec names and the forward takes: those it must have, then all of them.
+
+    Masks and positions are built in the graph where they are not given: both graphs count.
+    """
+    taken = inspect.signature(model.forward).parameters
+    named = [i for i in spec.inputs if i.name in taken]
+    needed = [i for i in named if not i.optional]
+    if not needed:
+        raise RuleError(no_inputs(type(model).__name__, list(taken), [i.name for i in spec.inputs]))
+    for chosen in [needed] if needed == named else [needed, named]:
+        yield {i.name: made_up(i.name, i.layout) for i in chosen}
+
+
+def made_up(name: str, layout: Any) -> torch.Tensor:
+    """A tensor of a layout's dims: whole numbers where its name says ids, labels or a mask."""
+    shape = [SIZES.get(part.name, int(part.name) if part.name.isdigit() else LENGTH)
+             for dim in layout.dims for part in dim.parts if part.name != "..."]  # fmt: skip
+    counted = any(word in name for word in ("ids", "label", "mask", "token", "index", "target", "pos"))
+    return torch.zeros(shape, dtype=torch.int64 if counted else torch.float32)
+
+
+def no_inputs(model: str, taken: list[str], named: list[str]) -> Problem:
+    """A model whose forward takes nothing that the spec names."""
+    return Problem(
+        what=f"the spec names {', '.join(named)}, and the forward of {model} takes {', '.join(taken)}",
+        rule="a model is traced on inputs that its spec describes",
+        fix="give a spec that names its inputs with --spec, or let pkg.mod:factory return (model, inputs)",
+    )
+
+
+def on_fakes(model: torch.nn.Module, inputs: Mapping[str, Any], mode: FakeTensorMode) -> dict[str, Any]:
+    """The model's tensors (changed in place) and its inputs as fakes of `mode`, on the CPU, without data."""
+    known: dict[int, torch.Tensor] = {}
+
+    def fake(t: torch.Tensor) -> torch.Tensor:
+        if id(t) not in known:
+            with mode:
+                made = torch.empty(t.shape, dtype=t.dtype, device="cpu")
+            known[id(t)] = torch.nn.Parameter(made, t.requires_grad) if isinstance(t, torch.nn.Parameter) else made
+        return known[id(t)]
+
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            table |= {name: fake(t) for name, t in table.items() if t is not None}
+    return {name: fake(x) if isinstance(x, torch.Tensor) else x for name, x in inputs.items()}
+
+
+def switch_off_cache(model: torch.nn.Module) -> None:
+    """A cache of keys and values is no use in training: no graph should hold one."""
+    config = getattr(model, "config", None)
+    if getattr(config, "use_cache", False):
+        config.use_cache = False

@@ -1,0 +1,138 @@
+"""Rules of one's own: registered in code, and installed in a folder that every autosp reads."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from ..errors import Problem, RuleError, did_you_mean
+from .call import resolve
+from .model import Rule, Signature
+from .read import read
+
+Op = TypeVar("Op")
+Cases = Callable[[], Iterable[tuple]]
+
+REGISTERED: list[Rule] = []
+CASES: dict[str, Cases] = {}
+
+
+def rule(text: str, *, cases: Cases | None = None) -> Callable[[Op], Op]:
+    """Register rule text, which is then tried before the rules that ship with autosp.
+
+    Called before `autosp.compile`, alone or as a decorator of the operator, whose schema the text is
+    then held against:
+
+        @autosp.rules.rule("rule mylib.scale.default(x[*]) -> [*]  linear x")
+        @torch.library.custom_op("mylib::scale", mutates_args=())
+        def scale(x: torch.Tensor) -> torch.Tensor: ...
+
+    `cases` gives the arguments of calls (a tuple each) on which `autosp rules verify` tries the rule,
+    where random tensors of the rule's dims would not do. A second rule for an operator replaces the
+    first. Raises RuleError with every problem of the text.
+    """
+    caller = sys._getframe(1)
+    found = read(text, f"{os.path.basename(caller.f_code.co_filename)}:{caller.f_lineno} rule")
+    names = {target for r in found for target in r.targets}
+    problems = list(against_schemas(found))
+    if problems:
+        raise RuleError(problems)
+    REGISTERED[:] = [r for r in REGISTERED if not names & {*r.targets}] + list(found)
+    if cases is not None:
+        CASES.update(dict.fromkeys(names, cases))
+
+    def decorate(op: Op) -> Op:
+        faults = [*against_schemas(found), *of_another(op, found)]
+        if faults:
+            REGISTERED[:] = [r for r in REGISTERED if r not in found]
+            raise RuleError(faults)
+        return op
+
+    return decorate
+
+
+def folder() -> Path:
+    """Where installed rules are: $AUTOSP_RULES, or autosp/rules in the user's configuration folder."""
+    chosen = os.environ.get("AUTOSP_RULES")
+    if chosen:
+        return Path(chosen).expanduser()
+    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "autosp" / "rules"
+
+
+def installed_files() -> tuple[Path, ...]:
+    """The rule files of the folder, sorted."""
+    return tuple(sorted(folder().glob("*.rule")))
+
+
+def installed() -> tuple[Rule, ...]:
+    """The rules of the folder. Their place is the file's name alone: plans of several machines are compared."""
+    return tuple(
+        attrs.evolve(r, where=r.where.replace(str(path), path.name))
+        for path in installed_files()
+        for r in read(path.read_text(encoding="utf-8"), str(path))
+    )
+
+
+def own_rules() -> tuple[Rule, ...]:
+    """Every rule of one's own: those registered in code are tried first."""
+    return (*REGISTERED, *installed())
+
+
+def stamp() -> tuple:
+    """What a book of rules depends on, beside what ships."""
+    files = tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in installed_files())
+    return (*REGISTERED, *files)
+
+
+def install(path: Path) -> Path:
+    """Copy a rule file into the folder; gives where it is now."""
+    target = folder() / path.with_suffix(".rule").name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    return target
+
+
+def against_schemas(rules: Iterable[Rule]) -> Iterator[Problem]:
+    """Names of a rule that its operators' schemas lack, and tensors of theirs that it does not speak of."""
+    for each in rules:
+        for name in each.targets:
+            target = resolve(name)
+            if target is not None and isinstance(each.form, Signature):
+                yield from against_schema(each, each.form, name, target._schema)
+
+
+def against_schema(each: Rule, form: Signature, name: str, schema: Any) -> Iterator[Problem]:
+    """One rule against one operator's schema."""
+    types = {a.name: str(a.type) for a in schema.arguments}
+    operands = [o.name for o in form.operands]
+    used = [s.arg for c in each.clauses for s in c.selectors if s.kind in ("at", "last", "padded")]
+    asked = [*operands, *(t.arg for c in each.clauses for t in c.tests), *(a for a in used if isinstance(a, str))]
+    law = f"names are those of the operator's schema: {schema}"
+    for word in dict.fromkeys(a for a in asked if a not in types):
+        fix = did_you_mean(word, types, f"use one of {', '.join(types) or 'none'}")
+        yield Problem(f"'{word}' is no argument of {name}", law, fix, each.where)
+    for word in (a for a, kind in types.items() if "Tensor" in kind and a not in operands):
+        what = f"'{word}' of {name} is a tensor, and the rule does not say its dims"
+        yield Problem(what, law, f"add '{word}[...]' with its dims to the operands", each.where)
+    if len(form.results) != len(schema.returns) and not form.each:
+        what = f"{name} gives {len(schema.returns)} results, and the rule {len(form.results)}"
+        yield Problem(what, law, "write the dims of each result after '->'", each.where)
+
+
+def of_another(op: Any, rules: tuple[Rule, ...]) -> Iterator[Problem]:
+    """A decorated operator that the text does not speak of."""
+    own = str(getattr(op, "_qualname", "")).replace("::", ".")
+    targets = [t for r in rules for t in r.targets]
+    if own and not any(t == own or t.startswith(f"{own}.") for t in targets):
+        yield Problem(
+            f"the rule speaks of {', '.join(targets)}, and decorates {own}",
+            "a rule that decorates an operator speaks of that operator",
+            f"write 'rule {own}.default(...)'",
+            rules[0].where if rules else "",
+        )
