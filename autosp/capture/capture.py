@@ -15,7 +15,7 @@ from ..spec import Constraint, Map
 from ..syntax import Layout
 from .canonical import canonicalise
 from .constraints import constrain_modules
-from .captured import Captured, Output, Placeholder, Role, tensors_of
+from .captured import Captured, Output, Placeholder, Role, module_path, source_line, tensors_of
 from .functional import functionalise
 from .means import weigh_tokens
 from .regions import map_modules
@@ -47,16 +47,17 @@ def capture(
     layouts = _layouts(gm, example_inputs, layout_of)
     _unify(_inputs_of(gm), example_inputs, layouts)
     args, mode = (_dynamic_args if dynamic else _static_args)(gm, example_inputs)
+    interpreter = _Interpreter(_plain(gm))
     try:
         with mode, torch.fx.traceback.preserve_node_meta():
             graph = make_fx(
-                lambda *a: fx.Interpreter(_plain(gm)).run(*a),
+                lambda *a: interpreter.run(*a),
                 pre_dispatch=True,
                 tracing_mode="real",
                 _allow_non_fake_inputs=True,
             )(*args)
     except Exception as e:  # any failure of tracing is the model's to know
-        raise CaptureError(_untraceable(e)) from e
+        raise CaptureError(_untraceable(e, interpreter.at)) from e
     placeholders = _placeholders(gm, graph, example_inputs)
     functionalise(graph, placeholders, torch.is_grad_enabled())
     canonicalise(graph)
@@ -236,11 +237,33 @@ def _outputs(graph: fx.GraphModule) -> tuple[Output, ...]:
     return tuple(found)
 
 
-def _untraceable(e: Exception) -> Problem:
-    first = (str(e).strip().splitlines() or [""])[0]
+class _Interpreter(fx.Interpreter):
+    """Knows which node it is at, so that a failure can name the user's line."""
+
+    at: fx.Node | None = None
+
+    def run_node(self, n: fx.Node):
+        self.at = n
+        return super().run_node(n)
+
+
+_VALUE_FIXES = {
+    "DataDependentOutputException": "keep the value a tensor: no .item(), float() or int() of it in the forward",
+    "DynamicOutputShapeException": "keep sizes independent of values: torch.where or a mask instead of indexing by one",
+}
+
+
+def _untraceable(e: Exception, at: fx.Node | None) -> Problem:
+    kind, first = type(e).__name__, (str(e).strip().splitlines() or [""])[0]
+    place = source_line(at) if at is not None else ""
+    module = module_path(at) if at is not None else ""
     return Problem(
-        what=f"the model's graph cannot be traced to ATen operators: {type(e).__name__}: {first}",
-        rule="autosp works on one full graph of ATen operators",
-        fix="run the model under torch.compile(fullgraph=True, backend='aot_eager') first; what fails there fails here",
-        where="capture",
+        what=f"the model's graph cannot be traced to ATen operators: {kind}: {first}",
+        rule="autosp works on one full graph of ATen operators, whose sizes follow from the inputs' sizes",
+        fix=_VALUE_FIXES.get(
+            kind,
+            "run the model under torch.compile(fullgraph=True, backend='aot_eager') first; what fails there fails here",
+        ),
+        where=(f"{place} (module {module})" if place and module else place or module) or "capture",
     )
+

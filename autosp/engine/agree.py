@@ -88,7 +88,7 @@ class Agreement:
         store.set(f"{key}/{self._me()}", f"{what}\n{text}")
         deadline = time.monotonic() + words.timeout_seconds()
         notes = [self._wait(store, key, rank, what, deadline) for rank in self.mesh.ranks]
-        for rank, note in zip(self.mesh.ranks, notes):
+        for rank, note in zip(self.mesh.ranks, notes, strict=True):
             if note != notes[0]:
                 raise RankError(words.differ(what, self.mesh.ranks[0], notes[0], rank, note, rule, fix))
 

@@ -20,8 +20,9 @@ from ..spec import Spec
 from .agree import Agreement
 from .dump import dump
 from .failures import refuse_own_backwards
-from .random import with_own_stream
 from .marks import layout_of
+from .mesh import Mesh
+from .random import with_own_stream
 
 BACKENDS = ("inductor", "aot_eager", "eager")
 
@@ -159,7 +160,8 @@ def _unnamed(spec: Spec, captured: Captured, output: Output):
 
 def _too_short_to_map(spec: Spec, mesh: Mesh) -> Problem:
     return Problem(
-        what=f"'{spec.maps[0]}' needs a length of at least {2 * mesh.size} on axis {mesh.axis}={mesh.size}, known to vary",
+        what=f"'{spec.maps[0]}' needs a length of at least {2 * mesh.size} on axis {mesh.axis}={mesh.size}, "
+        "known to vary",
         rule="a mapped module runs with the length that a rank holds, so the traced graph must hold it as a symbol",
         fix=f"give longer sequences, or leave the map out on an axis of {mesh.size}",
         where=str(spec.maps[0].at or "spec"),

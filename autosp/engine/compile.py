@@ -123,7 +123,8 @@ def _completes(grad_reduce: str | None) -> bool:
         raise EngineError(
             Problem(
                 what=f"grad_reduce='{grad_reduce}' is not known",
-                rule="parameter gradients are summed over the axis in the backward (None or 'backward') or by an engine ('engine')",
+                rule="parameter gradients are summed over the axis in the backward (None or 'backward') "
+                "or by an engine ('engine')",
                 fix="leave grad_reduce out",
                 where="autosp.compile",
             )

@@ -126,8 +126,8 @@ def _config_problems(engine) -> Iterator[Problem]:
     if stage > 1:
         yield Problem(
             what=f"ZeRO stage {stage}",
-            rule="the pass composes with ZeRO stage 0 and 1; stages 2 and 3 change how gradients and parameters are held "
-            "during the compiled backward",
+            rule="the pass composes with ZeRO stage 0 and 1; stages 2 and 3 change how gradients and parameters "
+            "are held during the compiled backward",
             fix='set "zero_optimization": {"stage": 1}',
             where="DeepSpeed config, zero_optimization.stage",
         )

@@ -19,7 +19,10 @@ from .backend import Backend
 from .failures import as_raised, placed
 from .marks import layout_of, nothing_known
 
-BATCH_FIX = "shuffle and sample by the data-parallel rank, not the global one: autosp.engine.sampler(dataset, mesh_or_engine)"
+BATCH_FIX = (
+    "shuffle and sample by the data-parallel rank, not the global one: "
+    "autosp.engine.sampler(dataset, mesh_or_engine)"
+)
 
 
 class Step:
@@ -119,5 +122,7 @@ def switch_off_cache(module: torch.nn.Module) -> None:
     """A forward that returns its cache would return every layer's keys and values."""
     config = getattr(module, "config", None)
     if getattr(config, "use_cache", False):
-        warnings.warn("autosp: use_cache is switched off; a training step that returns its cache would gather it", stacklevel=3)
+        warnings.warn(
+            "autosp: use_cache is switched off; a training step that returns its cache would gather it", stacklevel=3
+        )
         config.use_cache = False

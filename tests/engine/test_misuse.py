@@ -16,7 +16,7 @@ def test_misuse_stops_every_rank_with_this_text(name: str, ranks: tuple[Outcome,
     golden.expect("misuse", name, said(ranks))
     for outcome in ranks:
         assert issubclass(getattr(autosp_errors, outcome.value.kind), autosp_errors.AutospError)
-        assert outcome.value.collectives == 0 or name in misuse.LAST and outcome.rank == 0
+        assert outcome.value.collectives == 0 or (name in misuse.LAST and outcome.rank == 0)
         assert outcome.value.seconds < 10
 
 
@@ -29,4 +29,4 @@ def said(outcomes: tuple[Outcome, ...]) -> str:
     texts = [f"{o.value.kind}\n{o.value.text}" for o in outcomes]
     if len(set(texts)) == 1:
         return f"on every rank: {texts[0]}"
-    return "\n".join(f"on rank {o.rank}: {text}" for o, text in zip(outcomes, texts))
+    return "\n".join(f"on rank {o.rank}: {text}" for o, text in zip(outcomes, texts, strict=True))

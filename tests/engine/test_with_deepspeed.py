@@ -9,7 +9,6 @@ from tests.engine.test_misuse import said
 from tests.engine.with_deepspeed import MISUSE, TRAINED
 from tests.execute.launch import Outcome
 
-
 RANKS = {name: (2, "tests.engine.with_deepspeed:run") for name in [*MISUSE, *TRAINED]}
 
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import autosp
 from autosp.engine import agree_words
 from autosp.engine.agree import Agreement
+from autosp.engine.failures import broken_graph
 from autosp.engine.mesh import Mesh, axis_size_problem
 from autosp.errors import AutospError, CaptureError, EngineError, RankError, SpecError
 from tests.engine import golden
@@ -107,15 +108,25 @@ class OwnBackward(Tiny):
         return Tripled.apply(super().attend(x, attention_mask))
 
 
+class Block(torch.nn.Module):
+    def forward(self, x):
+        return x * float(x.max())
+
+
+class Item(Tiny):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.Sequential(torch.nn.LayerNorm(32), Block())
+
+
+class Indexing(Tiny):
+    def loss(self, logits, labels):
+        return super().loss(logits, labels) + logits[logits > 0].sum()
+
+
 class Misshapen(Tiny):
     def loss(self, logits, labels):
         return torch.nn.functional.cross_entropy(logits.view(7, -1), labels.flatten())
-
-
-class Breaking(Tiny):
-    def forward(self, input_ids, labels=None, attention_mask=None):
-        torch._dynamo.graph_break()
-        return super().forward(input_ids, labels)
 
 
 class Starred(Tiny):
@@ -123,13 +134,25 @@ class Starred(Tiny):
         return super().forward(*inputs)
 
 
-BREAKS = {"branch": Branching, "own_backward": OwnBackward, "shape": Misshapen, "break": Breaking}
+BREAKS = {
+    "branch": Branching,
+    "own_backward": OwnBackward,
+    "item": Item,
+    "indexing": Indexing,
+    "shape": Misshapen,
+}
 
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_model_that_breaks_the_graph(name, mesh):
     model = autosp.compile(BREAKS[name](), "causal_lm", mesh=mesh, backend="aot_eager")
     golden.expect("words", f"graph_{name}", fault(CaptureError, lambda: model(**batch())))
+
+
+def test_a_break_that_we_have_no_words_for():
+    """Dynamo's explanation stands for ours; its hints and its debug text are left out."""
+    message = "Unsupported thing\n  Explanation: Dynamo cannot trace it.\n  Hint: do not.\n\n  Developer debug context: x"
+    golden.expect("words", "graph_of_unknown_break", str(broken_graph(message, [], Tiny())))
 
 
 def test_a_forward_without_names(mesh):
@@ -170,3 +193,10 @@ def test_a_store_that_is_gone():
 def test_a_failure_in_one_line():
     assert agree_words.reason(ValueError("a\nb")) == "ValueError: a"
     assert agree_words.reason(KeyboardInterrupt()) == "KeyboardInterrupt"
+
+
+def test_no_text_is_left_over():
+    wrong = {f"graph_{name}" for name in BREAKS} | set(SPECS) | set(WRONG)
+    alone = {"forward_without_names", "too_many_lengths", "timeout_is_no_number", "axis_does_not_divide"}
+    alone |= {"store_is_gone", "graph_of_unknown_break"}
+    assert golden.names("words") == wrong | alone
