@@ -14,6 +14,7 @@ import attrs
 import sympy
 import torch
 from torch import fx
+from torch._dynamo.source import ConstantSource
 
 from ..capture import carry_placeholder, tensors_of
 from ..capture.regions import KEY
@@ -83,7 +84,8 @@ class _Lowering:
         gm.meta.update(source.meta)
         names = getattr(source, "_param_name_to_source", None)
         if names is not None:
-            gm._param_name_to_source = names
+            constants = {name: ConstantSource(name) for name, _ in gm.named_buffers()}  # that capture lifted
+            gm._param_name_to_source = constants | names
         gm.graph.lint()
         return gm
 

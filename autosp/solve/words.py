@@ -120,7 +120,8 @@ def _summed(problem: Problem, op: Op, chosen, axis: str) -> str:
     """The operator that a partial sum comes from, back through calls that pass it on."""
     makers = {v.id: o for o in problem.ops for v in o.results}
     while chosen[op].part is None:
-        op = next(makers[v.id] for v, at in zip(op.operands, chosen[op].needs) if at is PARTIAL)
+        sources = [makers[v.id] for v in op.operands if v.id in makers]
+        op = next(o for o in sources if PARTIAL in chosen[o].gives)
     return f"{op_name(op)} sums over its split {_factor_name(op, chosen[op].part[0], axis)}"
 
 
