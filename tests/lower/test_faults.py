@@ -13,7 +13,6 @@ from tests.lower.models import Program, Toy, captured, misses, named, planned, r
 aten = torch.ops.aten
 P = 4
 UNEVEN = Toy("tokens", length=10)
-ATTENTION = Toy("attention", length=10)
 Edit = Callable[[fx.GraphModule, int], None]
 
 
@@ -102,11 +101,9 @@ def _loss(gm) -> fx.Node:
 
 
 def labels_cut_before_the_shift(gm, rank):
-    loss = _loss(gm)
-    labels = next(n for n in gm.graph.nodes if n.op == "placeholder" and "labels" in n.name)
-    group = changes(gm, "partial", "invariant")[0].args[6]
-    whole = next(n for n in labels.users)
-    call = gm.graph.call_function
+    loss, call = _loss(gm), gm.graph.call_function
+    whole = next(n for n in gm.graph.nodes if n.target in (aten.pad.default, aten.constant_pad_nd.default))
+    labels, group = whole.args[0], changes(gm, "partial", "invariant")[0].args[6]
     with gm.graph.inserting_before(whole):
         split = (1, 1, UNEVEN.length, 1)
         cut = call(convert, ((labels,), ("replicate", "split"), (None,), (split,), P, rank, group, False))
@@ -154,7 +151,7 @@ FAULTS = [
     (wrong_gradient_scale, UNEVEN),
     (mean_of_local_means, UNEVEN),
     (swapped_units, Toy("attention", length=10, heads=8)),
-    (swapped_tensors, ATTENTION),
+    (swapped_tensors, Toy("fused", length=10)),
     (labels_cut_before_the_shift, UNEVEN),
     (wrong_adjoint_of_a_cut, Toy("attention", length=10, heads=2)),
     (bias_on_every_rank, Toy("pooled")),
