@@ -151,7 +151,7 @@ def test_a_model_that_breaks_the_graph(name, mesh):
 
 def test_a_break_that_we_have_no_words_for():
     """Dynamo's explanation stands for ours; its hints and its debug text are left out."""
-    message = "Unsupported thing\n  Explanation: Dynamo cannot trace it.\n  Hint: do not.\n\n  Developer debug context: x"
+    message = "Unsupported thing\n  Explanation: Dynamo cannot trace it.\n  Hint: no.\n\n  Developer debug context: x"
     golden.expect("words", "graph_of_unknown_break", str(broken_graph(message, [], Tiny())))
 
 
