@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..errors import Problem, did_you_mean
 from .model import Clause, Dim, Dims, Pack, Rule, Signature
 
-CODED = ("whole", "view", "permute", "index", "einsum", "repeat", "interleave", "sized")
+CODED = ("whole", "view", "permute", "index", "lookup", "einsum", "repeat", "interleave", "sized")
 
 
 def check_rule(rule: Rule) -> Iterator[Problem]:

@@ -157,6 +157,29 @@ def index(call: Call) -> Projection:
     return letters.projection(tuple(operands), (result,), linear=linear_in_all(call), saves=drawn_by)
 
 
+def lookup(call: Call) -> Projection:
+    """`index_select`, `gather`: the dim that is looked up is whole in the source, and another one in the result.
+
+    `gather` may leave out the ends of other dims: those are whole.
+    """
+    source, index = call.operands
+    if not source:
+        return whole(call)
+    dim = call.named["dim"] % len(source)
+    names = [f"*{d}" for d in range(len(source))]
+    letters = Letters(kinds={names[dim]: "whole"})
+    looked = [f"{n}'" if d == dim else n for d, n in enumerate(names)]
+    places = looked[dim : dim + len(index)]
+    if call.target is torch.ops.aten.gather.default:
+        short = [d for d in range(len(source)) if d != dim and source[d] != index[d]]
+        looked = places = [f"{n}'" if d in short or d == dim else n for d, n in enumerate(names)]
+        letters.kinds |= {n: "whole" for d in short for n in (names[d], looked[d])}
+    operands = (letters.dims(names, source), letters.dims(places, index))
+    return letters.projection(
+        operands, (letters.dims(looked, call.results[0]),), linear=linear_in_all(call), saves=(1,)
+    )
+
+
 def einsum(call: Call) -> Projection:
     """`ij,jk->ik`: letters are factors; one that the result lacks is summed."""
     text = call.named["equation"].replace(" ", "")
@@ -195,5 +218,6 @@ TABLE: dict[str, Callable[[Call], Projection]] = {
     "interleave": interleave,
     "sized": sized,
     "index": index,
+    "lookup": lookup,
     "einsum": einsum,
 }

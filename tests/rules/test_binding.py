@@ -144,8 +144,18 @@ def test_reduced_dims_by_argument():
 
 def test_gather_needs_equal_sizes_where_it_passes():
     index = torch.zeros(2, 5, dtype=torch.int64)
-    assert kinds(bind(aten.gather.default, empty(2, 3), 1, index))["*0"] == "pass"
-    assert bind(aten.gather.default, empty(4, 3), 1, index).kinds.count("pass") == 0
+    looked_up = bind(aten.gather.default, empty(2, 3), 1, index)
+    assert looked_up.operands == (((0,), (1,)), ((0,), (2,))) and looked_up.results == (((0,), (2,)),)
+    assert kinds(looked_up) == {"*0": "pass", "*1": "whole", "*1'": "pass"}
+    assert kinds(bind(aten.gather.default, empty(4, 3), 1, index)) == {
+        "*0": "whole", "*1": "whole", "*0'": "whole", "*1'": "pass"
+    }  # fmt: skip
+
+
+def test_index_select_splits_the_index_or_the_other_dims():
+    p = bind(aten.index_select.default, empty(2, 3, 4), 1, torch.zeros(5, dtype=torch.int64))
+    assert p.operands == (((0,), (1,), (2,)), ((3,),)) and p.results == (((0,), (3,), (2,)),)
+    assert p.kinds == ("pass", "whole", "pass", "pass")
 
 
 def test_index_keeps_the_dims_of_the_indices():
@@ -203,7 +213,7 @@ def test_sizes_that_disagree_are_refused():
 
 @pytest.mark.parametrize("name", default_rules().names())
 def test_every_rule_names_the_operands_and_arguments_of_its_operator(name: str):
-    from autosp.rules.call import resolve
+    from autosp.rules.verify import resolve
 
     target = resolve(name)
     assert target is not None, "this torch has no such operator"
