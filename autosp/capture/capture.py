@@ -157,20 +157,18 @@ def _plain(gm: fx.GraphModule) -> fx.GraphModule:
     wrapped = torch.ops.higher_order.tag_activation_checkpoint
     if not any(n.target is wrapped for n in gm.graph.nodes):
         return gm
-    copy = fx.GraphModule(gm, fx.Graph())
+    graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in gm.graph.nodes:
         if node.target is wrapped:
             body = getattr(gm, node.args[0].target)
             values = [env[a] if isinstance(a, fx.Node) else a for a in node.args[1:]]
-            inner = dict(zip(_inputs_of(body), values))
-            env[node] = copy.graph.graph_copy(body.graph, inner)
+            env[node] = graph.graph_copy(body.graph, dict(zip(_inputs_of(body), values)))
         elif node.op == "output":
-            copy.graph.output(fx.map_arg(node.args[0], lambda n: env[n]))
-        else:
-            env[node] = copy.graph.node_copy(node, lambda n: env[n])
-    copy.recompile()
-    return copy
+            graph.output(fx.map_arg(node.args[0], lambda n: env[n]))
+        elif node.op != "get_attr" or any(user.target is not wrapped for user in node.users):
+            env[node] = graph.node_copy(node, lambda n: env[n])
+    return fx.GraphModule(gm, graph)
 
 
 def _inputs_of(gm: fx.GraphModule) -> list[fx.Node]:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import fx
+from torch._dynamo.exc import BackendCompilerFailed
 
+from ..errors import AutospError
 from ..spec import Constraint, Map
 from .capture import LayoutOf, capture
 from .captured import Captured
@@ -25,7 +27,7 @@ def trace(
 ) -> tuple[Captured, Sequence]:
     """The global-view graph of `model(**inputs)` and the graph's example inputs, in order.
 
-    Raises CaptureError, or Dynamo's own error where the model breaks the graph.
+    Raises what `capture` raises, or Dynamo's own error where the model breaks the graph.
     """
     found: list = []
 
@@ -36,7 +38,12 @@ def trace(
 
     torch._dynamo.reset()
     with tracing():
-        torch.compile(model, backend=backend, fullgraph=True, dynamic=dynamic)(**inputs)
+        try:
+            torch.compile(model, backend=backend, fullgraph=True, dynamic=dynamic)(**inputs)
+        except BackendCompilerFailed as e:
+            if isinstance(e.inner_exception, AutospError):
+                raise e.inner_exception from e.inner_exception.__cause__
+            raise
     torch._dynamo.reset()
     return found[0]
 
