@@ -84,16 +84,16 @@ class Step:
             )
             self.compared = True
 
-
     def _mark(self, inputs: dict) -> None:
-        """A mapped module needs the split lengths as symbols."""
+        """A mapped module needs the split lengths as symbols, wherever a dim of that name stands."""
         if not self.spec.maps:
             return
-        for name, value in inputs.items():
-            layout = layout_of(self.spec, name, value) if isinstance(value, torch.Tensor) else None
-            dim = layout.dim_of(self.mesh.axis) if layout is not None else None
-            if dim is not None:
-                torch._dynamo.maybe_mark_dynamic(value, dim)
+        layouts = {n: layout_of(self.spec, n, x) for n, x in inputs.items() if isinstance(x, torch.Tensor)}
+        dims = [(n, d, dim) for n, layout in layouts.items() if layout for d, dim in enumerate(layout.dims)]
+        split = {dim.name for _, _, dim in dims if self.mesh.axis in dim.axes}
+        for name, d, dim in dims:
+            if dim.name in split:
+                torch._dynamo.maybe_mark_dynamic(inputs[name], d)
 
 
 def _all_optional(spec: Spec) -> Spec:
