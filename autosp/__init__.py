@@ -24,7 +24,6 @@ _HOME = {
     "compile": "autosp.engine",
     "backend": "autosp.engine",
     "plan": "autosp.engine",
-    "measure": "autosp.engine",
 }
 _SUBMODULES = ("deepspeed", "errors", "rules")
 

@@ -14,7 +14,7 @@ import pytest
 import autosp
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = "parse load P annotate constrain compile backend plan measure".split()
+PUBLIC = "parse load P annotate constrain compile backend plan".split()
 DATA = {"grammar": ("grammar", "*.lark"), "specs": ("specs", "*/*.*"), "examples": ("examples", "*.py")}
 
 

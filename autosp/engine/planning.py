@@ -1,0 +1,50 @@
+"""`autosp.plan`: the plan of a model before a process group, a GPU or a weight exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+
+from ..capture import trace
+from ..solve import Device, Plan, load_device, solve
+from ..spec import Spec, check_inputs
+from .backend import ends
+from .compile import resolve_spec
+from .marks import layout_of
+from .mesh import solved_axis
+from .step import prepare
+
+
+def plan(
+    model: torch.nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    spec: Spec | str | None = None,
+    *,
+    sp: int,
+    device: Device | str = "a100-80gb",
+) -> Plan:
+    """The plan for `model(**inputs)` split over `sp` ranks. Nothing is computed.
+
+    The model and its inputs may be fake (made under `torch._subclasses.FakeTensorMode`), on the
+    meta device, or real; `inputs` are one data-parallel rank's whole batch. spec: as in
+    `autosp.compile`. device: a Device, or a name in specs/devices.
+
+    `str(plan.summary())` tells where each collective stands and why; `plan.reshards` are those
+    of the forward, in order. Raises what the first call of a compiled model raises.
+    """
+    chosen = resolve_spec(spec, model)
+    axis = solved_axis(chosen)
+    check_inputs(chosen, {n: x for n, x in inputs.items() if chosen.input(n)}, {axis: sp})
+    prepare(model)
+    captured, _ = trace(
+        model,
+        inputs,
+        layout_of=partial(layout_of, chosen),
+        constraints=chosen.constraints,
+        maps=chosen.maps,
+        dynamic=bool(chosen.maps),
+    )
+    chip = device if isinstance(device, Device) else load_device(device)
+    return solve(captured, ends(chosen, captured), axis=axis, p=sp, device=chip)
