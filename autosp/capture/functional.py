@@ -124,8 +124,8 @@ class Functionaliser:
         if node.op == "placeholder" and self.grad and self.inputs[node.name].requires_grad:
             self.flows.add(node)
         self.note_flow(node)
-        storages = {t.untyped_storage()._cdata for t in tensors_of(node.meta.get("val"))}
-        if len(storages) == 1:
+        storages = {storage_of(t) for t in tensors_of(node.meta.get("val"))}
+        if len(storages) == 1 and None not in storages:
             self.add(node, before, storages.pop(), last)
 
     def add(self, node: fx.Node, before: list[fx.Node], storage: int, last: int) -> None:
@@ -157,7 +157,7 @@ class Functionaliser:
         """An in-place operator: the new value of what it writes, and of everything that aliases it."""
         form = functional_form(node.target)
         if form is None or alias is None:
-            self.faults.append(words.no_form(node))
+            self.faults.append(words.no_form(node) if form is None else words.under_vmap(node))
             return
         if is_inplace_view(node.target):
             if alias.origin.op in ("placeholder", "get_attr"):
@@ -235,3 +235,11 @@ class Functionaliser:
             new.meta["val"] = target(*given, **named)
         self.note_flow(new)
         return new
+
+
+def storage_of(t: torch.Tensor) -> int | None:
+    """What tells a tensor's memory from another's; None for one that has none of its own (under vmap)."""
+    try:
+        return t.untyped_storage()._cdata
+    except NotImplementedError:
+        return None

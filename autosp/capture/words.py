@@ -48,6 +48,16 @@ def no_form(node: fx.Node) -> Problem:
     )
 
 
+def under_vmap(node: fx.Node) -> Problem:
+    """A write to a tensor that has no memory of its own."""
+    return Problem(
+        what=f"'{called(node)}' writes to a tensor inside torch.vmap",
+        rule="values inside torch.vmap are no values of the graph, and what is written to them is lost with it",
+        fix="compute it before the compiled forward and pass it in (a BlockMask of flex_attention, say)",
+        where=place(node),
+    )
+
+
 def through_view(node: fx.Node, view: fx.Node) -> Problem:
     """A write to a view that cannot be put back into what it views."""
     return Problem(

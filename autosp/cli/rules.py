@@ -234,16 +234,21 @@ def named(book: Any, words: tuple[str, ...]) -> list[str]:
 
 def report_text(report: Any) -> str:
     """A line for an operator, and one for each thing that is wrong with its rule."""
-    if report.splits == ("whole",):
+    if runs_whole(report):
         return f"whole   {report.name}"
     word = "proved" if report.ok else "WRONG"
     line = f"{word:7} {report.name}  {report.checks} checks  error {report.error:.1e}  {', '.join(report.splits)}"
     return "\n".join([line, *(f"          {failure}" for failure in report.failures)])
 
 
+def runs_whole(report: Any) -> bool:
+    """Whether the rules split nothing, so that there is nothing to prove."""
+    return report.splits == ("whole",) or (report.ok and not report.checks)
+
+
 def total(reports: list[Any], seconds: float) -> str:
     """The last line: counts, the largest error, the time."""
-    whole = sum(r.splits == ("whole",) for r in reports)
+    whole = sum(map(runs_whole, reports))
     wrong = sum(not r.ok for r in reports)
     worst = max((r.error for r in reports), default=0.0)
     checks = sum(r.checks for r in reports)
@@ -258,7 +263,7 @@ def record(report: Any) -> dict[str, Any]:
     return {
         "operator": report.name,
         "ok": report.ok,
-        "whole": report.splits == ("whole",),
+        "whole": runs_whole(report),
         "calls": report.calls,
         "checks": report.checks,
         "splits": list(report.splits),

@@ -46,6 +46,8 @@ class RuleBook:
 
     def bind(self, target: torch._ops.OpOverload, args: Any, kwargs: Any, results: Any) -> Projection:
         """The call in factors. Raises RuleError where no rule speaks of it."""
+        if not isinstance(target, torch._ops.OpOverload):
+            raise RuleError(no_schema(str(target)))
         call = make_call(target, args, kwargs, results)
         name, reasons = op_name(target), []
         for rule in self.by_name.get(name, ()):
@@ -68,6 +70,15 @@ def bind_rule(rule: Rule, call: Call) -> Projection:
         return bind_signature(rule, rule.form, call)
     found = TABLE[rule.form](call)
     return attrs.evolve(found, movement=found.movement or bool(rule.said("movement")))
+
+
+def no_schema(name: str) -> Problem:
+    """An operator that takes functions: `flex_attention`, `cond`."""
+    return Problem(
+        f"'{name}' is a higher-order operator: no rule can speak of it",
+        "a rule names the arguments of an operator's schema; an operator that takes functions has none",
+        "write the model in operators that have rules: torch.nn.functional.scaled_dot_product_attention for attention",
+    )
 
 
 def no_rule(name: str, call: Call) -> Problem:

@@ -199,6 +199,17 @@ def test_an_operator_without_a_rule_gets_a_draft_that_is_a_rule():
     assert set(p.kinds) == {"whole"}
 
 
+def test_an_operator_that_takes_functions_has_no_rule():
+    with pytest.raises(RuleError) as caught:
+        default_rules().bind(torch.ops.higher_order.flex_attention, (), {}, empty(2))
+    assert str(caught.value) == (
+        "error: 'flex_attention' is a higher-order operator: no rule can speak of it\n"
+        "   = rule: a rule names the arguments of an operator's schema; an operator that takes functions has none\n"
+        "   = fix: write the model in operators that have rules: "
+        "torch.nn.functional.scaled_dot_product_attention for attention"
+    )
+
+
 def test_a_rule_that_does_not_fit_says_why():
     book = RuleBook(read("rule aten.relu.default(self[a, b]) -> [a, b]"))
     with pytest.raises(RuleError, match="a tensor has 3 dims, the rule names 2"):
