@@ -130,7 +130,8 @@ def build(captured: Captured, book: RuleBook) -> Problem:
             if isinstance(node.meta.get("val"), torch.Tensor):
                 p = roles[node.name]
                 diff = p.requires_grad and captured.training
-                of[node] = (new(node, None, node.meta["val"], diff, p.role in ("param", "buffer"), not diff and p.role != "param"),)
+                given = not diff and p.role != "param"
+                of[node] = (new(node, None, node.meta["val"], diff, p.role in ("param", "buffer"), given),)
         elif node.op == "get_attr":
             if isinstance(node.meta.get("val"), torch.Tensor):
                 of[node] = (new(node, None, node.meta["val"], False, True, True),)

@@ -26,9 +26,7 @@ SPLIT = ("input_ids", "labels", "position_ids")
 def main() -> None:
     args = arguments()
     model, batch = build(args.layers, args.seq)
-    captured, capture_seconds = timed(
-        lambda: trace(model, batch, layout_of=lambda name, x: SEQUENCE if name in SPLIT else None, dynamic=args.dynamic)[0]
-    )
+    (captured, _), capture_seconds = timed(lambda: trace(model, batch, layout_of=layout_of, dynamic=args.dynamic))
     _, rule_seconds = timed(default_rules)
     ends = Ends(tuple("none" if o.name == "logits" else "whole" for o in captured.outputs), args.attention)
     device = load_device(args.device)
@@ -71,6 +69,11 @@ def build(layers: int, length: int) -> tuple[torch.nn.Module, dict[str, torch.Te
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).train()
         ids = torch.zeros(1, length, dtype=torch.long)
         return model, {"input_ids": ids, "labels": ids.clone(), "position_ids": torch.arange(length)[None]}
+
+
+def layout_of(name: str, x: torch.Tensor):
+    """The layouts of the shipped specs."""
+    return SEQUENCE if name in SPLIT else None
 
 
 def timed(work):

@@ -1,12 +1,25 @@
 """The arithmetic of splits: parts and wholes, uneven units, canonical forms, symbolic sizes."""
 
+import itertools
+
 import sympy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autosp.layout import (
-    INVARIANT, PARTIAL, REPLICATE, Split, as_size, assemble, count, divide, local_shape, make_split, shard, start,
+    INVARIANT,
+    PARTIAL,
+    REPLICATE,
+    Split,
+    as_size,
+    assemble,
+    count,
+    divide,
+    local_shape,
+    make_split,
+    shard,
+    start,
 )  # fmt: skip
 
 RELAXED = settings(deadline=None)  # a loaded machine is no failure
@@ -48,7 +61,7 @@ def test_local_sizes_sum_to_the_whole_and_differ_by_one_unit(case):
 @given(st.integers(0, 40), RANKS)
 def test_units_are_dealt_in_order(units, p):
     starts = [start(units, p, r) for r in range(p)] + [units]
-    assert [b - a for a, b in zip(starts, starts[1:])] == [count(units, p, r) for r in range(p)]
+    assert [b - a for a, b in itertools.pairwise(starts)] == [count(units, p, r) for r in range(p)]
     assert starts[0] == 0
 
 

@@ -209,7 +209,7 @@ def reference(program: Program) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return loss.detach(), {name: x.grad for name, x in model.named_parameters()}
 
 
-def simulated(program: Program, plan: Plan, *, dynamic: bool = False) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+def simulated(program: Program, plan: Plan, *, dynamic: bool = False) -> list[tuple]:
     """Loss and gradients by parameter name, of every rank."""
     graph, inputs = captured(program, dynamic)
     return [named(graph, outputs, grads) for outputs, grads in simulate(plan, inputs)]

@@ -187,7 +187,7 @@ def test_a_rank_that_fails_wakes_the_others_and_is_named():
             raise ValueError("no such thing")
         return convert((torch.ones(2),), ("partial", "replicate"), (None,), (None,), 3, rank, group.name, False)
 
-    with pytest.raises(RuntimeError, match="^rank 1: ValueError: no such thing$"):
+    with pytest.raises(RuntimeError, match=r"^rank 1: ValueError: no such thing$"):
         run_ranks(3, body)
 
 
