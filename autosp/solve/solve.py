@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import attrs
+import torch
 
 from ..capture import Captured
-from ..errors import RuleError
+from ..errors import PlanError, RuleError
 from ..layout import INVARIANT, REPLICATE, Placement, Split
 from ..rules import RuleBook, default_rules
 from ..syntax import Layout
@@ -255,6 +256,15 @@ def _scores(op: Op) -> bool:
 
 
 def _choose(problem: Problem, ways, wanted, costs: _Costs) -> dict[Op, Strategy]:
+    """The strategies of least cost. Edges on which no reshard need stand are closed; where that
+    leaves no plan (a chain whose ends agree with its middle, not with each other), all are open."""
+    try:
+        return _chosen(problem, ways, wanted, costs, close=True)
+    except PlanError:
+        return _chosen(problem, ways, wanted, costs, close=False)
+
+
+def _chosen(problem: Problem, ways, wanted, costs: _Costs, close: bool) -> dict[Op, Strategy]:
     program = Program()
     picked: dict[Op, list[int]] = {}
     give: dict[int, dict[Placement, list[int]]] = {}
@@ -273,7 +283,7 @@ def _choose(problem: Problem, ways, wanted, costs: _Costs) -> dict[Op, Strategy]
     for op in problem.ops:
         for i, v in enumerate(op.operands):
             need = _by_placement(picked[op], [s.needs[i] for s in ways[op]])
-            edges.append(_edge(costs, v, give[v.id], need, _closed(op, v, last, give[v.id], need)))
+            edges.append(_edge(costs, v, give[v.id], need, close and _closed(op, v, last, give[v.id], need)))
     for v, placement in _outputs(problem, wanted):
         edges.append(_edge(costs, v, give[v.id], {placement: [one]}, False))
     add_edges(program, edges)
@@ -313,7 +323,8 @@ def _closed(op: Op, v: Value, outputs: set[int], give, need) -> bool:
     """An edge on which no reshard need stand: a one-to-one call on a value that nobody else uses
     can be resharded after it at the same price, so it is; this makes the answer unique."""
     return (
-        v.diff
+        op.node.target is not torch.ops.autosp.constrain.default  # where the user wants a change of layout
+        and v.diff
         and v.tagged
         and v.node.op == "call_function"
         and len(v.users) == 1
