@@ -9,6 +9,10 @@ from torch import fx
 from ..errors import Problem
 from .captured import module_path, source_line
 
+KEPT = (
+    "a compiled forward leaves its inputs, parameters and buffers as they are: "
+    "a rank that holds a part cannot update the whole"
+)
 RULE = "autosp splits values, so an operator that writes in place is replaced by one that gives a new value"
 
 
@@ -26,13 +30,14 @@ def input_written(node: fx.Node, role: str, name: str) -> Problem:
     """A write to something that outlives the call."""
     kept = {"buffer": "buffer", "param": "parameter"}.get(role, "input")
     fix = {
-        "buffer": f"use a module that keeps no running statistics, or freeze it before compiling (.eval() on the module of '{name}')",
+        "buffer": "use a module that keeps no running statistics, or freeze it before compiling "
+        f"(.eval() on the module of '{name}')",
         "parameter": f"update '{name}' outside the compiled forward",
         "input": f"write to a copy, '{name} = {name}.clone()', or return the new value",
     }[kept]
     return Problem(
         what=f"'{called(node)}' writes to the {kept} '{name}'",
-        rule="a compiled forward leaves its inputs, parameters and buffers as they are: a rank that holds a part cannot update the whole",
+        rule=KEPT,
         fix=fix,
         where=place(node),
     )
@@ -43,7 +48,8 @@ def no_form(node: fx.Node) -> Problem:
     return Problem(
         what=f"'{called(node)}' writes in place and has no functional form",
         rule=RULE,
-        fix="return the new value instead: a function of the same name without '_', or a custom operator without mutates_args",
+        fix="return the new value instead: a function of the same name without '_', "
+        "or a custom operator without mutates_args",
         where=place(node),
     )
 
@@ -63,7 +69,8 @@ def through_view(node: fx.Node, view: fx.Node) -> Problem:
     return Problem(
         what=f"'{called(node)}' writes to a tensor through '{called(view)}'",
         rule=RULE,
-        fix="write to the tensor itself, through an index or a slice, or build the new value with torch.where or torch.cat",
+        fix="write to the tensor itself, through an index or a slice, "
+        "or build the new value with torch.where or torch.cat",
         where=place(node),
     )
 
@@ -82,7 +89,8 @@ def without_gradient(node: fx.Node) -> Problem:
     """A write under no_grad to a value with a gradient."""
     return Problem(
         what=f"'{called(node)}' writes, without gradients, to a value that has one",
-        rule="a new value has the gradient of what it was made from; one that autograd was not to see cannot be replaced",
+        rule="a new value has the gradient of what it was made from; "
+        "one that autograd was not to see cannot be replaced",
         fix="move the write out of torch.no_grad(), or write to a detached copy, .detach().clone()",
         where=place(node),
     )

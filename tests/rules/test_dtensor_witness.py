@@ -26,6 +26,7 @@ from autosp.rules.strategies import project, splittable
 
 CALLS = 5  # of each operator
 RANKS = 2
+REDUCTIONS = ("sum", "avg", "max", "min", "product")
 
 NOT_A_SUM = "partial sums are the only partial values there are: they alone have a gradient that is known"
 COUNT = "a mean of local means is the sum of local means over the global count only where shards are even: ours sums"
@@ -79,13 +80,15 @@ def ours(projection: Projection) -> set[Lies]:
 def lies(placement) -> str:
     if placement is PARTIAL:
         return "partial sum"
-    return "whole" if not isinstance(placement, Split) else f"split {placement.dim}" if placement.outer == 1 else "strided"
+    if not isinstance(placement, Split):
+        return "whole"
+    return f"split {placement.dim}" if placement.outer == 1 else "strided"
 
 
 def lies_there(placement) -> str:
     """The same words for DTensor's placements."""
     if isinstance(placement, Partial):
-        return f"partial {placement.reduce_op}" if placement.reduce_op in ("sum", "avg", "max", "min", "product") else "partial sum"
+        return f"partial {placement.reduce_op if placement.reduce_op in REDUCTIONS else 'sum'}"
     return f"split {placement.dim}" if isinstance(placement, Shard) else "whole"
 
 

@@ -60,7 +60,8 @@ def test_what_goes_wrong_is_said_in_four_parts():
         "   = fix: add --model CONFIG.json, --model HF-CLASS or --model pkg.mod:factory\n"
     )
     assert missing("--model", "torch.nn:Identity").stderr == (
-        "error: the spec names input_ids, labels, position_ids, attention_mask, and the forward of Identity takes input\n"
+        "error: the spec names input_ids, labels, position_ids, attention_mask, "
+        "and the forward of Identity takes input\n"
         "   = rule: a model is traced on inputs that its spec describes\n"
         "   = fix: give a spec that names its inputs with --spec, or let pkg.mod:factory return (model, inputs)\n"
     )
@@ -84,7 +85,9 @@ FAMILIES = {
     "FalconForCausalLM": {k: v for k, v in TINY.items() if k != "intermediate_size"} | IDS,
     "Starcoder2ForCausalLM": TINY | KV | IDS,
     "MixtralForCausalLM": TINY | KV | {"num_local_experts": 4},
-    "Qwen3MoeForCausalLM": TINY | KV | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "Qwen3MoeForCausalLM": TINY | KV | {
+        "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+    },
     "BertForMaskedLM": TINY,
 }  # fmt: skip
 QUICK = ("GPT2LMHeadModel", "FalconForCausalLM", "MixtralForCausalLM")
