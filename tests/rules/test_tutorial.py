@@ -28,7 +28,7 @@ def blocks() -> list[Block]:
     return [Block(*each) for each in found]
 
 
-def session(text: str) -> list[tuple[str, str]]:
+def commands_of(text: str) -> list[tuple[str, str]]:
     """The commands of a console block, each with the output that it is to give."""
     parts = re.split(r"^\$ (.*)\n", text, flags=re.MULTILINE)
     return list(zip(parts[1::2], parts[2::2], strict=True))
@@ -50,17 +50,17 @@ def fits(output: str, wanted: str) -> bool:
 
 
 def test_the_tutorial_is_true(tmp_path: Path):
-    commands = 0
+    run = 0
     for block in blocks():
         if block.title:
             (tmp_path / block.title).write_text(block.text)
             continue
-        assert block.language == "console", "a block is a file to save, or a console session"
-        for command, wanted in session(block.text):
+        assert block.language == "console", "a block is a file to save, or commands with their output"
+        for command, wanted in commands_of(block.text):
             output = output_of(command, tmp_path)
             assert fits(output, wanted), f"$ {command}\n{output}"
-            commands += 1
-    assert commands == 8
+            run += 1
+    assert run == 8
 
 
 def test_dots_stand_for_anything_and_nothing_else():
