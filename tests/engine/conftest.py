@@ -15,10 +15,11 @@ def launched(request: pytest.FixtureRequest) -> Found:
     """Outcomes by function and name. A test module says in `RANKS` how many ranks run which function for a name."""
     wanted: dict[int, dict[tuple[str, str], None]] = {}
     for item in request.session.items:
-        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
-        world, function = getattr(item.module, "RANKS", {}).get(name, (0, ""))
-        if world and "ranks" in item.fixturenames:
-            wanted.setdefault(world, {})[function, name] = None
+        if "ranks" not in item.fixturenames:  # of other folders too
+            continue
+        name = item.callspec.params["name"]
+        world, function = item.module.RANKS[name]
+        wanted.setdefault(world, {})[function, name] = None
     found: Found = {}
     for world, items in wanted.items():
         order = sorted(items, key=lambda item: item[1] in misuse.LAST)
