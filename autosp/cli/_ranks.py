@@ -13,6 +13,8 @@ from pathlib import Path
 
 import attrs
 
+MANNERS = 3.0  # seconds that ranks have to end by themselves when interrupted
+
 
 @attrs.frozen
 class Ranks:
@@ -55,7 +57,10 @@ class Ranks:
                 process.send_signal(number)
 
     def kill(self) -> None:
-        """Ends every rank and what it has started."""
+        """Ends every rank and what it has started. First by an interrupt: a rank that is building one of
+        DeepSpeed's extensions then gives back its lock file, on which every later launch would wait for ever."""
+        self.signal(signal.SIGINT)
+        settle(self, MANNERS)
         for process in self.processes:
             _end_group(process)
         for process in self.processes:

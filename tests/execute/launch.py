@@ -6,8 +6,11 @@ fails or goes silent ends its launch, never the run: the items after it get a ne
 
 from __future__ import annotations
 
+import functools
+import os
 import pickle
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +22,8 @@ import attrs
 from autosp.cli._ranks import Ranks, settle, start
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
+BUILD = 240.0  # seconds
 START = 180.0  # seconds until the first item may begin to count
 GRACE = 20.0  # seconds that ranks have to answer after one of them failed
 DEAD_STARTS = 2  # launches in a row that may end before any answer
@@ -39,6 +44,7 @@ def launch(world: int, function: str, items: Sequence[object], timeout: float = 
 
     `timeout` is per item. The process group (gloo) is ready when the function is called.
     """
+    build_extension()
     outcomes: list[tuple[Outcome, ...]] = []
     dead = 0
     while len(outcomes) < len(items):
@@ -48,6 +54,23 @@ def launch(world: int, function: str, items: Sequence[object], timeout: float = 
         if dead > DEAD_STARTS:
             outcomes += [got[0]] * (len(items) - len(outcomes))
     return outcomes
+
+
+@functools.cache
+def build_extension() -> None:
+    """Builds what `deepspeed.initialize` compiles on first use, before any rank could be ended in the middle of it.
+
+    A build that was killed leaves a lock on which all later ones wait.
+    """
+    code = "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
+    try:
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, **ENVIRONMENT}, timeout=BUILD, check=True)
+    except subprocess.TimeoutExpired:
+        folder = os.environ.get("TORCH_EXTENSIONS_DIR", "~/.cache/torch_extensions")
+        raise RuntimeError(
+            f"DeepSpeed's extension was not built in {BUILD:.0f} s: a build that was killed may have left "
+            f"its lock file under {folder}; remove that folder"
+        ) from None
 
 
 def errors(outcomes: Sequence[Outcome]) -> str:
@@ -61,7 +84,7 @@ def _one_launch(world: int, function: str, items: Sequence[object], timeout: flo
         folder = Path(name)
         (folder / "items.pkl").write_bytes(pickle.dumps((function, list(items))))
         argv = [sys.executable, "-m", "tests.execute.worker", str(folder)]
-        with start(world, argv, folder, env={"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}) as ranks:
+        with start(world, argv, folder, env=ENVIRONMENT) as ranks:
             outcomes = []
             for index in range(len(items)):
                 outcomes.append(_await_item(ranks, folder, index, timeout + (START if index == 0 else 0)))
