@@ -23,13 +23,38 @@ def summary(spec: Spec) -> str:
     return f"{counted(len(spec.inputs), 'input')}, {counted(len(spec.outputs), 'output')}, mesh [{mesh}]"
 
 
-def faults_of(spec: Spec, model: Any) -> list[Problem]:
-    """The ways in which a spec does not fit a model, if one is given."""
+def faults_of(spec: Spec, model: Any) -> tuple[list[Problem], list[str]]:
+    """The ways in which a spec does not fit a model, if one is given; and what could not be told."""
     if model is None:
-        return []
+        return [], []
     from ..spec import check_model
+    from ..spec.claims import check_maps
 
-    return check_model(spec, model)
+    problems = check_model(spec, model)
+    if problems:
+        return problems, []
+    claims = check_maps(spec, model)
+    notes = [f"'{claim.statement}' was not run at {claim.path}: {claim.skipped}" for claim in claims if claim.skipped]
+    return [claim.problem for claim in claims if claim.problem], notes
+
+
+def unplanned(spec: Spec, model: Any, sp: int, length: int) -> list[Problem]:
+    """Why the model, on inputs of this length, cannot be split over `sp` ranks as the spec says.
+
+    The model's tensors become fakes, in place.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from ..engine import plan
+    from ..spec.sample import on_fakes, samples
+
+    mode = FakeTensorMode()
+    try:
+        for inputs in samples(model, spec, {"batch": 2}, length):
+            plan(model.train(), on_fakes(model, inputs, mode), spec, sp=sp)
+    except AutospError as error:
+        return list(error.problems)
+    return []
 
 
 @attrs.frozen
@@ -39,6 +64,7 @@ class Verdict:
     file: str
     spec: Spec | None
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -47,44 +73,59 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """The fields that a machine reads."""
-        fields = {"file": self.file, "ok": self.ok, "problems": [attrs.asdict(p) for p in self.problems]}
+        fields = {"file": self.file, "ok": self.ok, "problems": [attrs.asdict(p) for p in self.problems],
+                  "notes": list(self.notes)}  # fmt: skip
         return fields if self.spec is None else {**fields, "spec": str(self.spec)}
 
 
-def verdict(file: str, model: Any) -> Verdict:
-    """Read one file and hold it against the model."""
+def verdict(file: str, model: Any, sp: int | None = None, length: int = 0) -> Verdict:
+    """Read one file, hold it against the model, and plan that where a number of ranks is given."""
     try:
         spec = load(file)
     except SpecError as error:
         return Verdict(file, None, error.problems)
-    return Verdict(file, spec, tuple(faults_of(spec, model)))
+    problems, notes = faults_of(spec, model)
+    if sp and not problems:
+        problems = unplanned(spec, model, sp, length)
+    return Verdict(file, spec, tuple(problems), tuple(notes))
 
 
-def say(result: Verdict, model: Any) -> None:
+def say(result: Verdict, model: Any, sp: int | None) -> None:
     """One line for a good file; its errors on stderr otherwise."""
     if not result.ok:
         click.echo(str(AutospError(result.problems)), err=True)
     else:
         fits = f", fits {type(model).__name__}" if model is not None else ""
+        fits += f" on {counted(sp, 'rank')}" if sp else ""
         click.echo(f"{result.file}: ok ({summary(result.spec)}{fits})")
+    for note in result.notes:
+        click.echo(f"{result.file}: note: {note}")
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--model", metavar="MODEL", help="A config.json, a transformers class, or pkg.mod:factory.")
+@click.option("--sp", type=click.IntRange(min=1), metavar="P", help="Also plan the model split over P ranks.")
+@click.option("--seq", default=256, show_default=True, help="The length of the sequences that --sp plans for.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of results for a machine.")
-def check(files: tuple[str, ...], model: str | None, as_json: bool) -> None:
-    """Check spec files (or shipped specs, by name), alone or against a model."""
-    built = None
-    if model is not None:
-        from ..spec.build import build_model
+def check(files: tuple[str, ...], model: str | None, sp: int | None, seq: int, as_json: bool) -> None:
+    """Check spec files (or shipped specs, by name), alone or against a model.
 
-        built = build_model(model)
-    results = [verdict(file, built) for file in files]
+    With a model, every module that a `map` names runs whole and in shards on random data.
+    """
+    if sp and model is None:
+        raise click.UsageError("--sp plans a model: give it with --model")
+    results = []
+    for file in files:
+        built = None
+        if model is not None:
+            from ..spec.build import build_model
+
+            built = build_model(model)
+        results.append(verdict(file, built, sp, seq))
+        if not as_json:
+            say(results[-1], built, sp)
     if as_json:
         click.echo(json.dumps([result.as_json() for result in results], indent=2))
-    else:
-        for result in results:
-            say(result, built)
     if not all(result.ok for result in results):
         raise SystemExit(1)

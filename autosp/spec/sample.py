@@ -9,33 +9,39 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..errors import Problem, RuleError
-from ..spec import Spec
+from ..errors import Problem, SpecError
+from ..syntax import Layout
+from .values import Spec
 
 SIZES = {"batch": 2}
 LENGTH = 16  # of every other dim
+COUNTED = ("ids", "label", "mask", "token", "index", "target", "pos")
 
 
-def samples(model: torch.nn.Module, spec: Spec) -> Iterator[dict[str, torch.Tensor]]:
+def samples(
+    model: torch.nn.Module, spec: Spec, sizes: Mapping[str, int] = SIZES, length: int = LENGTH
+) -> Iterator[dict[str, torch.Tensor]]:
     """Inputs that the spec names and the forward takes: those it must have, then all of them.
 
     Masks and positions are built in the graph where they are not given: both graphs count.
+    sizes: of dims by name; every other one has the size that the spec states, or `length`.
+    Raises SpecError where the forward takes none of the spec's inputs.
     """
+    sizes = {**{fact.name: fact.size for fact in spec.dims if fact.size}, **sizes}
     taken = inspect.signature(model.forward).parameters
     named = [i for i in spec.inputs if i.name in taken]
     needed = [i for i in named if not i.optional]
     if not needed:
-        raise RuleError(no_inputs(type(model).__name__, list(taken), [i.name for i in spec.inputs]))
+        raise SpecError(no_inputs(type(model).__name__, list(taken), [i.name for i in spec.inputs]))
     for chosen in [needed] if needed == named else [needed, named]:
-        yield {i.name: made_up(i.name, i.layout) for i in chosen}
+        yield {i.name: made_up(i.name, i.layout, sizes, length) for i in chosen}
 
 
-def made_up(name: str, layout: Any) -> torch.Tensor:
+def made_up(name: str, layout: Layout, sizes: Mapping[str, int], length: int) -> torch.Tensor:
     """A tensor of a layout's dims: whole numbers where its name says ids, labels or a mask."""
-    shape = [SIZES.get(part.name, int(part.name) if part.name.isdigit() else LENGTH)
-             for dim in layout.dims for part in dim.parts if part.name != "..."]  # fmt: skip
-    counted = any(word in name for word in ("ids", "label", "mask", "token", "index", "target", "pos"))
-    return torch.zeros(shape, dtype=torch.int64 if counted else torch.float32)
+    parts = (part.name for dim in layout.dims for part in dim.parts if part.name != "...")
+    shape = [sizes.get(part, int(part) if part.isdigit() else length) for part in parts]
+    return torch.zeros(shape, dtype=torch.int64 if any(word in name for word in COUNTED) else torch.float32)
 
 
 def no_inputs(model: str, taken: list[str], named: list[str]) -> Problem:
