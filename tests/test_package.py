@@ -89,6 +89,26 @@ def test_the_text_files_are_found_from_the_wheel_and_from_a_checkout(wheel: Path
     assert python(code, _install(wheel, tmp_path), cwd=tmp_path) == python(code)
 
 
+def test_the_installed_wheel_checks_a_spec_and_verifies_a_rule(wheel: Path, tmp_path: Path):
+    executable = _install(wheel, tmp_path)
+    code = "import autosp, sys; from autosp.cli import main; print(autosp.__file__, flush=True); main(sys.argv[1:])"
+    (tmp_path / "mine.spec").write_text("mesh [sp]\ninput ids [batch, seq@sp]\n")
+    checked = _run(executable, code, "check", "llama", "mine.spec", cwd=tmp_path).splitlines()
+    assert str(tmp_path / "venv") in checked[0], "the checkout was imported, not the wheel"
+    assert checked[1:] == [
+        "llama: ok (4 inputs, 2 outputs, mesh [dp: local, sp])",
+        "mine.spec: ok (1 input, 0 outputs, mesh [sp])",
+    ]
+    proved = _run(executable, code, "rules", "verify", "aten.linear", cwd=tmp_path)
+    assert "aten.linear.default" in proved and "1 operators proved, 0 whole, 0 wrong" in proved
+
+
+def _run(executable: str, code: str, *args: str, cwd: Path) -> str:
+    done = subprocess.run([executable, "-c", code, *args], capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def _install(wheel: Path, folder: Path) -> str:
     """A Python that sees this environment's packages, but autosp from the wheel alone."""
     venv.create(folder / "venv", with_pip=False)

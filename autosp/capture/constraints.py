@@ -25,7 +25,7 @@ def constrain_modules(gm: fx.GraphModule, constraints: Sequence[Constraint]) -> 
         for path in paths:
             node = _port(gm, path, constraint)
             if node is None:
-                faults.append(_no_port(constraint, path))
+                faults.append(_no_port(constraint, path, _dims_at(gm, path, constraint.port)))
             else:
                 _fix(gm, node, path, constraint)
         if not paths:
@@ -79,10 +79,25 @@ def _fix(gm: fx.GraphModule, node: fx.Node, path: str, constraint: Constraint) -
         user.replace_input_with(node, fixed)
 
 
-def _no_port(constraint: Constraint, path: str) -> Problem:
+def _dims_at(gm: fx.GraphModule, path: str, port: str) -> list[int]:
+    """The numbers of dims that floating-point tensors have at a module's port."""
+    inside = [n for n in gm.graph.nodes if _inside(n, path)]
+    if port == "output":
+        found = [n for n in inside if any(not _inside(u, path) for u in n.users)]
+    else:
+        found = [s for n in inside for s in n.all_input_nodes if s.op == "call_function" and not _inside(s, path)]
+    values = [n.meta.get("val") for n in found]
+    return sorted({v.dim() for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()})
+
+
+def _no_port(constraint: Constraint, path: str, dims: Sequence[int] = ()) -> Problem:
+    has = " or ".join(map(str, dims))
     return Problem(
-        what=f"'{constraint}' finds no floating-point {constraint.port} with {len(constraint.layout.dims)} dims at {path}",
+        what=f"'{constraint}' finds no floating-point {constraint.port} "
+        f"with {len(constraint.layout.dims)} dims at {path}",
         rule="a constraint names a module of the traced graph, by its path in the model",
-        fix="compare the path with model.named_modules(), and the layout's dims with the tensor's",
+        fix=f"its {constraint.port} has {has} dims there: write a layout of as many, such as [(batch seq), hidden]"
+        if has
+        else "compare the path with model.named_modules(), and the layout's dims with the tensor's",
         where=str(constraint.at or "spec"),
     )

@@ -15,11 +15,10 @@ from pathlib import Path
 import attrs
 import click
 
+from autosp.cli._gap import Bar, measure_gap
 from autosp.cli._ranks import Ranks, settle, start
 
-LOSS_BAR = 1e-5  # relative
-PARAMETER_BAR = 1e-4  # of the parameter's largest value
-FLOOR = 1e-6  # of the largest value of any parameter: where the exact gradient is zero, both runs hold noise
+BAR = Bar(loss=1e-5, parameter=1e-4, floor=1e-6)
 SILENCE = 900.0  # seconds without a line from rank 0 after which the ranks are taken to hang
 STEP = re.compile(r"step (\d+)/(\d+)  loss (\S+)  (\S+) tokens/s$")
 NOISE = re.compile(r"\[\d{4}-|DeepSpeed .* built successfully")  # log lines of libraries
@@ -48,23 +47,6 @@ class Settings:
     def __str__(self) -> str:
         where = f"{self.sp * self.dp} processes (dp {self.dp} x sp {self.sp}) on gloo"
         return f"{self.model}, windows of {self.seq} bytes, {where}, ZeRO-{self.zero}, {self.backend}"
-
-
-@attrs.frozen
-class Gap:
-    """How far the sharded run is from the unsharded one: the worst step and the worst parameter."""
-
-    loss: float
-    step: int
-    parameter: float
-    name: str
-    within: bool
-
-    def __str__(self) -> str:
-        return (
-            f"  loss        {self.loss:.1e} relative, at step {self.step} (bar {LOSS_BAR:.0e})\n"
-            f"  parameters  {self.parameter:.1e} of their largest value, in {self.name} (bar {PARAMETER_BAR:.0e})"
-        )
 
 
 @click.command()
@@ -176,29 +158,11 @@ def _compare(settings: Settings, losses: list[float], saved: Path) -> bool:
     import torch
 
     expected, parameters = _unsharded(settings)
-    gap = measure_gap(expected, losses, parameters, torch.load(saved, map_location="cpu"))
+    gap = measure_gap(expected, losses, parameters, torch.load(saved, map_location="cpu"), BAR)
     click.echo(f"largest difference from the unsharded run of the same {settings.steps} steps (Adam, eps 1e-5, fp32):")
     click.echo(str(gap))
     click.echo("the sharded run equals the unsharded one" if gap.within else "MISS: the two runs differ")
     return gap.within
-
-
-def measure_gap(expected_losses: list[float], losses: list[float], expected: dict, parameters: dict) -> Gap:
-    """The worst step and the worst parameter of the sharded run, against the unsharded one."""
-    errors = [_number(abs(a - b) / abs(a)) for a, b in zip(expected_losses, losses, strict=True)]
-    largest = max(float(value.abs().max()) for value in expected.values())
-    worst, within = {}, max(errors) <= LOSS_BAR
-    for name, value in expected.items():
-        own = float(value.abs().max())
-        off = _number(float((value - parameters[name]).abs().max()))
-        within &= off <= PARAMETER_BAR * own + FLOOR * largest
-        worst[name] = off / max(own, FLOOR * largest)
-    name = max(worst, key=worst.get)
-    return Gap(max(errors), errors.index(max(errors)) + 1, worst[name], name, within)
-
-
-def _number(value: float) -> float:
-    return value if value == value else float("inf")
 
 
 def _unsharded(settings: Settings) -> tuple[list[float], dict]:

@@ -175,3 +175,10 @@ def _reduces_itself(grad_reduce: str) -> Problem:
         fix="leave grad_reduce out",
         where="autosp.compile",
     )
+
+
+def initialize(model, optimizer, config: dict):
+    """A DeepSpeed engine around a model and its optimizer, in a process group that exists."""
+    import deepspeed
+
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 
-from ..capture import trace
+from ..capture import Captured, trace
 from ..solve import Device, Plan, load_device, solve
 from ..spec import Spec, check_inputs
 from .backend import ends
@@ -34,11 +34,16 @@ def plan(
     `str(plan.summary())` tells where each collective stands and why; `plan.reshards` are those
     of the forward, in order. Raises what the first call of a compiled model raises.
     """
+    return planned(model, inputs, spec, sp=sp, device=device)[0]
+
+
+def planned(model, inputs, spec=None, *, sp: int, device: Device | str = "a100-80gb") -> tuple[Plan, Captured, Sequence]:
+    """The plan, the graph that it is of, and the values of the graph's placeholders."""
     chosen = resolve_spec(spec, model)
     axis = solved_axis(chosen)
     check_inputs(chosen, {n: x for n, x in inputs.items() if chosen.input(n)}, {axis: sp})
     prepare(model)
-    captured, _ = trace(
+    captured, examples = trace(
         model,
         inputs,
         layout_of=partial(layout_of, chosen),
@@ -47,4 +52,4 @@ def plan(
         dynamic=bool(chosen.maps),
     )
     chip = device if isinstance(device, Device) else load_device(device)
-    return solve(captured, ends(chosen, captured), axis=axis, p=sp, device=chip)
+    return solve(captured, ends(chosen, captured), axis=axis, p=sp, device=chip), captured, examples

@@ -1,4 +1,4 @@
-"""A model from its name on the command line, without weights: everything is on the meta device."""
+"""A model from its name on the command line; without weights, on the meta device, unless asked for with them."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def from_config(path: Path) -> torch.nn.Module:
     return getattr(library, name)(config)
 
 
-def build_model(name: str) -> torch.nn.Module:
+def build_model(name: str, device: str = "meta") -> torch.nn.Module:
     """The model that `name` means: a config.json, a transformers class, or `pkg.mod:factory`.
 
     Raises SpecError where there is none.
     """
-    with torch.device("meta"):
+    with torch.device(device):
         if name.endswith(".json"):
             return from_config(Path(name))
         return from_factory(name) if ":" in name else from_class(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.engine import misuse
-from tests.execute.launch import Outcome, errors, launch
+from autosp.cli._launch import Outcome, errors, launch
 
 Found = dict[tuple[str, str], tuple[Outcome, ...]]
 
@@ -37,7 +37,7 @@ def ranks(request: pytest.FixtureRequest, launched: Found) -> tuple[Outcome, ...
 
 
 def one_rank(item: tuple[str, str]) -> object:
-    from tests.execute.worker import _load
+    from autosp.cli._worker import _load
 
     function, name = item
     return _load(function)(name)

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from autosp.engine import sampler
 from autosp.errors import EngineError
 from tests.engine import golden
-from tests.execute.launch import Outcome
+from autosp.cli._launch import Outcome
 
 DATA = list(range(17))
 MESHES = {

@@ -6,7 +6,7 @@ import pytest
 
 from autosp import errors as autosp_errors
 from tests.engine import golden, misuse
-from tests.execute.launch import Outcome
+from autosp.cli._launch import Outcome
 
 RANKS = {name: (2, "tests.engine.misuse:meet") for name in misuse.CASES}
 

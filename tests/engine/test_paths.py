@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.engine import paths
-from tests.execute.launch import Outcome
+from autosp.cli._launch import Outcome
 
 RANKS = {name: (4 if "dp_and_sp" in name else 2, "tests.engine.paths:walk") for name in paths.PATHS}
 

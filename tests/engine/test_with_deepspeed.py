@@ -7,7 +7,7 @@ import pytest
 from tests.engine import golden
 from tests.engine.test_misuse import said
 from tests.engine.with_deepspeed import MISUSE, TRAINED
-from tests.execute.launch import Outcome
+from autosp.cli._launch import Outcome
 
 RANKS = {name: (2, "tests.engine.with_deepspeed:run") for name in [*MISUSE, *TRAINED]}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.execute.families import FAMILIES, unsharded
-from tests.execute.launch import errors, launch
+from autosp.cli._launch import errors, launch
 from tests.execute.reference import LOSS_BAR, loss_error
 
 
@@ -14,7 +14,7 @@ def answers(request: pytest.FixtureRequest) -> dict:
     """One launch for all the families that this run selected."""
     selected = [item.callspec.params["name"] for item in request.session.items if "answers" in item.fixturenames]
     expected = {name: unsharded(name) for name in selected}
-    found = launch(2, "tests.execute.families:sharded", list(expected.items()), timeout=180)
+    found = launch(2, "tests.execute.families:sharded", list(expected.items()), timeout=180, deepspeed=False)
     return {name: (expected[name], outcomes) for name, outcomes in zip(selected, found, strict=True)}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.execute.case import Case
 from tests.execute.cases import CASES
-from tests.execute.launch import Outcome, errors, launch
+from autosp.cli._launch import Outcome, errors, launch
 from tests.execute.programs import Result
 from tests.execute.reference import LOSS_BAR, Reference, loss_error, reference
 

@@ -84,7 +84,9 @@ def _engine():
     import autosp
 
     model = build_model(CASE)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=build_optimizer(CASE, model), config=deepspeed_config(CASE))
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=build_optimizer(CASE, model), config=deepspeed_config(CASE)
+    )
     autosp.compile(engine, SPEC, backend="aot_eager")
     losses = []
     for step in range(STEPS):

@@ -1,4 +1,4 @@
-"""One rank of a launch: `python -m tests.execute.worker FOLDER` answers each item with a file."""
+"""One rank of a launch: `python -m autosp.cli._worker FOLDER` answers each item with a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 import torch._dynamo  # seconds, that would otherwise count against the first item
 import torch.distributed as dist
 
-from tests.execute.launch import Outcome
+from autosp.cli._launch import Outcome
 
 
 def main(folder: Path) -> None:

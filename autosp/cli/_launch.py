@@ -21,8 +21,6 @@ import attrs
 
 from autosp.cli._ranks import Ranks, settle, start
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
 BUILD = 240.0  # seconds
 START = 180.0  # seconds until the first item may begin to count
 GRACE = 20.0  # seconds that ranks have to answer after one of them failed
@@ -39,12 +37,16 @@ class Outcome:
     silent: bool = False
 
 
-def launch(world: int, function: str, items: Sequence[object], timeout: float = 120.0) -> list[tuple[Outcome, ...]]:
+def launch(
+    world: int, function: str, items: Sequence[object], timeout: float = 120.0, *, deepspeed: bool = True
+) -> list[tuple[Outcome, ...]]:
     """Calls `function` ("package.module:name") on each item in `world` processes; outcomes by item, by rank.
 
     `timeout` is per item. The process group (gloo) is ready when the function is called.
+    deepspeed: whether the items make engines of DeepSpeed, which compile an extension on first use.
     """
-    build_extension()
+    if deepspeed:
+        build_extension()
     outcomes: list[tuple[Outcome, ...]] = []
     dead = 0
     while len(outcomes) < len(items):
@@ -56,6 +58,11 @@ def launch(world: int, function: str, items: Sequence[object], timeout: float = 
     return outcomes
 
 
+def environment() -> dict[str, str]:
+    """Ranks find the modules that this process finds, and use the CPU."""
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "DS_ACCELERATOR": "cpu"}
+
+
 @functools.cache
 def build_extension() -> None:
     """Builds what `deepspeed.initialize` compiles on first use, before any rank could be ended in the middle of it.
@@ -64,7 +71,13 @@ def build_extension() -> None:
     """
     code = "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
     try:
-        subprocess.run([sys.executable, "-c", code], env={**os.environ, **ENVIRONMENT}, timeout=BUILD, check=True)
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **environment()},
+            timeout=BUILD,
+            check=True,
+            capture_output=True,
+        )
     except subprocess.TimeoutExpired:
         folder = os.environ.get("TORCH_EXTENSIONS_DIR", "~/.cache/torch_extensions")
         raise RuntimeError(
@@ -83,8 +96,8 @@ def _one_launch(world: int, function: str, items: Sequence[object], timeout: flo
     with tempfile.TemporaryDirectory(prefix="autosp-launch-") as name:
         folder = Path(name)
         (folder / "items.pkl").write_bytes(pickle.dumps((function, list(items))))
-        argv = [sys.executable, "-m", "tests.execute.worker", str(folder)]
-        with start(world, argv, folder, env=ENVIRONMENT) as ranks:
+        argv = [sys.executable, "-m", "autosp.cli._worker", str(folder)]
+        with start(world, argv, folder, env=environment()) as ranks:
             outcomes = []
             for index in range(len(items)):
                 outcomes.append(_await_item(ranks, folder, index, timeout + (START if index == 0 else 0)))

@@ -1,0 +1,232 @@
+"""A trial: one model trained a few steps on made-up batches, first unsharded, in plain eager PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from ..spec import Spec
+from ..spec.build import build_model
+from ..spec.sample import COUNTED, made_up, switch_off_cache
+
+IGNORED = -100
+MASKS = ("none", "ones", "right", "left", "packed")
+LABELS = ("full", "prompt", "unequal", "empty")
+PRECISIONS = ("fp32", "bf16", "autocast", "fp16")
+EXTRAS = ("num_items_in_batch", "shift_labels")
+LR = {"sgd": 0.5, "adam": 1e-3}
+
+Batch = dict[str, Any]
+Backward = Callable[[Batch, float], float]
+
+
+@attrs.frozen
+class Trial:
+    """What is trained, on which batches, and how it is split. Plain values: it travels to a rank as it is.
+
+    mask: none; ones; right or left padding; packed: two documents a row, told by position_ids that restart.
+    labels: full; prompt: none in the first rank's shard; unequal: another number on each; empty: none at all.
+    extras: what a trainer of Hugging Face may also give, `num_items_in_batch` and `shift_labels`.
+    precision: fp32; bf16 weights; autocast to bf16; fp16: autocast with a GradScaler.
+    zero: the stage of a DeepSpeed engine; None for a model and a DeviceMesh. lengths: of the steps, in turn.
+    """
+
+    model: str
+    spec: str | None = None
+    sp: int = 2
+    dp: int = 1
+    batch: int = 2
+    lengths: tuple[int, ...] = (32,)
+    mask: str = "none"
+    labels: str = "full"
+    extras: tuple[str, ...] = ()
+    optimizer: str = "sgd"
+    lr: float | None = None
+    precision: str = "fp32"
+    zero: int | None = None
+    backend: str = "aot_eager"
+    dynamic: bool = False
+    accumulate: int = 1
+    clip: float = 0.0
+    steps: int = 3
+    attn: str | None = None
+
+    @property
+    def world(self) -> int:
+        return self.dp * self.sp
+
+
+@attrs.frozen
+class Trained:
+    """Losses by micro step, the parameters at the end, and their gradients at the first step."""
+
+    losses: tuple[float, ...]
+    parameters: dict[str, torch.Tensor]
+    gradients: dict[str, torch.Tensor] = attrs.field(factory=dict)
+
+
+def build(trial: Trial) -> tuple[torch.nn.Module, Batch | None]:
+    """The model, the same weights wherever it is built, and its maker's own inputs if it gives any."""
+    torch.manual_seed(0)
+    made = build_model(trial.model, device="cpu")
+    model, given = made if isinstance(made, tuple) else (made, None)
+    if trial.attn:
+        model.set_attn_implementation(trial.attn)
+    switch_off_cache(model)
+    return model.to(torch.bfloat16 if trial.precision == "bf16" else torch.float32).train(), given
+
+
+def batches(trial: Trial, spec: Spec, model: torch.nn.Module, given: Batch | None) -> Callable[[int, int, int], Batch]:
+    """The batch of a step, a micro step and a data-parallel rank."""
+    if given is not None:
+        return lambda step, micro, dp_rank: dict(given)
+    taken = [*inspect.signature(model.forward).parameters]
+    vocab = min((m.num_embeddings for m in model.modules() if isinstance(m, torch.nn.Embedding)), default=2)
+    vocab = getattr(getattr(model, "config", None), "vocab_size", vocab)
+
+    def batch(step: int, micro: int, dp_rank: int) -> Batch:
+        length = trial.lengths[step % len(trial.lengths)]
+        generator = torch.Generator().manual_seed(1 + dp_rank + 10 * micro + 100 * step)
+        return _batch(trial, spec, taken, vocab, length, generator)
+
+    return batch
+
+
+def _batch(trial: Trial, spec: Spec, taken: list[str], vocab: int, length: int, generator) -> Batch:
+    ids = torch.randint(1, max(vocab, 2), (trial.batch, length), generator=generator)
+    keep = _kept(trial, length)
+    labels = torch.where(keep & _spoken_for(trial, length), ids, IGNORED)
+    found: Batch = {}
+    for each in spec.inputs:
+        if each.name not in taken:
+            continue
+        if "label" in each.name or "target" in each.name:
+            found[each.name] = labels
+        elif "mask" in each.name:
+            if trial.mask in ("ones", "right", "left") or not each.optional:
+                found[each.name] = keep.long()
+        elif "pos" in each.name:
+            if trial.mask == "packed" or not each.optional:
+                found[each.name] = _positions(trial, length)
+        elif not each.optional:
+            like = made_up(each.name, each.layout, {"batch": trial.batch}, length)
+            counted = like.dtype == torch.int64 or any(word in each.name for word in (*COUNTED, "idx"))
+            found[each.name] = ids if counted else torch.randn(like.shape, generator=generator)
+    if "shift_labels" in trial.extras:
+        found["shift_labels"] = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].contiguous()
+    if "num_items_in_batch" in trial.extras:
+        found["num_items_in_batch"] = (labels[:, 1:] != IGNORED).sum()
+    return found
+
+
+def _kept(trial: Trial, length: int) -> torch.Tensor:
+    """Where no padding is: 3 positions of the first row are, 4 more in each row after it."""
+    keep = torch.ones(trial.batch, length, dtype=torch.bool)
+    for row in range(trial.batch):
+        pad = min(3 + 4 * row, length - 2)
+        if trial.mask == "right":
+            keep[row, length - pad :] = False
+        if trial.mask == "left":
+            keep[row, :pad] = False
+    return keep
+
+
+def _spoken_for(trial: Trial, length: int) -> torch.Tensor:
+    """Where a label counts."""
+    counts = torch.ones(trial.batch, length, dtype=torch.bool)
+    shard = max(length // trial.sp, 1)
+    if trial.labels == "prompt":  # one more: the label of a shard's last token is the next shard's first
+        counts[:, : shard + 1] = False
+    if trial.labels == "unequal":
+        for rank in range(trial.sp):
+            counts[:, rank * shard : rank * shard + rank + 1] = False
+    return counts if trial.labels != "empty" else torch.zeros_like(counts)
+
+
+def _positions(trial: Trial, length: int) -> torch.Tensor:
+    at = torch.arange(length)
+    if trial.mask == "packed":
+        at = torch.where(at < length // 3, at, at - length // 3)
+    return at.expand(trial.batch, length).contiguous()
+
+
+def loss_of(output: Any) -> torch.Tensor:
+    """The loss of what a forward returns: an attribute, a key, the first of a tuple, or itself."""
+    if isinstance(output, Mapping) and "loss" in output:
+        return output["loss"]
+    if hasattr(output, "loss"):
+        return output.loss
+    return output[-1] if isinstance(output, tuple) and output[-1].ndim == 0 else output[0] if isinstance(
+        output, tuple
+    ) else output  # fmt: skip
+
+
+def make_optimizer(trial: Trial, model: torch.nn.Module) -> torch.optim.Optimizer:
+    lr = LR[trial.optimizer] if trial.lr is None else trial.lr
+    if trial.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=lr)
+    return torch.optim.Adam(model.parameters(), lr=lr, eps=1e-5)
+
+
+def unsharded(trial: Trial, spec: Spec) -> Trained:
+    """Plain eager PyTorch on the whole batch: gradients are the mean over dp of each rank's own loss."""
+    model, given = build(trial)
+    return run(trial, model, batches(trial, spec, model, given), range(trial.dp))
+
+
+def run(
+    trial: Trial,
+    model: torch.nn.Module,
+    batch: Callable[[int, int, int], Batch],
+    dp_ranks: Iterable[int],
+    *,
+    call: Callable | None = None,
+    backward: Backward | None = None,
+    finish: Callable[[], None] = lambda: None,
+) -> Trained:
+    """Trains `model` by `call(**batch)` (itself), or by `backward(batch, share)`, which adds to the gradients.
+
+    finish: what happens to the gradients before the optimizer's step.
+    """
+    optimizer = make_optimizer(trial, model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=trial.precision == "fp16")
+    dp_ranks, losses, gradients = list(dp_ranks), [], {}
+
+    def eager(inputs: Batch, share: float) -> float:
+        with precision(trial):
+            loss = loss_of((call or model)(**inputs))
+        scaler.scale(loss * share).backward()
+        return float(loss.detach())
+
+    if backward:
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+    one = backward or eager
+    for step in range(trial.steps):
+        optimizer.zero_grad()
+        for micro in range(trial.accumulate):
+            share = 1 / (len(dp_ranks) * trial.accumulate)
+            losses.append(sum(one(batch(step, micro, r), share) for r in dp_ranks) / len(dp_ranks))
+        finish()
+        scaler.unscale_(optimizer)
+        if step == 0:
+            gradients = {n: p.grad.detach().float().clone() for n, p in model.named_parameters() if p.grad is not None}
+        if trial.clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), trial.clip)
+        scaler.step(optimizer)
+        scaler.update()
+    return Trained(tuple(losses), snapshot(model), gradients)
+
+
+def precision(trial: Trial) -> contextlib.AbstractContextManager:
+    """What the forward runs under."""
+    dtypes = {"autocast": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast("cpu", dtypes[trial.precision]) if trial.precision in dtypes else contextlib.nullcontext()
+
+
+def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().float().clone() for name, parameter in model.named_parameters()}

@@ -1,0 +1,116 @@
+"""What came of a trial: the sharded run held against the unsharded one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import attrs
+
+from ..spec import Spec
+from ._gap import Gap, measure_gap
+from ._launch import Outcome, errors
+from ._sharded import Refused
+from ._trial import Trained, Trial, unsharded
+
+FACTOR = 2.0  # times the unsharded program's own distance to fp32, in a lower precision
+
+
+@attrs.frozen
+class Distance:
+    """How far a run in lower precision is from the unsharded program in fp32: loss, and all parameters in L2."""
+
+    loss: float
+    parameters: float
+
+
+@attrs.frozen
+class Verdict:
+    """One trial's result. `gap` in fp32; `distance` and the unsharded program's `own` in a lower precision.
+
+    `refusal`: autosp's error, where it refused. `failure`: what went wrong otherwise.
+    """
+
+    trial: Trial
+    gap: Gap | None = None
+    gradients: Gap | None = None
+    distance: Distance | None = None
+    own: Distance | None = None
+    refusal: Refused | None = None
+    failure: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the sharded run is the unsharded one, within the bar."""
+        if self.failure or self.refusal:
+            return False
+        if self.distance and self.own:
+            return _within(self.distance.loss, self.own.loss) and _within(self.distance.parameters, self.own.parameters)
+        return self.gap.within and (self.gradients is None or self.gradients.within)
+
+    @property
+    def used(self) -> float:
+        """The largest share of the bar that any figure uses; 1 is the bar."""
+        if self.distance:
+            return max(
+                self.distance.loss / _allowed(self.own.loss), self.distance.parameters / _allowed(self.own.parameters)
+            )
+        gaps = [gap for gap in (self.gap, self.gradients) if gap]
+        return max(max(gap.ratio, gap.loss / gap.bar.loss) for gap in gaps)
+
+
+def _allowed(own: float) -> float:
+    return FACTOR * own + 1e-5
+
+
+def _within(distance: float, own: float) -> bool:
+    return distance <= _allowed(own)
+
+
+def references(trial: Trial, spec: Spec) -> tuple[Trained, Trained]:
+    """The unsharded program in fp32, and in the trial's precision."""
+    exact = unsharded(attrs.evolve(trial, precision="fp32"), spec)
+    return exact, exact if trial.precision == "fp32" else unsharded(trial, spec)
+
+
+def of_outcomes(trial: Trial, expected: tuple[Trained, Trained], outcomes: Sequence[Outcome]) -> Verdict:
+    """The verdict on what each rank of a launch made of a trial."""
+    if failed := errors(outcomes):
+        return Verdict(trial, failure=failed)
+    values = [outcome.value for outcome in outcomes]
+    if refused := [value for value in values if isinstance(value, Refused)]:
+        if len(refused) < len(values):
+            return Verdict(trial, refusal=refused[0], failure="some ranks refused, others did not")
+        return Verdict(trial, refusal=refused[0])
+    for rank, value in enumerate(values):
+        if not _same(value.losses, values[rank - rank % trial.sp].losses):
+            return Verdict(trial, failure=f"rank {rank} has another loss than the first of its group")
+    firsts = values[:: trial.sp]
+    losses = tuple(sum(step) / trial.dp for step in zip(*(v.losses for v in firsts), strict=True))
+    verdicts = [of_run(trial, expected, attrs.evolve(value, losses=losses)) for value in values]
+    return max(verdicts, key=lambda verdict: verdict.used)
+
+
+def of_run(trial: Trial, expected: tuple[Trained, Trained], found: Trained | Refused) -> Verdict:
+    """The verdict on one run."""
+    if isinstance(found, Refused):
+        return Verdict(trial, refusal=found)
+    exact, own = expected
+    gap = measure_gap(exact.losses, found.losses, exact.parameters, found.parameters)
+    if trial.precision != "fp32":
+        return Verdict(trial, gap, distance=_distance(exact, found), own=_distance(exact, own))
+    gradients = None
+    if found.gradients:
+        gradients = measure_gap(exact.losses, found.losses, exact.gradients, found.gradients)
+    return Verdict(trial, gap, gradients)
+
+
+def _distance(exact: Trained, found: Trained) -> Distance:
+    loss = max(abs(a - b) / abs(a) for a, b in zip(exact.losses, found.losses, strict=True))
+    off = sum(float((found.parameters[n].double() - p.double()).square().sum()) for n, p in exact.parameters.items())
+    whole = sum(float(p.double().square().sum()) for p in exact.parameters.values())
+    return Distance(loss, math.sqrt(off / whole))
+
+
+def _same(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(x == y or (x != x and y != y) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,110 @@
+"""`autosp parity`: a user's own model, trained a few steps unsharded and sharded, and how far apart they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import attrs
+import click
+
+MASKS, LABELS = ("none", "ones", "right", "left", "packed"), ("full", "prompt", "unequal", "empty")
+EXTRAS, PRECISIONS = ("num_items_in_batch", "shift_labels"), ("fp32", "bf16", "autocast", "fp16")
+
+
+@click.command()
+@click.option(
+    "--model", required=True, metavar="MODEL", help="A config.json, a transformers class, or pkg.mod:factory."
+)
+@click.option(
+    "--spec", metavar="SPEC", help="A file, or a shipped spec by name; by default chosen by the model's class."
+)
+@click.option("--sp", default=2, show_default=True, type=click.IntRange(1), help="Ranks that share a sequence.")
+@click.option("--dp", default=1, show_default=True, type=click.IntRange(1), help="Groups, each with its own batch.")
+@click.option("--batch", default=2, show_default=True, type=click.IntRange(1), help="Rows of a group's batch.")
+@click.option("--seq", "lengths", default=(32,), show_default=True, multiple=True, type=click.IntRange(2),
+              help="Length of a sequence; given twice, the steps take turns.")  # fmt: skip
+@click.option("--mask", default="none", show_default=True, type=click.Choice(MASKS))
+@click.option("--labels", default="full", show_default=True, type=click.Choice(LABELS))
+@click.option("--extra", "extras", multiple=True, type=click.Choice(EXTRAS), help="Also give the forward this.")
+@click.option("--steps", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--accumulate", default=1, show_default=True, type=click.IntRange(1), help="Batches to a step.")
+@click.option("--clip", default=0.0, show_default=True, help="Clip the gradient norm.")
+@click.option("--optimizer", default="sgd", show_default=True, type=click.Choice(("sgd", "adam")))
+@click.option("--lr", type=float, help="By default 0.5 for sgd, 0.001 for adam.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS))
+@click.option("--zero", type=click.IntRange(0, 3), help="Train a DeepSpeed engine with this ZeRO stage.")
+@click.option("--attn", type=click.Choice(("sdpa", "eager")), help="Attention of a transformers model.")
+@click.option(
+    "--backend", default="aot_eager", show_default=True, type=click.Choice(("inductor", "aot_eager", "eager"))
+)
+@click.option("--dynamic", is_flag=True, help="Compile once for all lengths.")
+@click.option("--simulate", is_flag=True, help="All ranks in this process, without a process group.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def parity(simulate: bool, as_json: bool, **fields: Any) -> None:
+    """Train MODEL on made-up batches, unsharded and sharded, and compare every loss and parameter.
+
+    Exits with 1 where they differ, or where autosp refuses. The bar, in fp32: 1e-5 of the loss, and of a
+    parameter's largest value; in a lower precision, twice the unsharded program's own distance to fp32.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    sys.path[:0] = [os.getcwd()] if os.getcwd() not in sys.path else []
+    from ._trial import Trial
+
+    if simulate and (fields["precision"] in ("autocast", "fp16") or fields["zero"] is not None):
+        raise click.UsageError("--simulate runs no autocast and no DeepSpeed engine: leave it out")
+    verdict = judge(Trial(**fields), simulate)
+    click.echo(json.dumps(as_fields(verdict), indent=2) if as_json else page(verdict))
+    if not verdict.exact:
+        raise SystemExit(1)
+
+
+def judge(trial: Any, simulate: bool) -> Any:
+    """Runs a trial, unsharded and sharded. Raises SpecError where its spec cannot be had."""
+    from ..engine.compile import spec_for
+    from ._launch import launch
+    from ._sharded import simulated
+    from ._trial import build
+    from ._verdict import of_outcomes, of_run, references
+
+    spec = spec_for(trial.spec, build(trial)[0])
+    expected = references(trial, spec)
+    if simulate:
+        return of_run(trial, expected, simulated(trial, spec))
+    (outcomes,) = launch(
+        trial.world, "autosp.cli._sharded:on_rank", [(trial, spec)], 900.0, deepspeed=trial.zero is not None
+    )
+    return of_outcomes(trial, expected, outcomes)
+
+
+def page(verdict: Any) -> str:
+    """A verdict in words."""
+    trial = verdict.trial
+    head = (
+        f"{trial.model}: {trial.steps} steps of {trial.optimizer}, dp {trial.dp} x sp {trial.sp}, "
+        f"batch {trial.batch}, length {' '.join(map(str, trial.lengths))}, mask {trial.mask}, labels {trial.labels}, "
+        f"{trial.precision}, " + ("a DeviceMesh" if trial.zero is None else f"ZeRO-{trial.zero}")
+    )
+    if verdict.failure:
+        return f"{head}\nFAILED\n{verdict.failure}"
+    if verdict.refusal:
+        return f"{head}\nrefused:\n{verdict.refusal.text}"
+    lines = [head, str(verdict.gap)]
+    if verdict.gradients:
+        lines.append(
+            f"  gradients   {verdict.gradients.parameter:.1e} of their largest value, in {verdict.gradients.name}"
+        )
+    if verdict.distance:
+        lines.append(
+            f"  to fp32     loss {verdict.distance.loss:.1e}, parameters {verdict.distance.parameters:.1e}; the unsharded "
+            f"program's own: {verdict.own.loss:.1e}, {verdict.own.parameters:.1e} (bar: twice that)"
+        )
+    lines.append("the sharded run equals the unsharded one" if verdict.exact else "MISS: the two runs differ")
+    return "\n".join(lines)
+
+
+def as_fields(verdict: Any) -> dict[str, Any]:
+    """A verdict for a machine."""
+    return {**attrs.asdict(verdict), "exact": verdict.exact}

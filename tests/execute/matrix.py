@@ -1,0 +1,189 @@
+"""The parity matrix: every family in every case, by the engine that `autosp parity` is.
+
+`python -m tests.execute.matrix` runs all of it and writes docs/parity.md.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import attrs
+
+from tests.execute.families import FAMILIES, OWN, OWN_SPEC
+
+PAGE = Path(__file__).parents[2] / "docs" / "parity.md"
+ROWS = [*FAMILIES, *OWN]
+OPENED = ("MixtralForCausalLM", "Qwen3MoeForCausalLM")  # a mapped module: one plan for all lengths
+
+
+@attrs.frozen
+class Column:
+    """A case: what of a Trial differs from the usual one. simulated: in one process, else in real ones."""
+
+    title: str
+    said: str
+    simulated: bool = True
+    fields: dict = attrs.field(factory=dict, hash=False)
+
+
+def column(title: str, said: str, simulated: bool = True, **fields) -> Column:
+    return Column(title, said, simulated, fields)
+
+
+COLUMNS = [
+    column("sp 2", "32 tokens, batch 2, no mask, every label counts"),
+    column("sp 3, odd", "37 tokens over 3 ranks; the first shard has no valid label", sp=3, lengths=(37,), labels="prompt"),
+    column("sp 4", "a different number of valid labels on each rank", sp=4, labels="unequal"),
+    column("sp 8", "as many ranks as heads, more than kv heads", sp=8, batch=1),
+    column("short", "5 tokens over 8 ranks: some hold nothing", sp=8, lengths=(5,), batch=1),
+    column("dp 2 x sp 4", "each data-parallel rank has a batch of its own", dp=2, sp=4, labels="unequal"),
+    column("right", "padded on the right, prompt masked", mask="right", labels="prompt"),
+    column("left", "padded on the left", mask="left", labels="prompt"),
+    column("packed", "two documents a row, told by position_ids that restart", mask="packed"),
+    column("no label", "no label of the batch counts: the unsharded result on all ranks, NaN or 0", labels="empty"),
+    column("trainer", "num_items_in_batch and shift_labels are given", labels="prompt", extras=("num_items_in_batch", "shift_labels")),
+    column("lengths", "32, 27 and 40 tokens in turn", lengths=(32, 27, 40)),
+    column("written out", "attention as matmul, softmax, matmul", attn="eager"),
+    column("accumulate", "4 batches a step, gradients clipped, Adam", accumulate=4, clip=0.05, optimizer="adam"),
+    column("bf16", "bf16 weights", precision="bf16"),
+    column("2 processes", "real processes on gloo, a DeviceMesh, padded, 32 and 27 tokens", False, mask="right", labels="prompt", lengths=(32, 27)),
+    column("ZeRO-1", "real processes, a DeepSpeed engine, Adam", False, zero=1, optimizer="adam", labels="unequal"),
+    column("ZeRO-0, 2x2", "real processes, dp 2 x sp 2", False, zero=0, dp=2, labels="prompt"),
+    column("autocast", "real processes, torch.autocast to bf16", False, precision="autocast"),
+    column("fp16", "real processes, autocast to fp16 and a GradScaler", False, precision="fp16"),
+]  # fmt: skip
+BY_TITLE = {each.title: each for each in COLUMNS}
+
+
+def not_there(row: str, title: str) -> str:
+    """Why a cell does not exist: what the model's own forward cannot be given. Empty where it exists."""
+    if row in OWN and title in ("right", "left", "packed", "trainer", "written out"):
+        return "its forward takes no such input" if title != "written out" else "its attention is written in the model"
+    if row == "SoftLabels" and title == "no label":
+        return "every token has a target"
+    if row == "BertForMaskedLM" and title == "trainer":
+        return "its forward takes no such input"
+    return ""
+
+
+def trial(row: str, title: str):
+    from autosp.cli._trial import Trial
+
+    fields = dict(BY_TITLE[title].fields)
+    if title == "2 processes" and row in OWN:
+        fields.pop("mask")
+    return Trial(
+        model=f"tests.execute.families:{row}", spec=OWN_SPEC if row in OWN else None, lr=0.1 if "adam" not in
+        fields.values() else None, **fields,
+    )  # fmt: skip
+
+
+def simulate_one(cell: tuple[str, str]):
+    """The verdict on a simulated cell."""
+    import torch
+
+    from autosp.cli.parity import judge
+
+    torch.set_num_threads(1)
+    return cell, judge(trial(*cell), simulate=True)
+
+
+def simulate_all(cells: Iterable[tuple[str, str]], workers: int = 2) -> dict:
+    """Verdicts by cell. Each worker is a process of its own."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), max_tasks_per_child=20) as pool:
+        return dict(pool.map(simulate_one, list(cells)))
+
+
+def launch_all(cells: Sequence[tuple[str, str]]) -> dict:
+    """Verdicts by cell, in as few launches of real processes as there are sizes of the world."""
+    from autosp.cli._launch import launch
+    from autosp.cli._trial import build
+    from autosp.cli._verdict import of_outcomes, references
+    from autosp.engine.compile import spec_for
+
+    found = {}
+    trials = {cell: trial(*cell) for cell in cells}
+    for world in sorted({t.world for t in trials.values()}):
+        chosen = {cell: t for cell, t in trials.items() if t.world == world}
+        items = [(t, spec_for(t.spec, build(t)[0])) for t in chosen.values()]
+        wanted = [references(*item) for item in items]
+        zero = any(t.zero is not None for t in chosen.values())
+        outcomes = launch(world, "autosp.cli._sharded:on_rank", items, 240.0, deepspeed=zero)
+        for (cell, t), expected, got in zip(chosen.items(), wanted, outcomes, strict=True):
+            found[cell] = of_outcomes(t, expected, got)
+    return found
+
+
+def cell_text(row: str, title: str, verdicts: dict) -> str:
+    """A cell of the page: the share of the bar that was used, or the refusal."""
+    if why := not_there(row, title):
+        return f"({why})"
+    verdict = verdicts[row, title]
+    if verdict.failure:
+        return "**FAILED**"
+    if verdict.refusal:
+        return f"refused: {verdict.refusal.what}"
+    return f"{verdict.used:.2f}" if verdict.exact else f"**MISS {verdict.used:.2g}**"
+
+
+def page(verdicts: dict, seconds: float, reference: Sequence[str]) -> str:
+    """docs/parity.md."""
+    import torch
+    import transformers
+
+    exact = sum(verdict.exact for verdict in verdicts.values())
+    lines = [
+        "# The parity matrix",
+        "",
+        "Each cell trains a tiny random model of the family three steps, once as it is, in plain eager PyTorch, and once",
+        "sharded by `autosp`, and compares every loss, every parameter at the end, and every gradient of the first step.",
+        "The figure is the largest share of the bar that any of them uses: at most 1 is exact. The bar in fp32 is 1e-5 of",
+        "the loss, and 1e-5 of a parameter's own largest value plus 1e-7 of the largest of all; in a lower precision, twice",
+        "the unsharded program's own distance to fp32.",
+        "",
+        f"{exact} of {len(verdicts)} cells are exact, {sum(bool(v.refusal) for v in verdicts.values())} refused. "
+        f"torch {torch.__version__}, transformers {transformers.__version__}, CPU, {seconds / 60:.0f} minutes.",
+        "Written by `python -m tests.execute.matrix`; one cell by hand: `autosp parity --model … --sp … --mask …`.",
+        "",
+        "| | " + " | ".join(c.title for c in COLUMNS) + " |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+        *(f"| {row} | " + " | ".join(cell_text(row, c.title, verdicts) for c in COLUMNS) + " |" for row in ROWS),
+        "",
+        "## The cases",
+        "",
+        *(f"- **{c.title}**: {c.said}" + ("" if c.simulated else "") for c in COLUMNS),
+        "",
+        "Where nothing else is said: 2 ranks, batch 2, 32 tokens, SGD at lr 0.1, all ranks' local graphs run by a",
+        "simulator in one process. Padding covers 3 positions of the first row and 7 of the second.",
+        "",
+        *reference,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str]) -> int:
+    begin = time.time()
+    cells = [(row, c.title) for row in ROWS for c in COLUMNS if not not_there(row, c.title)]
+    if argv:
+        cells = [cell for cell in cells if any(word in cell for word in argv)]
+    verdicts = simulate_all([cell for cell in cells if BY_TITLE[cell[1]].simulated])
+    verdicts |= launch_all([cell for cell in cells if not BY_TITLE[cell[1]].simulated])
+    for cell, verdict in verdicts.items():
+        if not verdict.exact:
+            print(*cell, (verdict.refusal.text if verdict.refusal else verdict.failure) or verdict.gap, sep="\n")
+    if not argv:
+        from tests.execute.own_pass import section
+
+        PAGE.write_text(page(verdicts, time.time() - begin, section()))
+    else:
+        print(*(f"{cell}: {cell_text(*cell, verdicts)}" for cell in cells), sep="\n")
+    return 0 if all(v.exact or v.refusal for v in verdicts.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
