@@ -71,7 +71,7 @@ class WeightedLoss(NanoGPT):
     def forward(self, idx, targets):
         weights = torch.linspace(0.5, 2.0, VOCAB, device=idx.device)
         logits = self.logits(idx)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), weight=weights, label_smoothing=0.1)
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), weight=weights, label_smoothing=0.1)
 
 
 class SoftLabels(NanoGPT):
@@ -79,7 +79,7 @@ class SoftLabels(NanoGPT):
 
     def forward(self, idx, targets):
         probabilities = F.one_hot(targets.clamp(min=0), VOCAB).float() * 0.9 + 0.1 / VOCAB
-        return F.cross_entropy(self.logits(idx).transpose(1, 2), probabilities.transpose(1, 2))
+        return F.cross_entropy(self.logits(idx).float().flatten(0, 1), probabilities.flatten(0, 1))
 
 
 class Block(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -87,10 +88,14 @@ def simulate_one(cell: tuple[str, str]):
     """The verdict on a simulated cell."""
     import torch
 
+    from autosp.cli._verdict import Verdict
     from autosp.cli.parity import judge
 
     torch.set_num_threads(1)
-    return cell, judge(trial(*cell), simulate=True)
+    try:
+        return cell, judge(trial(*cell), simulate=True)
+    except Exception:
+        return cell, Verdict(trial(*cell), failure=traceback.format_exc())
 
 
 def simulate_all(cells: Iterable[tuple[str, str]], workers: int = 2) -> dict:

@@ -1,0 +1,83 @@
+"""DeepSpeed's own `autosp` pass under the parity engine, for comparison: its figures are reported, never asserted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import attrs
+import torch.distributed as dist
+
+from autosp.cli._launch import Outcome, launch
+from autosp.cli._sharded import deepspeed_config
+from autosp.cli._trial import Trained, Trial, batches, build, loss_of, make_optimizer, snapshot
+from autosp.cli._verdict import of_outcomes, references
+from autosp.spec import Spec, for_class
+from tests.execute.families import FAMILIES
+
+CASES = {
+    "every label": {},
+    "prompt masked": {"labels": "prompt"},
+    "padded on the right": {"mask": "right"},
+}
+
+
+def trial_of(row: str, title: str) -> Trial:
+    """As the matrix trains, by Inductor, which is all that DeepSpeed's pass runs on. It needs an attention mask."""
+    fields = {"mask": "ones", **CASES[title]}
+    return Trial(f"tests.execute.families:{row}", zero=1, backend="inductor", lr=0.1, steps=2, **fields)
+
+
+def on_rank(item: tuple[Trial, Spec]) -> Trained:
+    """What this rank makes of a trial by DeepSpeed's pass."""
+    from deepspeed.compile.passes.sp_compile import prepare_autosp_inputs
+
+    from autosp.engine.deepspeed import initialize
+
+    trial, spec = item
+    model, given = build(trial)
+    batch = batches(trial, spec, model, given)
+    engine = initialize(model, make_optimizer(trial, model), deepspeed_config(trial))
+    engine.compile(backend="inductor")
+    losses = []
+    for step in range(trial.steps):
+        inputs = batch(step, 0, dist.get_rank() // trial.sp)
+        prepare_autosp_inputs(
+            inputs["input_ids"], inputs["labels"], inputs.get("position_ids"), inputs.get("attention_mask")
+        )
+        loss = loss_of(engine(**inputs))
+        engine.backward(loss)
+        engine.step()
+        losses.append(float(loss.detach()))
+    engine.destroy()
+    return Trained(tuple(losses), snapshot(engine.module))
+
+
+def figures(trial: Trial, expected, outcomes: tuple[Outcome, ...]) -> str:
+    """What came of a trial, in a few words."""
+    failed = [outcome.error for outcome in outcomes if outcome.error]
+    if failed:
+        named = [line for line in failed[0].splitlines() if re.match(r"[\w.]*(Error|Exception|Unsupported)\b", line)]
+        return f"fails: {named[-1][:90] if named else failed[0].splitlines()[-1][:90]}"
+    off = [of_outcomes(attrs.evolve(trial, sp=1, dp=1), expected, [outcome]).gap for outcome in outcomes]
+    worst = max(off, key=lambda gap: gap.ratio)
+    return f"loss off by {max(gap.loss for gap in off):.0e}, parameters by {worst.parameter:.0e}"
+
+
+def section(rows: tuple[str, ...] = tuple(FAMILIES)) -> Iterator[str]:
+    """The page's part on DeepSpeed's pass. Each trial has its own launch: a second engine in a process fails."""
+    yield "## DeepSpeed's own pass, by the same engine"
+    yield ""
+    yield "Inductor, ZeRO-1, 2 processes, an attention mask of ones (without one it does not compile), 2 steps."
+    yield "Relative to the loss, and to a parameter's own largest value; the bar is 1e-5."
+    yield ""
+    yield "| | " + " | ".join(CASES) + " |"
+    yield "|---" * (len(CASES) + 1) + "|"
+    for row in rows:
+        cells = []
+        for title in CASES:
+            trial = trial_of(row, title)
+            expected = references(trial, for_class(row))
+            (outcomes,) = launch(2, "tests.execute.own_pass:on_rank", [(trial, for_class(row))], 300.0)
+            cells.append(figures(trial, expected, outcomes))
+        yield f"| {row} | " + " | ".join(cells) + " |"

@@ -1,0 +1,43 @@
+"""The fast part of the parity matrix, every row and every simulated column of it; and the page of the whole."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from autosp.cli.parity import page as words_of
+from tests.execute.matrix import BY_TITLE, COLUMNS, PAGE, ROWS, not_there, simulate_all
+
+SIMULATED = [column.title for column in COLUMNS if column.simulated]
+EACH = 3  # simulated cases of a family
+CELLS = [
+    (row, SIMULATED[(EACH * number + turn) % len(SIMULATED)]) for number, row in enumerate(ROWS) for turn in range(EACH)
+]
+CELLS = [cell for cell in CELLS if not not_there(*cell)]
+
+
+@pytest.fixture(scope="module")
+def verdicts(request: pytest.FixtureRequest) -> dict:
+    """All selected cells, by two processes."""
+    selected = [item.callspec.params["cell"] for item in request.session.items if "verdicts" in item.fixturenames]
+    return simulate_all(selected)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell[0]}-{cell[1]}")
+def test_a_cell_of_the_matrix_is_exact(cell: tuple[str, str], verdicts: dict) -> None:
+    assert verdicts[cell].exact, words_of(verdicts[cell])
+
+
+def test_every_row_and_every_simulated_column_is_among_them():
+    assert {row for row, _ in CELLS} == set(ROWS) and {title for _, title in CELLS} == set(SIMULATED)
+
+
+def test_no_cell_of_the_page_is_empty_and_none_is_a_miss():
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[: len(ROWS) + 1]]
+    assert table[0][1:] == list(BY_TITLE) and [row[0] for row in table[1:]] == ROWS
+    for row in table[1:]:
+        for title, cell in zip(table[0][1:], row[1:], strict=True):
+            if not (cell.startswith("refused: ") or cell == f"({not_there(row[0], title)})"):
+                assert re.fullmatch(r"[01]\.\d\d", cell) and float(cell) <= 1, f"{row[0]}, {title}: {cell}"
