@@ -1,4 +1,4 @@
-"""docs/tutorial_operator.md, run as a new user would: every file saved, every command's output compared."""
+"""The tutorials of docs/, run as a new user would: every file saved, every command's output compared."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import attrs
+import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "tutorial_operator.md"
+DOCS = Path(__file__).parents[1] / "docs"
+COMMANDS = {"tutorial_operator.md": 8, "tutorial_family.md": 8}
 AUTOSP = str(Path(sys.executable).with_name("autosp"))
 
 
@@ -23,8 +25,8 @@ class Block:
     text: str
 
 
-def blocks() -> list[Block]:
-    found = re.findall(r"^```(\w+)(?: title=(\S+))?\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(page: str) -> list[Block]:
+    found = re.findall(r"^```(\w+)(?: title=(\S+))?\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
     return [Block(*each) for each in found]
 
 
@@ -49,9 +51,14 @@ def fits(output: str, wanted: str) -> bool:
     return re.fullmatch(pattern, output.strip(), re.DOTALL) is not None
 
 
-def test_the_tutorial_is_true(tmp_path: Path):
+def test_every_tutorial_is_run():
+    assert {path.name for path in DOCS.glob("tutorial_*.md")} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", COMMANDS)
+def test_a_tutorial_is_true(page: str, tmp_path: Path):
     run = 0
-    for block in blocks():
+    for block in blocks(page):
         if block.title:
             (tmp_path / block.title).write_text(block.text)
             continue
@@ -60,7 +67,7 @@ def test_the_tutorial_is_true(tmp_path: Path):
             output = output_of(command, tmp_path)
             assert fits(output, wanted), f"$ {command}\n{output}"
             run += 1
-    assert run == 8
+    assert run == COMMANDS[page]
 
 
 def test_dots_stand_for_anything_and_nothing_else():
