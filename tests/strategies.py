@@ -48,7 +48,9 @@ def unique(values, key):
 def recomputes():
     """Any recompute policy."""
     budgets = st.one_of(
-        st.none(), st.just("auto"), st.integers(1, 2**50),
+        st.none(),
+        st.just("auto"),
+        st.integers(1, 2**50),
         st.floats(0.0001, 1).filter(lambda f: f >= 0.0001),
     )
     plain = st.sampled_from(("none", "full")).map(Recompute)
@@ -63,38 +65,88 @@ def specs(draw):
     layout = layouts(axes=tuple(names), sums=False)
     inputs = draw(unique(st.builds(Input, WORDS, layout, st.booleans()), lambda i: i.name))
     modes = st.sampled_from(("none", "whole"))
-    outputs = draw(unique(st.one_of(
-        st.builds(Output, WORDS, layout),
-        st.builds(lambda name, mode: Output(name, mode=mode), WORDS, modes),
-    ), lambda o: o.name))
-    constraints = draw(unique(
-        st.builds(Constraint, PATHS, st.sampled_from(("input", "output")), layout), lambda c: (c.module, c.port)))
+    outputs = draw(
+        unique(
+            st.one_of(
+                st.builds(Output, WORDS, layout),
+                st.builds(lambda name, mode: Output(name, mode=mode), WORDS, modes),
+            ),
+            lambda o: o.name,
+        )
+    )
+    constraints = draw(
+        unique(st.builds(Constraint, PATHS, st.sampled_from(("input", "output")), layout), lambda c: (c.module, c.port))
+    )
     known = sorted({n for v in (*inputs, *outputs, *constraints) if v.layout for n in v.layout.names})
     maps, dims = [], []
     if known:
         some = st.sampled_from(known)
         maps = draw(unique(st.builds(Map, PATHS, some), lambda m: m.module))
-        dims = draw(unique(st.one_of(
-            st.builds(lambda n, s: DimFact(n, size=s), some, st.integers(1, 10**9)),
-            st.builds(lambda n, a: DimFact(n, axis=a), some, st.sampled_from(names)),
-        ), lambda d: (d.name, d.axis)))
+        dims = draw(
+            unique(
+                st.one_of(
+                    st.builds(lambda n, s: DimFact(n, size=s), some, st.integers(1, 10**9)),
+                    st.builds(lambda n, a: DimFact(n, axis=a), some, st.sampled_from(names)),
+                ),
+                lambda d: (d.name, d.axis),
+            )
+        )
     needed = [axis.name for axis in mesh if not axis.local]
     extra = draw(st.lists(st.sampled_from([a.name for a in mesh if a.local] or needed), unique=True))
     tiles = draw(st.sampled_from(((), (Tile(),), (Tile(mode="none"),), (Tile(mode=8),))))
     return Spec(
         family=draw(st.none() | st.sampled_from(("llama", "gpt2", "match"))),
         match=draw(st.lists(st.sampled_from(("LlamaForCausalLM", "GPT2LMHeadModel")), unique=True)),
-        mesh=mesh, dims=dims, inputs=inputs, outputs=outputs,
+        mesh=mesh,
+        dims=dims,
+        inputs=inputs,
+        outputs=outputs,
         attention=draw(st.sampled_from(("ulysses", "gather", "auto"))),
-        constraints=constraints, maps=maps, recompute=draw(recomputes()), tile=tiles,
+        constraints=constraints,
+        maps=maps,
+        recompute=draw(recomputes()),
+        tile=tiles,
         reduce=tuple(dict.fromkeys([*needed, *extra])),
     )
 
 
 JUNK = (
-    "", " ", "\n", "\t", "[", "]", "(", ")", ",", "@", ":", "=", ".", "...", "*", "#", "_", "-1", "0", "1", "9" * 30,
-    "input", "output", "mesh", "loss", "optional", "sum@sp", "none",
-    "é", "\u00a0", "\x00", "\r", "\u2028", "{", "'", "\\",
+    "",
+    " ",
+    "\n",
+    "\t",
+    "[",
+    "]",
+    "(",
+    ")",
+    ",",
+    "@",
+    ":",
+    "=",
+    ".",
+    "...",
+    "*",
+    "#",
+    "_",
+    "-1",
+    "0",
+    "1",
+    "9" * 30,
+    "input",
+    "output",
+    "mesh",
+    "loss",
+    "optional",
+    "sum@sp",
+    "none",
+    "é",
+    "\u00a0",
+    "\x00",
+    "\r",
+    "\u2028",
+    "{",
+    "'",
+    "\\",
 )
 
 

@@ -4,4 +4,16 @@ from .capture import LayoutOf, capture, carry_placeholder
 from .captured import Captured, Output, Placeholder, module_path, source_line, tensors_of
 from .trace import trace, tracing
 
-__all__ = ["Captured", "LayoutOf", "Output", "Placeholder", "capture", "carry_placeholder", "module_path", "source_line", "tensors_of", "trace", "tracing"]
+__all__ = [
+    "Captured",
+    "LayoutOf",
+    "Output",
+    "Placeholder",
+    "capture",
+    "carry_placeholder",
+    "module_path",
+    "source_line",
+    "tensors_of",
+    "trace",
+    "tracing",
+]

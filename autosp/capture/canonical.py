@@ -46,9 +46,7 @@ def _mean_as_sum_over_count(gm: fx.GraphModule, node: fx.Node) -> None:
 
     tv = target.meta["val"]
     with graph.inserting_before(node), value.fake_mode:
-        total = call(
-            aten.cross_entropy_loss.default, logits, target, weight, SUM, ignore, smoothing, val=value
-        )
+        total = call(aten.cross_entropy_loss.default, logits, target, weight, SUM, ignore, smoothing, val=value)
         if tv.is_floating_point():  # soft labels: every position counts
             tokens = tv.numel() // tv.shape[1 if tv.dim() > 1 else 0]
             mean = call(aten.div.Tensor, total, tokens, val=value)

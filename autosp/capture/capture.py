@@ -264,4 +264,3 @@ def _untraceable(e: Exception, at: fx.Node | None) -> Problem:
         ),
         where=(f"{place} (module {module})" if place and module else place or module) or "capture",
     )
-

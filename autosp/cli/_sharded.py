@@ -37,7 +37,7 @@ def _plain(trial: Trial, spec: Spec) -> Trained:
 
     def mean_over_dp() -> None:  # what DDP would do
         if trial.dp > 1:
-            for parameter in model.parameters():
+            for parameter in (p for p in model.parameters() if p.grad is not None):
                 dist.all_reduce(parameter.grad, group=mesh.get_group("dp"))
                 parameter.grad /= trial.dp
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from ..spec import Spec
 from ..spec.build import build_model
+from ..spec.model import parameters_of
 from ..spec.sample import COUNTED, made_up, switch_off_cache
 
 IGNORED = -100
@@ -85,7 +85,8 @@ def batches(trial: Trial, spec: Spec, model: torch.nn.Module, given: Batch | Non
     """The batch of a step, a micro step and a data-parallel rank."""
     if given is not None:
         return lambda step, micro, dp_rank: dict(given)
-    taken = [*inspect.signature(model.forward).parameters]
+    taken, any_too = parameters_of(model)
+    taken = [each.name for each in spec.inputs] if any_too and len(taken) == 0 else taken
     vocab = min((m.num_embeddings for m in model.modules() if isinstance(m, torch.nn.Embedding)), default=2)
     vocab = getattr(getattr(model, "config", None), "vocab_size", vocab)
 

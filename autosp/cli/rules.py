@@ -98,9 +98,9 @@ def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
     from ..capture import trace
     from ..engine.failures import as_raised
     from ..rules.missing import gaps
-    from ..spec.sample import on_fakes, samples, switch_off_cache
     from ..spec import for_class, load
     from ..spec.build import build_model
+    from ..spec.sample import on_fakes, samples, switch_off_cache
 
     built = build_model(name)
     model, given = built if isinstance(built, tuple) else (built, None)

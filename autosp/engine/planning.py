@@ -37,7 +37,9 @@ def plan(
     return planned(model, inputs, spec, sp=sp, device=device)[0]
 
 
-def planned(model, inputs, spec=None, *, sp: int, device: Device | str = "a100-80gb") -> tuple[Plan, Captured, Sequence]:
+def planned(
+    model, inputs, spec=None, *, sp: int, device: Device | str = "a100-80gb"
+) -> tuple[Plan, Captured, Sequence]:
     """The plan, the graph that it is of, and the values of the graph's placeholders."""
     chosen = resolve_spec(spec, model)
     axis = solved_axis(chosen)

@@ -20,8 +20,7 @@ from .failures import as_raised, placed
 from .marks import layout_of, nothing_known
 
 BATCH_FIX = (
-    "shuffle and sample by the data-parallel rank, not the global one: "
-    "autosp.engine.sampler(dataset, mesh_or_engine)"
+    "shuffle and sample by the data-parallel rank, not the global one: autosp.engine.sampler(dataset, mesh_or_engine)"
 )
 
 

@@ -19,6 +19,19 @@ from .placement import (
 )
 
 __all__ = [
-    "INVARIANT", "PARTIAL", "REPLICATE", "Kind", "Placement", "Size", "Split",
-    "as_size", "assemble", "count", "divide", "local_shape", "make_split", "shard", "start",
+    "INVARIANT",
+    "PARTIAL",
+    "REPLICATE",
+    "Kind",
+    "Placement",
+    "Size",
+    "Split",
+    "as_size",
+    "assemble",
+    "count",
+    "divide",
+    "local_shape",
+    "make_split",
+    "shard",
+    "start",
 ]

@@ -104,7 +104,11 @@ class _Checker:
         xs, kinds, srcs, dsts, p, _, _, diff = node.args
         found = []
         if tuple(kinds) not in TABLE or p != self.plan.p:
-            self._fault(node, f"no conversion {' to '.join(kinds)} over {p} ranks", "a change of placement is one of the table's")
+            self._fault(
+                node,
+                f"no conversion {' to '.join(kinds)} over {p} ranks",
+                "a change of placement is one of the table's",
+            )
         for x, src, dst in zip(xs, srcs, dsts, strict=True):
             t = self.types.get(x)
             if not isinstance(t, Typed):
@@ -113,13 +117,19 @@ class _Checker:
             v = self.problem.values[t.value]
             before, after = self._placement(kinds[0], src), self._placement(kinds[1], dst)
             if before != t.placement:
-                self._fault(node, f"{v.name} is {t.placement!r}, and is changed from {before!r}", "a change starts from what the value is")
+                self._fault(
+                    node,
+                    f"{v.name} is {t.placement!r}, and is changed from {before!r}",
+                    "a change starts from what the value is",
+                )
             if diff != t.diff:
                 self._fault(node, f"{v.name} has {'a' if t.diff else 'no'} gradient, and is changed as if it had {'none' if t.diff else 'one'}",
                             "a change has a backward exactly where a gradient flows")  # fmt: skip
             for s in (before, after):
                 if isinstance(s, Split) and not _fits(s, v):
-                    self._fault(node, f"{s!r} is no split of {v.name} of shape {list(v.shape)}", "a split covers its dim")
+                    self._fault(
+                        node, f"{s!r} is no split of {v.name} of shape {list(v.shape)}", "a split covers its dim"
+                    )
             found.append(Typed(v.id, after, t.diff))
         self.types[node] = tuple(found)
 
@@ -144,17 +154,33 @@ class _Checker:
         if sorted(set(ids)) != sorted({v.id for v in op.operands}):
             wanted = ", ".join(v.name for v in op.operands)
             got = ", ".join(self.problem.values[i].name for i in ids)
-            self._fault(node, f"{op.node.target} is called on {got}; the program calls it on {wanted}", "a local call takes the same values")
+            self._fault(
+                node,
+                f"{op.node.target} is called on {got}; the program calls it on {wanted}",
+                "a local call takes the same values",
+            )
             return
         by_value = {t.value: t for _, t in found}
         operands = [by_value[v.id] for v in op.operands]
-        if len(found) == len(op.operands) and all(n in _flat(node) for n, _ in found) and ids != [v.id for v in op.operands]:
-            self._fault(node, f"{op.node.target} has its operands in another order", "a local call takes the same values in the same order")
+        if (
+            len(found) == len(op.operands)
+            and all(n in _flat(node) for n, _ in found)
+            and ids != [v.id for v in op.operands]
+        ):
+            self._fault(
+                node,
+                f"{op.node.target} has its operands in another order",
+                "a local call takes the same values in the same order",
+            )
         flows = op.diff and any(t.diff for t in operands)
         placed = self._infer(op, operands)
         if placed is None:
             have = ", ".join(f"{v.name} {t.placement!r}" for v, t in zip(op.operands, operands))
-            self._fault(node, f"{op.node.target} has no strategy for {have}", f"the operator's rule: {op.projection.rule if op.projection else 'none, whole only'}")
+            self._fault(
+                node,
+                f"{op.node.target} has no strategy for {have}",
+                f"the operator's rule: {op.projection.rule if op.projection else 'none, whole only'}",
+            )
             return
         results = tuple(Typed(v.id, at, flows and v.diff) for v, at in zip(op.results, placed))
         self.types[node] = results[0] if op.results[0].index is None else results
@@ -197,9 +223,17 @@ class _Checker:
                 continue
             v = self.problem.values[t.value]
             if t.placement != at:
-                self._fault(node, f"output {output.name or output.position} is {t.placement!r}; it is wanted {at!r}", "an output is given as the spec asks")
+                self._fault(
+                    node,
+                    f"output {output.name or output.position} is {t.placement!r}; it is wanted {at!r}",
+                    "an output is given as the spec asks",
+                )
             if v.node.name != output.node:
-                self._fault(node, f"output {output.position} is {v.name}; it is wanted to be {output.node}", "outputs keep their order")
+                self._fault(
+                    node,
+                    f"output {output.position} is {v.name}; it is wanted to be {output.node}",
+                    "outputs keep their order",
+                )
 
     def _shapes(self) -> None:
         for node, shape in local_shapes(self.plan, self.gm, self.types):
@@ -208,12 +242,17 @@ class _Checker:
             rank = _rank_of(self.gm)
             wanted = local_shape(v.hint, in_numbers(t.placement, self.problem.hints), self.plan.p, rank)
             if tuple(shape) != tuple(wanted):
-                self._fault(node, f"{v.name} has local shape {list(shape)}; {t.placement!r} of {list(v.hint)} is {list(wanted)}", "a local value has the shape of its placement")
+                self._fault(
+                    node,
+                    f"{v.name} has local shape {list(shape)}; {t.placement!r} of {list(v.hint)} is {list(wanted)}",
+                    "a local value has the shape of its placement",
+                )
 
     def _fault(self, node: fx.Node, what: str, rule: str) -> None:
         self.faults.append(
             Problem(
-                what=what, rule=rule,
+                what=what,
+                rule=rule,
                 fix="this is a fault of autosp or of a rule: run `autosp rules verify` and report it with AUTOSP_DUMP's files",
                 where=f"local graph, {node.name}" + (f" ({source_line(node)})" if source_line(node) else ""),
             )  # fmt: skip

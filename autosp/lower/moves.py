@@ -141,9 +141,7 @@ def exchange(xs: list[Tensor], srcs: list[Split], dsts: list[Split], p: int, ran
 def _exchange_uneven(xs, opened, srcs, dsts, p: int, rank: int, group: str) -> list[Tensor]:
     pieces, sent_sizes = [], []
     for j in range(p):
-        blocks = [
-            y.narrow(0, first(d[2], p, j), held(d[2], p, j)).reshape(-1) for y, d in zip(opened, dsts)
-        ]
+        blocks = [y.narrow(0, first(d[2], p, j), held(d[2], p, j)).reshape(-1) for y, d in zip(opened, dsts)]
         pieces += blocks
         sent_sizes.append(sum(b.numel() for b in blocks))
     rests = [_product(y.shape[2:]) for y in opened]

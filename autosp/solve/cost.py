@@ -104,7 +104,8 @@ def flops(op: Op, problem: Problem) -> float:
         return 2.0 * q.numel * v.hint[-2] + 2.0 * q.numel // max(q.hint[-1], 1) * v.hint[-2] * v.hint[-1]
     inside = {f for dims in pr.results for d in dims for f in d}
     shared = [
-        f for f in range(len(pr.sizes))
+        f
+        for f in range(len(pr.sizes))
         if f not in inside and sum(any(f in d for d in dims) for dims in pr.operands) > 1
     ]
     if not shared:
@@ -140,6 +141,17 @@ def saved_price(device: Device, p: int) -> float:
 
 
 __all__ = [
-    "INVARIANT", "PARTIAL", "REPLICATE", "Reshard", "conversion", "flops", "fraction", "operator_seconds",
-    "reshard", "saved_bytes", "saved_price", "sent", "word",
+    "INVARIANT",
+    "PARTIAL",
+    "REPLICATE",
+    "Reshard",
+    "conversion",
+    "flops",
+    "fraction",
+    "operator_seconds",
+    "reshard",
+    "saved_bytes",
+    "saved_price",
+    "sent",
+    "word",
 ]

@@ -57,9 +57,7 @@ def _uncollected(work: Callable) -> Callable:
 
 
 @_uncollected
-def solve(
-    captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, rules: RuleBook | None = None
-) -> Plan:
+def solve(captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, rules: RuleBook | None = None) -> Plan:
     """The plan of least predicted seconds over `axis` of size `p`.
 
     Raises RuleError for operators without a rule that would have to gather a split value, and
@@ -250,8 +248,11 @@ def _streams(op: Op, maker: dict[int, Op]) -> list[Value]:
 def _scores(op: Op) -> bool:
     """A product of two tensors with two long dims in the result: query by key."""
     pr = op.projection
-    return pr is not None and len(pr.operands) == 2 and all(v.tagged for v in op.operands) and (
-        len({r.split.dim for r in op.results[0].regions if r.axes}) > 1
+    return (
+        pr is not None
+        and len(pr.operands) == 2
+        and all(v.tagged for v in op.operands)
+        and (len({r.split.dim for r in op.results[0].regions if r.axes}) > 1)
     )
 
 
@@ -377,7 +378,9 @@ def _notes(problem: Problem, chosen, attention: str, axis: str, p: int) -> tuple
     notes = []
     for op, s in chosen.items():
         if is_random(op) and s.part is None and p > 1 and op.diff:
-            notes.append(f"{op.module or '<root>'}: {op.node.target} draws whole values; the first rank's are summed to all ranks")
+            notes.append(
+                f"{op.module or '<root>'}: {op.node.target} draws whole values; the first rank's are summed to all ranks"
+            )
         lengths = contracts_length(problem, op, axis)
         if not lengths or attention == "auto" or p == 1:
             continue

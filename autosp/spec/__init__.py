@@ -32,14 +32,34 @@ if TYPE_CHECKING:
     from .model import check_model
 
 LATER = {
-    "annotate": "marks", "annotation_of": "marks", "constrain": "constraining",
-    "check_inputs": "inputs", "check_model": "model",
+    "annotate": "marks",
+    "annotation_of": "marks",
+    "constrain": "constraining",
+    "check_inputs": "inputs",
+    "check_model": "model",
 }
 
 __all__ = [
-    "Attention", "Axis", "Constraint", "DimFact", "Input", "Map", "Output", "OutputMode",
-    "Recompute", "Spec", "Tile", "annotate", "annotation_of", "check_inputs", "check_model",
-    "constrain", "for_class", "format_text", "load", "parse",
+    "Attention",
+    "Axis",
+    "Constraint",
+    "DimFact",
+    "Input",
+    "Map",
+    "Output",
+    "OutputMode",
+    "Recompute",
+    "Spec",
+    "Tile",
+    "annotate",
+    "annotation_of",
+    "check_inputs",
+    "check_model",
+    "constrain",
+    "for_class",
+    "format_text",
+    "load",
+    "parse",
 ]
 
 

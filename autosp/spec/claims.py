@@ -57,9 +57,7 @@ def check_maps(spec: Spec, model: torch.nn.Module) -> list[Claim]:
     fake = copy.deepcopy(model)
     on_fakes(fake, {}, mode)
     return [
-        _held(spec, model, fake, mode, statement, path)
-        for statement in spec.maps
-        for path in _kinds(model, statement)
+        _held(spec, model, fake, mode, statement, path) for statement in spec.maps for path in _kinds(model, statement)
     ]
 
 
@@ -76,7 +74,9 @@ def _held(spec: Spec, model, fake, mode: FakeTensorMode, statement: Map, path: s
     module = model.get_submodule(path)
     held = sum(p.numel() * 4 for p in module.parameters())
     if held > LARGEST:
-        return Claim(statement, path, skipped=f"its parameters are {held / 2**30:.1f} GiB; name a smaller configuration")
+        return Claim(
+            statement, path, skipped=f"its parameters are {held / 2**30:.1f} GiB; name a smaller configuration"
+        )
     try:
         first, second = (_arguments(spec, fake, mode, path, statement.over, n) for n in LENGTHS)
     except Exception as error:

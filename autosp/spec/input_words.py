@@ -24,7 +24,8 @@ def wrong_ndim(name: str, shape: Sequence[object], layout: Layout) -> Said:
     return (
         f"{name} of shape {sizes(shape)} has {dims(len(shape))}, its layout {layout} has {least}",
         "a layout names every dim of its tensor",
-        "name the missing dims, or '...' for those that are not split" if len(shape) > len(layout.dims)
+        "name the missing dims, or '...' for those that are not split"
+        if len(shape) > len(layout.dims)
         else "drop the dims that the tensor lacks",
     )
 

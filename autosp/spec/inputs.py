@@ -99,8 +99,9 @@ def check_merged(
     given: Given, size: int, dim: Dim, bound: dict[str, Seen], spec: Spec, axis_sizes: Sizes
 ) -> Problem | None:
     """What is wrong where the parts of a merged dim are known and do not make its size."""
-    known = [part.size if part.name is None else bound[part.name].size if part.name in bound else None
-             for part in dim.parts]
+    known = [
+        part.size if part.name is None else bound[part.name].size if part.name in bound else None for part in dim.parts
+    ]
     if None in known:
         return None
     axes = [pair for part in dim.parts for pair in local_share(part, spec, axis_sizes)]
@@ -114,8 +115,11 @@ def check_merged(
 def size_problems(inputs: list[Given], spec: Spec, axis_sizes: Sizes) -> Iterator[Problem]:
     """Sizes that contradict each other or the spec."""
     bound: dict[str, Seen] = {}
-    dims = [(given, size, dim) for given in inputs
-            for size, dim in zip(given.shape, given.layout.expand(len(given.shape)).dims, strict=True)]
+    dims = [
+        (given, size, dim)
+        for given in inputs
+        for size, dim in zip(given.shape, given.layout.expand(len(given.shape)).dims, strict=True)
+    ]
     for check, merged in ((bind_dim, False), (check_merged, True)):
         found = (check(*each, bound, spec, axis_sizes) for each in dims if (len(each[2].parts) > 1) == merged)
         yield from filter(None, found)

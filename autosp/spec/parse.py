@@ -21,8 +21,14 @@ from .checks import marks_against_mesh, spec_problems
 from .statements import FIRST_WORD, KEYWORDS, Statement, read_statement, spans
 from .values import Spec, default_reduce
 
-FIELD_OF = {"dim": "dims", "input": "inputs", "output": "outputs", "constrain": "constraints",
-            "map": "maps", "tile": "tile"}
+FIELD_OF = {
+    "dim": "dims",
+    "input": "inputs",
+    "output": "outputs",
+    "constrain": "constraints",
+    "map": "maps",
+    "tile": "tile",
+}
 OWN = ("family", "match", "include")  # what an included file says of itself alone
 
 

@@ -20,8 +20,19 @@ if TYPE_CHECKING:
     from lark import Token, Tree
 
 KEYWORDS = (
-    "family", "match", "include", "mesh", "dim", "input", "output", "attention",
-    "constrain", "map", "recompute", "tile", "reduce",
+    "family",
+    "match",
+    "include",
+    "mesh",
+    "dim",
+    "input",
+    "output",
+    "attention",
+    "constrain",
+    "map",
+    "recompute",
+    "tile",
+    "reduce",
 )
 BEGINS = re.compile(rf"[ \t]*({'|'.join(KEYWORDS)})[ \t]+[A-Za-z\[]")
 FIRST_WORD = re.compile(r"\S+?(?=[\s\[#:=]|$)|\S+")
@@ -91,8 +102,7 @@ class Reader:
 
 def mesh_of(read: Reader, tree: Tree) -> tuple[Axis, ...]:
     return tuple(
-        Axis(axis.children[0].value, len(axis.children) > 1, at=read.at(axis.children[0]))
-        for axis in tree.children
+        Axis(axis.children[0].value, len(axis.children) > 1, at=read.at(axis.children[0])) for axis in tree.children
     )
 
 
@@ -165,9 +175,19 @@ def word_of(read: Reader, tree: Tree) -> str:
 
 
 MAKERS: dict[str, Callable[[Reader, Tree], Any]] = {
-    "family": word_of, "match": names_of, "include": word_of, "mesh": mesh_of, "fact": fact_of,
-    "input": input_of, "output": output_of, "attention": word_of, "constrain": constraint_of,
-    "map": map_of, "recompute": recompute_of, "tile": tile_of, "reduce": names_of,
+    "family": word_of,
+    "match": names_of,
+    "include": word_of,
+    "mesh": mesh_of,
+    "fact": fact_of,
+    "input": input_of,
+    "output": output_of,
+    "attention": word_of,
+    "constrain": constraint_of,
+    "map": map_of,
+    "recompute": recompute_of,
+    "tile": tile_of,
+    "reduce": names_of,
 }
 
 
@@ -175,7 +195,9 @@ def place_of(read: Reader, tree: Tree, keyword: str) -> At:
     """The place of a statement: its first word, with the names it lists as spots."""
     names = (t for t in tree.children if getattr(t, "type", "") in ("NAME", "FILE"))
     return At(
-        read.source, read.begin, read.begin + len(keyword),
+        read.source,
+        read.begin,
+        read.begin + len(keyword),
         tuple(read.begin + token.start_pos for token in names),
     )
 

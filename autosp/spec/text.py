@@ -123,7 +123,7 @@ def spec_text(spec: Spec) -> str:
 
 def comment_of(line: str) -> str:
     """The comment of a line, with one space after its '#'s."""
-    return line[line.index("#"):].rstrip() if "#" in line else ""
+    return line[line.index("#") :].rstrip() if "#" in line else ""
 
 
 def read_all(source: Source) -> dict[int, tuple[int, Statement]]:

@@ -19,8 +19,15 @@ Attention = Literal["ulysses", "gather", "auto"]
 Port = Literal["input", "output"]
 PATH = r"[A-Za-z0-9_*]+(\.[A-Za-z0-9_*]+)*"
 UNITS = {
-    "TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10,
-    "TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1,
+    "TiB": 2**40,
+    "GiB": 2**30,
+    "MiB": 2**20,
+    "KiB": 2**10,
+    "TB": 10**12,
+    "GB": 10**9,
+    "MB": 10**6,
+    "KB": 10**3,
+    "B": 1,
 }
 
 

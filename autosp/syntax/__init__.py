@@ -5,6 +5,14 @@ from .read import as_layout, parse_layout
 from .source import At, Source, problem_at
 
 __all__ = [
-    "ELLIPSIS", "At", "Dim", "Layout", "P", "Part", "Source",
-    "as_layout", "parse_layout", "problem_at",
+    "ELLIPSIS",
+    "At",
+    "Dim",
+    "Layout",
+    "P",
+    "Part",
+    "Source",
+    "as_layout",
+    "parse_layout",
+    "problem_at",
 ]

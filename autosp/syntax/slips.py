@@ -16,11 +16,23 @@ if TYPE_CHECKING:
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9][0-9A-Za-z_.]*|\.{2,}|->|\S", re.ASCII)
 INSIDE = re.compile(r"\w+\Z", re.ASCII)  # a word that goes on where a text was cut
 KINDS = {
-    "NAME": "a name", "INT": "a whole number", "LAYOUT": "a layout such as [batch@dp, seq@sp]",
-    "PATH": "a module path such as model.layers.*.mlp", "FILE": "the name of a spec file",
-    "AMOUNT": "a size such as 20GiB or a fraction such as 0.5", "ELLIPSIS": "'...'", "UNNAMED": "'_'",
-    "LSQB": "'['", "RSQB": "']'", "LPAR": "'('", "RPAR": "')'", "COMMA": "','", "AT": "'@'",
-    "COLON": "':'", "EQUAL": "'='", "$END": "the end of the line",
+    "NAME": "a name",
+    "INT": "a whole number",
+    "LAYOUT": "a layout such as [batch@dp, seq@sp]",
+    "PATH": "a module path such as model.layers.*.mlp",
+    "FILE": "the name of a spec file",
+    "AMOUNT": "a size such as 20GiB or a fraction such as 0.5",
+    "ELLIPSIS": "'...'",
+    "UNNAMED": "'_'",
+    "LSQB": "'['",
+    "RSQB": "']'",
+    "LPAR": "'('",
+    "RPAR": "')'",
+    "COMMA": "','",
+    "AT": "'@'",
+    "COLON": "':'",
+    "EQUAL": "'='",
+    "$END": "the end of the line",
 }
 
 

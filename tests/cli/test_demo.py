@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from autosp.cli import demo, main
 from autosp.cli.demo import measure_gap
 
-SCRIPT = '''
+SCRIPT = """
 import argparse, os, sys, time, torch
 
 def build_model(args):
@@ -55,7 +55,7 @@ if __name__ == "__main__":
             print(f"step {step + 1}/{args.steps}  loss {loss.item():.6f}  {10} tokens/s", flush=True)
     if rank == 0:
         torch.save(model.state_dict(), args.save)
-'''
+"""
 
 
 @pytest.fixture

@@ -203,4 +203,3 @@ def rank_1_compiles_alone():
     model = _compiled(Tiny())
     model(**batch()).loss.backward()
     return lambda: model(**batch(step=1, length=24 if _one() else 32))
-

@@ -84,9 +84,7 @@ def marked_positional_inputs() -> dict:
     program = torch.compile(model, backend=autosp.backend("causal_lm", mesh(), backend="aot_eager"), fullgraph=True)
 
     def call(input_ids, labels):
-        return program(
-            autosp.annotate(input_ids, "[batch@dp, seq@sp]"), autosp.annotate(labels, "[batch@dp, seq@sp]")
-        )
+        return program(autosp.annotate(input_ids, "[batch@dp, seq@sp]"), autosp.annotate(labels, "[batch@dp, seq@sp]"))
 
     batches = [batch(i) for i in range(2)]
     return figures(eager, train(eager, batches), model, train(model, batches, call=call))

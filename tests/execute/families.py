@@ -100,6 +100,31 @@ class Block(nn.Module):
         return x + self.mlp(self.between(x))
 
 
+def lora() -> nn.Module:
+    """PEFT's LoRA on a Llama: the base weights are frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    return get_peft_model(build("LlamaForCausalLM"), config)
+
+
+def tied() -> nn.Module:
+    """One weight is embedding and head."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**FAMILIES["LlamaForCausalLM"], tie_word_embeddings=True))
+
+
+def checkpointed() -> nn.Module:
+    """Gradient checkpointing, as transformers does it."""
+    model = build("LlamaForCausalLM")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+VARIANTS = {"LlamaLoRA": lora, "LlamaTied": tied, "LlamaCheckpointed": checkpointed}
 OWN = {"NanoGPT": NanoGPT, "WeightedLoss": WeightedLoss, "SoftLabels": SoftLabels}
 OWN_SPEC = """
 mesh    [dp: local, sp]
@@ -110,6 +135,8 @@ input   targets  [batch@dp, seq@sp]
 
 def build(name: str) -> nn.Module:
     """A row of the parity table: weights large enough that rounding is not magnified by the first norm."""
+    if name in VARIANTS:
+        return VARIANTS[name]()
     if name in OWN:
         model = OWN[name]()
         for parameter in model.parameters():
@@ -124,6 +151,6 @@ def build(name: str) -> nn.Module:
 
 def __getattr__(name: str):
     """`tests.execute.families:LlamaForCausalLM` is a factory, as `--model` takes one."""
-    if name in FAMILIES:
+    if name in FAMILIES or name in VARIANTS:
         return partial(build, name)
     raise AttributeError(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import attrs
 import torch.distributed as dist
@@ -12,20 +11,13 @@ from autosp.cli._launch import Outcome, launch
 from autosp.cli._sharded import deepspeed_config
 from autosp.cli._trial import Trained, Trial, batches, build, loss_of, make_optimizer, snapshot
 from autosp.cli._verdict import of_outcomes, references
-from autosp.spec import Spec, for_class
-from tests.execute.families import FAMILIES
-
-CASES = {
-    "every label": {},
-    "prompt masked": {"labels": "prompt"},
-    "padded on the right": {"mask": "right"},
-}
+from autosp.engine.compile import spec_for
+from autosp.spec import Spec
 
 
-def trial_of(row: str, title: str) -> Trial:
+def trial_of(row: str) -> Trial:
     """As the matrix trains, by Inductor, which is all that DeepSpeed's pass runs on. It needs an attention mask."""
-    fields = {"mask": "ones", **CASES[title]}
-    return Trial(f"tests.execute.families:{row}", zero=1, backend="inductor", lr=0.1, steps=2, **fields)
+    return Trial(f"tests.execute.families:{row}", zero=1, backend="inductor", lr=0.1, steps=2, mask="ones")
 
 
 def on_rank(item: tuple[Trial, Spec]) -> Trained:
@@ -64,20 +56,10 @@ def figures(trial: Trial, expected, outcomes: tuple[Outcome, ...]) -> str:
     return f"loss off by {max(gap.loss for gap in off):.0e}, parameters by {worst.parameter:.0e}"
 
 
-def section(rows: tuple[str, ...] = tuple(FAMILIES)) -> Iterator[str]:
-    """The page's part on DeepSpeed's pass. Each trial has its own launch: a second engine in a process fails."""
-    yield "## DeepSpeed's own pass, by the same engine"
-    yield ""
-    yield "Inductor, ZeRO-1, 2 processes, an attention mask of ones (without one it does not compile), 2 steps."
-    yield "Relative to the loss, and to a parameter's own largest value; the bar is 1e-5."
-    yield ""
-    yield "| | " + " | ".join(CASES) + " |"
-    yield "|---" * (len(CASES) + 1) + "|"
-    for row in rows:
-        cells = []
-        for title in CASES:
-            trial = trial_of(row, title)
-            expected = references(trial, for_class(row))
-            (outcomes,) = launch(2, "tests.execute.own_pass:on_rank", [(trial, for_class(row))], 300.0)
-            cells.append(figures(trial, expected, outcomes))
-        yield f"| {row} | " + " | ".join(cells) + " |"
+def figures_of(row: str) -> str:
+    """What DeepSpeed's pass makes of a family. Each has its own launch: a second engine in a process fails."""
+    trial = trial_of(row)
+    spec = spec_for(None, build(trial)[0])
+    expected = references(trial, spec)
+    (outcomes,) = launch(2, "tests.execute.own_pass:on_rank", [(trial, spec)], 300.0)
+    return figures(trial, expected, outcomes)

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from autosp.cli._launch import Outcome, errors, launch
 from tests.execute.case import Case
 from tests.execute.cases import CASES
-from autosp.cli._launch import Outcome, errors, launch
 from tests.execute.programs import Result
 from tests.execute.reference import LOSS_BAR, Reference, loss_error, reference
 

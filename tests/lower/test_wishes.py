@@ -74,7 +74,9 @@ def collectives(plan) -> list[tuple[str, str]]:
     return [(r.kind, r.module) for r in plan.reshards if r.kind != "slice"]
 
 
-@pytest.mark.parametrize("line", ["[batch@dp, seq, hidden]", "[batch@dp, seq, hidden@sp]", "[batch@dp, seq@sp, hidden]"])
+@pytest.mark.parametrize(
+    "line", ["[batch@dp, seq, hidden]", "[batch@dp, seq, hidden@sp]", "[batch@dp, seq@sp, hidden]"]
+)
 def test_a_constraint_in_a_spec_is_met_exactly(line: str) -> None:
     model = Net()
     plan, inputs = planned(model, f"constrain mlp output {line}\n")
@@ -96,7 +98,9 @@ def test_a_constraint_in_code_is_met_exactly_and_says_so() -> None:
 def test_a_constraint_that_splits_a_dim_of_another_axis_is_refused() -> None:
     with pytest.raises(PlanError) as e:
         planned(Net(), "constrain mlp output [batch@sp, seq, hidden]\n")
-    assert "the layout [batch@sp, seq, hidden] cannot be had: dim 0 of size 2 is not split over sp=3 here" in str(e.value)
+    assert "the layout [batch@sp, seq, hidden] cannot be had: dim 0 of size 2 is not split over sp=3 here" in str(
+        e.value
+    )
 
 
 def test_a_constraint_on_a_module_that_does_not_run_is_refused() -> None:

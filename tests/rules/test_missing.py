@@ -94,9 +94,7 @@ QUICK = ("GPT2LMHeadModel", "FalconForCausalLM", "MixtralForCausalLM")
 
 
 @needs_transformers
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
-)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES])
 def test_the_families_lack_nothing(name: str, tmp_path: Path):
     import transformers
 

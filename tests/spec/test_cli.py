@@ -54,7 +54,8 @@ def test_check_for_a_machine(files):
 def test_check_against_a_factory(files):
     (files / "mine_for_check.py").write_text(
         "import torch\nclass Net(torch.nn.Module):\n    def forward(self, input_ids, labels):\n        return labels\n"
-        "def make():\n    return Net()\n")
+        "def make():\n    return Net()\n"
+    )
     code, out, _ = invoke(check, "llama.spec", "--model", "mine_for_check:make")
     assert (code, out) == (0, "llama.spec: ok (4 inputs, 2 outputs, mesh [dp: local, sp], fits Net)\n")
     (files / "odd.spec").write_text("mesh [sp]\ninput ids [seq@sp]\nmap net over seq\n")

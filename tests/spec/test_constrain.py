@@ -62,7 +62,8 @@ def test_outside_of_autosp_it_is_nothing():
 
 def test_it_is_traced_before_dispatch():
     graph = make_fx(lambda x: torch.ops.autosp.constrain(x, "[a@sp]") * 2, pre_dispatch=True)(
-        torch.ones(3, requires_grad=True))
+        torch.ones(3, requires_grad=True)
+    )
     assert torch.ops.autosp.constrain.default in [n.target for n in graph.graph.nodes]
 
 
@@ -72,12 +73,15 @@ def test_the_operator_keeps_torchs_promises():
     torch.library.opcheck(torch.ops.autosp.constrain.default, (x.t(), "[a, b]"))
 
 
-@pytest.mark.parametrize(("layout", "what"), [
-    ("[a b]", "no comma between 'a' and 'b'"),
-    ("[a@sp, b] sum@dp", "a partial sum over 'dp' is asked for"),
-    ("[a@sp]", "a tensor of 2 dims is constrained to [a@sp]"),
-    (3, "a value of type int stands where a layout belongs"),
-])
+@pytest.mark.parametrize(
+    ("layout", "what"),
+    [
+        ("[a b]", "no comma between 'a' and 'b'"),
+        ("[a@sp, b] sum@dp", "a partial sum over 'dp' is asked for"),
+        ("[a@sp]", "a tensor of 2 dims is constrained to [a@sp]"),
+        (3, "a value of type int stands where a layout belongs"),
+    ],
+)
 def test_a_wrong_layout_is_told_at_once(layout, what):
     with pytest.raises(SpecError) as caught:
         constrain(torch.zeros(2, 2), layout)

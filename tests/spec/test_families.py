@@ -9,8 +9,22 @@ from autosp.spec import check_model, for_class, format_text, load
 from autosp.spec.build import from_class
 
 FAMILIES = (
-    "bert", "causal_lm", "falcon", "gemma2", "gemma3", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "olmo2",
-    "phi3", "qwen2", "qwen3", "qwen3_moe", "starcoder2",
+    "bert",
+    "causal_lm",
+    "falcon",
+    "gemma2",
+    "gemma3",
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "mixtral",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "starcoder2",
 )
 needs_transformers = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers")
 

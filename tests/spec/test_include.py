@@ -51,13 +51,16 @@ def test_an_error_in_an_included_file_names_that_file(write):
     assert [p.where.rsplit("/", 1)[-1] for p in problems] == ["base.spec:2:12", "mine.spec:2:12"]
 
 
-@pytest.mark.parametrize(("name", "what"), [
-    ("../base.spec", "include of '../base.spec', which is outside the spec's folder"),
-    ("/etc/passwd", "include of '/etc/passwd', which is outside the spec's folder"),
-    ("..", "include of '..', which is outside the spec's folder"),
-    ("bsae.spec", "no file 'bsae.spec' beside the spec"),
-    ("mine.spec", "files include each other: mine.spec -> mine.spec"),
-])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("../base.spec", "include of '../base.spec', which is outside the spec's folder"),
+        ("/etc/passwd", "include of '/etc/passwd', which is outside the spec's folder"),
+        ("..", "include of '..', which is outside the spec's folder"),
+        ("bsae.spec", "no file 'bsae.spec' beside the spec"),
+        ("mine.spec", "files include each other: mine.spec -> mine.spec"),
+    ],
+)
 def test_what_may_not_be_included(write, name, what):
     write("base.spec", BASE)
     assert [p.what for p in fails(write("mine.spec", f"mesh [sp]\ninclude {name}\n"))] == [what]

@@ -4,7 +4,8 @@ import torch
 from autosp.errors import InputError
 from autosp.spec import annotate, check_inputs, parse
 
-SPEC = parse("""
+SPEC = parse(
+    """
 mesh  [dp: local, sp]
 dim   seq divides sp
 dim   vocab = 100
@@ -12,7 +13,9 @@ input ids    [batch@dp, seq@sp]
 input mask   [batch@dp, seq]  optional
 input bias   [1, ..., kv]     optional
 input flat   [(batch@dp seq@sp), vocab]  optional
-""", "s.spec")
+""",
+    "s.spec",
+)
 SIZES = {"dp": 2, "sp": 4}
 
 GOOD = [
@@ -27,20 +30,35 @@ BAD = [
     ({}, ["input 'ids' is missing; given: none"]),
     ({"ids": (2, 8), "maks": (2, 8)}, ["no input 'maks' in the spec"]),
     ({"ids": (8,)}, ["input 'ids' of shape [8] has 1 dim, its layout [batch@dp, seq@sp] has 2 dims"]),
-    ({"ids": (2, 8), "mask": (2, 12)}, [
-        "dim 'seq' is 8 by input 'ids' of shape [2, 8] and 12 by input 'mask' of shape [2, 12]"]),
-    ({"ids": (2, 8), "mask": (3, 8)}, [
-        "dim 'batch' is 4 by input 'ids' of shape [2, 8] on each of 2 ranks of 'dp' and 6 by "
-        "input 'mask' of shape [3, 8] on each of 2 ranks of 'dp'"]),
+    (
+        {"ids": (2, 8), "mask": (2, 12)},
+        ["dim 'seq' is 8 by input 'ids' of shape [2, 8] and 12 by input 'mask' of shape [2, 12]"],
+    ),
+    (
+        {"ids": (2, 8), "mask": (3, 8)},
+        [
+            "dim 'batch' is 4 by input 'ids' of shape [2, 8] on each of 2 ranks of 'dp' and 6 by "
+            "input 'mask' of shape [3, 8] on each of 2 ranks of 'dp'"
+        ],
+    ),
     ({"ids": (2, 9)}, ["dim 'seq' of size 9 is no multiple of 4, the size of axis 'sp'"]),
     ({"ids": (2, 8), "bias": (2, 8, 8)}, ["dim '1' is 2 by input 'bias' of shape [2, 8, 8], and 1 by the spec"]),
     ({"ids": (2, 8), "flat": (16, 50)}, ["dim 'vocab' is 50 by input 'flat' of shape [16, 50], and 100 by the spec"]),
-    ({"ids": (2, 8), "flat": (17, 100)}, [
-        "the merged dim (batch@dp seq@sp) is 34 by input 'flat' of shape [17, 100] on each of 2 ranks of 'dp'; "
-        "the sizes of its parts make 32"]),
-    ({"mask": (2, 9, 1), "other": (1,)}, [
-        "input 'ids' is missing; given: mask, other", "no input 'other' in the spec",
-        "input 'mask' of shape [2, 9, 1] has 3 dims, its layout [batch@dp, seq] has 2 dims"]),
+    (
+        {"ids": (2, 8), "flat": (17, 100)},
+        [
+            "the merged dim (batch@dp seq@sp) is 34 by input 'flat' of shape [17, 100] on each of 2 ranks of 'dp'; "
+            "the sizes of its parts make 32"
+        ],
+    ),
+    (
+        {"mask": (2, 9, 1), "other": (1,)},
+        [
+            "input 'ids' is missing; given: mask, other",
+            "no input 'other' in the spec",
+            "input 'mask' of shape [2, 9, 1] has 3 dims, its layout [batch@dp, seq] has 2 dims",
+        ],
+    ),
 ]
 
 

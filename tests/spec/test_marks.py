@@ -57,13 +57,16 @@ def test_misfits_are_told_all_at_once():
     )
 
 
-@pytest.mark.parametrize(("value", "layout", "error"), [
-    (torch.zeros(2), "[a@sp, b]", InputError),
-    (torch.zeros(2), "[a] sum@sp", InputError),
-    ([1, 2], "[a]", InputError),
-    (torch.zeros(2), "[a b]", SpecError),
-    (torch.zeros(2), 3, SpecError),
-])
+@pytest.mark.parametrize(
+    ("value", "layout", "error"),
+    [
+        (torch.zeros(2), "[a@sp, b]", InputError),
+        (torch.zeros(2), "[a] sum@sp", InputError),
+        ([1, 2], "[a]", InputError),
+        (torch.zeros(2), "[a b]", SpecError),
+        (torch.zeros(2), 3, SpecError),
+    ],
+)
 def test_what_cannot_be_marked(value, layout, error):
     with pytest.raises(error):
         annotate(value, layout)

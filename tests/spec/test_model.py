@@ -30,19 +30,34 @@ HEAD = "mesh [dp: local, sp]\ninput input_ids [batch@dp, seq@sp]\n"
 CASES = [
     ("", []),
     ("input mask [batch@dp, seq] optional", []),
-    ("input mask [batch@dp, seq]", [("the forward of Model takes no 'mask'",
-     "use one of labels, or write 'optional' after the layout")]),
+    (
+        "input mask [batch@dp, seq]",
+        [("the forward of Model takes no 'mask'", "use one of labels, or write 'optional' after the layout")],
+    ),
     ("input lables [batch@dp, seq]", [("the forward of Model takes no 'lables'", "did you mean 'labels'?")]),
     ("constrain layers.*.mlp output [batch, seq, hidden]", []),
-    ("constrain layers.*.mpl output [batch, seq, hidden]", [
-        ("no module of Model is 'layers.*.mpl': no 'mpl' below 'layers.*'", "did you mean 'layers.*.mlp'?")]),
-    ("map layer.*.selfattn over seq", [
-        ("no module of Model is 'layer.*.selfattn': no 'layer' at the top", "did you mean 'layers.*.self_attn'?")]),
-    ("map layers.7.mlp over seq", [
-        ("no module of Model is 'layers.7.mlp': no '7' below 'layers'", "below 'layers' there is 0, 1")]),
-    ("constrain layers.*.mlp output [a, b]\nconstrain layers.1.mlp output [a, b@sp]", [
-        ("'constrain layers.1.mlp output [a, b@sp]' contradicts 'constrain layers.*.mlp output [a, b]' at m.spec:3:11, "
-         "in module 'layers.1.mlp'", "keep one of the two lines, or narrow one of the paths")]),
+    (
+        "constrain layers.*.mpl output [batch, seq, hidden]",
+        [("no module of Model is 'layers.*.mpl': no 'mpl' below 'layers.*'", "did you mean 'layers.*.mlp'?")],
+    ),
+    (
+        "map layer.*.selfattn over seq",
+        [("no module of Model is 'layer.*.selfattn': no 'layer' at the top", "did you mean 'layers.*.self_attn'?")],
+    ),
+    (
+        "map layers.7.mlp over seq",
+        [("no module of Model is 'layers.7.mlp': no '7' below 'layers'", "below 'layers' there is 0, 1")],
+    ),
+    (
+        "constrain layers.*.mlp output [a, b]\nconstrain layers.1.mlp output [a, b@sp]",
+        [
+            (
+                "'constrain layers.1.mlp output [a, b@sp]' contradicts 'constrain layers.*.mlp output [a, b]' at m.spec:3:11, "
+                "in module 'layers.1.mlp'",
+                "keep one of the two lines, or narrow one of the paths",
+            )
+        ],
+    ),
     ("constrain layers.*.mlp output [a, b]\nconstrain layers.1.mlp input [a, b@sp]", []),
 ]
 
@@ -60,10 +75,17 @@ def test_a_forward_that_takes_anything_is_told_of_near_misses_only():
     assert problem.fix == "did you mean 'labels'?"
 
 
-@pytest.mark.parametrize(("pattern", "path", "fits"), [
-    ("a.*.c", "a.0.c", True), ("a.*.c", "a.0.1.c", False), ("*", "a", True), ("*", "a.b", False),
-    ("h.*.mlp_*", "h.3.mlp_in", True), ("a", "a", True),
-])
+@pytest.mark.parametrize(
+    ("pattern", "path", "fits"),
+    [
+        ("a.*.c", "a.0.c", True),
+        ("a.*.c", "a.0.1.c", False),
+        ("*", "a", True),
+        ("*", "a.b", False),
+        ("h.*.mlp_*", "h.3.mlp_in", True),
+        ("a", "a", True),
+    ],
+)
 def test_a_star_stands_for_one_name(pattern, path, fits):
     assert matches(pattern, path) is fits
 

@@ -76,11 +76,19 @@ def test_defaults():
     assert (spec.family, spec.match, spec.inputs, spec.tile) == (None, (), (), ())
 
 
-@pytest.mark.parametrize(("text", "budget"), [
-    ("sac", None), ("sac budget auto", "auto"), ("sac budget 0.5", 0.5), ("sac budget 1.0", 1.0),
-    ("sac budget 20GiB", 20 * 2**30), ("sac budget 1.5MiB", 3 * 2**19), ("sac budget 20GB", 20 * 10**9),
-    ("sac budget 100B", 100),
-])
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("sac", None),
+        ("sac budget auto", "auto"),
+        ("sac budget 0.5", 0.5),
+        ("sac budget 1.0", 1.0),
+        ("sac budget 20GiB", 20 * 2**30),
+        ("sac budget 1.5MiB", 3 * 2**19),
+        ("sac budget 20GB", 20 * 10**9),
+        ("sac budget 100B", 100),
+    ],
+)
 def test_budgets(text, budget):
     assert parse(f"mesh [sp]\nrecompute {text}").recompute == Recompute("sac", budget)
 
@@ -131,11 +139,14 @@ def test_load_by_name_and_by_path(tmp_path):
     assert load(path) == load(str(path)) == load("llama")
 
 
-@pytest.mark.parametrize(("name", "what", "fix"), [
-    ("lama", "no spec 'lama'", "did you mean 'llama'?"),
-    ("zzz", "no spec 'zzz'", "give a path that ends in .spec, or one of these names"),
-    ("missing.spec", "'missing.spec' cannot be read: No such file or directory", "give the path of a spec file"),
-])
+@pytest.mark.parametrize(
+    ("name", "what", "fix"),
+    [
+        ("lama", "no spec 'lama'", "did you mean 'llama'?"),
+        ("zzz", "no spec 'zzz'", "give a path that ends in .spec, or one of these names"),
+        ("missing.spec", "'missing.spec' cannot be read: No such file or directory", "give the path of a spec file"),
+    ],
+)
 def test_load_of_nothing(name, what, fix):
     with pytest.raises(SpecError) as caught:
         load(name)

@@ -46,11 +46,14 @@ def test_values():
     assert len({layout, parse_layout(str(layout))}) == 1
 
 
-@pytest.mark.parametrize(("text", "ndim", "expanded"), [
-    ("[batch@dp, ..., seq@sp]", 4, "[batch@dp, _, _, seq@sp]"),
-    ("[batch@dp, ..., seq@sp]", 2, "[batch@dp, seq@sp]"),
-    ("[batch]", 1, "[batch]"),
-])
+@pytest.mark.parametrize(
+    ("text", "ndim", "expanded"),
+    [
+        ("[batch@dp, ..., seq@sp]", 4, "[batch@dp, _, _, seq@sp]"),
+        ("[batch@dp, ..., seq@sp]", 2, "[batch@dp, seq@sp]"),
+        ("[batch]", 1, "[batch]"),
+    ],
+)
 def test_expand(text, ndim, expanded):
     assert str(parse_layout(text).expand(ndim)) == expanded
 

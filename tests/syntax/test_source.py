@@ -27,7 +27,7 @@ def test_a_caret_at_the_end_stands_after_it():
 def test_a_long_line_is_shown_around_the_caret():
     line, carets = Source("f", "x" * 500 + "HERE" + "y" * 500).excerpt(500, 504).split("\n")
     assert len(line) <= 160
-    assert line[carets.index("^"):][: carets.count("^")] == "HERE"
+    assert line[carets.index("^") :][: carets.count("^")] == "HERE"
 
 
 def test_what_does_not_print_takes_one_column():
