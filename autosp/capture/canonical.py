@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from .means import MARK
 
@@ -17,9 +18,29 @@ def canonicalise(gm: fx.GraphModule) -> None:
     for node in list(gm.graph.find_nodes(op="call_function", target=aten.cross_entropy_loss.default)):
         if _argument(node, "reduction", MEAN) == MEAN:
             _mean_as_sum_over_count(gm, node)
+    for node in list(gm.graph.find_nodes(op="call_function", target=aten.broadcast_tensors.default)):
+        _each_by_itself(gm, node)
     gm.graph.eliminate_dead_code()
     gm.graph.lint()
     gm.recompile()
+
+
+def _each_by_itself(gm: fx.GraphModule, node: fx.Node) -> None:
+    """`broadcast_tensors`, which every mean squared error begins with, as an expand of each that is smaller."""
+    for user in list(node.users):
+        index = user.args[1]
+        operand, value = node.args[0][index], node.meta["val"][index]
+        if operand.meta["val"].dim() != value.dim() or any(
+            statically_known_true(a != b) for a, b in zip(operand.meta["val"].shape, value.shape, strict=True)
+        ):
+            with gm.graph.inserting_before(user):
+                expanded = gm.graph.call_function(aten.expand.default, (operand, list(value.shape)))
+            expanded.meta = {k: v for k, v in node.meta.items() if k not in ("val", "tensor_meta")}
+            expanded.meta["val"] = value
+            operand = expanded
+        user.replace_all_uses_with(operand)
+        gm.graph.erase_node(user)
+    gm.graph.erase_node(node)
 
 
 _NAMES = ("self", "target", "weight", "reduction", "ignore_index", "label_smoothing")

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..errors import CaptureError, InputError, Problem
 from ..spec import Constraint, Map
 from ..syntax import Layout
+from . import words
 from .canonical import canonicalise
 from .constraints import constrain_modules
 from .captured import Captured, Output, Placeholder, Role, module_path, source_line, tensors_of
@@ -58,6 +59,8 @@ def capture(
             )(*args)
     except Exception as e:  # any failure of tracing is the model's to know
         raise CaptureError(_untraceable(e, interpreter.at)) from e
+    if lost := _lost(graph):
+        raise CaptureError(words.value_lost(lost, _higher_order(gm)))
     placeholders = _placeholders(gm, graph, example_inputs)
     functionalise(graph, placeholders, torch.is_grad_enabled())
     canonicalise(graph)
@@ -99,6 +102,18 @@ def _unify(nodes, example_inputs, layouts: dict[fx.Node, Layout]) -> None:
             first, where = sizes.setdefault(name, (size, f"{node.name}, dim {d}"))
             if not first == size:
                 raise InputError(_unequal(name, int(first), where, int(size), f"{node.name}, dim {d}"))
+
+
+def _lost(graph: fx.GraphModule) -> fx.Node | None:
+    """A user of a value that the trace holds as a constant though it was computed: nothing would compute it again."""
+    for node in graph.graph.find_nodes(op="get_attr"):
+        if isinstance(getattr(graph, str(node.target), None), FakeTensor):
+            return next(iter(node.users), node)
+    return None
+
+
+def _higher_order(gm: fx.GraphModule) -> list[str]:
+    return sorted({str(n.target) for n in gm.graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)})
 
 
 def _unequal(name: str, a: int, where: str, b: int, there: str) -> Problem:

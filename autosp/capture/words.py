@@ -26,6 +26,17 @@ def called(node: fx.Node) -> str:
     return called(node.args[0]) if node.target is operator.getitem else str(node.target)
 
 
+def value_lost(node: fx.Node, higher_order: list[str]) -> Problem:
+    """A value that was computed where the trace does not look, such as inside a vmap of a vmap."""
+    by = f", in {' or '.join(higher_order)}" if higher_order else ""
+    return Problem(
+        what=f"an operand of '{called(node)}' is computed out of the trace's sight{by}",
+        rule="every value of the program is computed by operators of its graph",
+        fix="write this part with operators on whole tensors, or map the module that holds it",
+        where=place(node),
+    )
+
+
 def input_written(node: fx.Node, role: str, name: str) -> Problem:
     """A write to something that outlives the call."""
     kept = {"buffer": "buffer", "param": "parameter"}.get(role, "input")

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from attrs import evolve
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 
 from ..errors import EngineError, Problem, SpecError
 from ..solve import Device, load_device
@@ -16,7 +17,7 @@ from .backend import Backend, Options
 from .failures import placed
 from .marks import with_marks
 from .mesh import from_device_mesh, is_deepspeed
-from .step import Step, prepare
+from .step import Step, fully_sharded, prepare
 
 
 def compile(
@@ -52,6 +53,8 @@ def compile(
         module = model_or_engine
         if isinstance(module, torch.nn.parallel.DistributedDataParallel):
             raise EngineError(_wrapped(type(module).__name__))
+        if any(isinstance(part, FSDPModule) for part in module.modules()):
+            raise EngineError(fully_sharded(type(module).__name__))
         chosen = spec_for(spec, module)
         agreement = Agreement(from_device_mesh(chosen, mesh), number)
         options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))

@@ -12,6 +12,7 @@ from ..solve import Device, Plan, load_device, solve
 from ..spec import Spec, check_inputs
 from .backend import ends
 from .compile import resolve_spec
+from .failures import as_raised
 from .marks import layout_of
 from .mesh import solved_axis
 from .step import prepare
@@ -45,13 +46,19 @@ def planned(
     axis = solved_axis(chosen)
     check_inputs(chosen, {n: x for n, x in inputs.items() if chosen.input(n)}, {axis: sp})
     prepare(model)
-    captured, examples = trace(
-        model,
-        inputs,
-        layout_of=partial(layout_of, chosen),
-        constraints=chosen.constraints,
-        maps=chosen.maps,
-        dynamic=bool(chosen.maps),
-    )
+    try:
+        captured, examples = trace(
+            model,
+            inputs,
+            layout_of=partial(layout_of, chosen),
+            constraints=chosen.constraints,
+            maps=chosen.maps,
+            dynamic=bool(chosen.maps),
+        )
+    except Exception as e:
+        raised = as_raised(e, model)
+        if raised is e:
+            raise
+        raise raised from None
     chip = device if isinstance(device, Device) else load_device(device)
     return solve(captured, ends(chosen, captured), axis=axis, p=sp, device=chip), captured, examples

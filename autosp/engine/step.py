@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import attrs
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from ..capture import tracing
-from ..errors import InputError, Problem
+from ..errors import EngineError, InputError, Problem
 from ..spec import Spec, annotation_of, check_inputs
 from .agree_words import batch_notes
 from .backend import Backend
@@ -36,6 +37,8 @@ class Step:
 
     def __call__(self, *args, **kwargs):
         with self.agreement.attempt():
+            if any(isinstance(module, FSDPModule) for module in self.module.modules()):
+                raise EngineError(fully_sharded(type(self.module).__name__))
             with placed(f"inputs of {type(self.module).__name__}.forward"):
                 inputs = self._named(args, kwargs)
                 self._check(inputs)
@@ -98,6 +101,17 @@ class Step:
 def _all_optional(spec: Spec) -> Spec:
     """Outside training nothing is owed: a forward may run without labels."""
     return attrs.evolve(spec, inputs=tuple(attrs.evolve(i, optional=True) for i in spec.inputs))
+
+
+def fully_sharded(model: str) -> Problem:
+    """A model whose parameters `fully_shard` splits."""
+    return Problem(
+        what=f"the parameters of {model} are sharded by fully_shard (FSDP2)",
+        rule="the program is one graph over whole parameters; the hooks that gather them between modules would break it",
+        fix="leave fully_shard out: use a DeepSpeed engine with ZeRO-1, which splits the optimizer's state, "
+        "or DistributedDataParallel around the compiled model",
+        where="autosp.compile",
+    )
 
 
 def _unnamed(model: str, name: str) -> Problem:

@@ -213,8 +213,8 @@ def tensor_nodes(node: fx.Node) -> list[fx.Node]:
 
 
 def concrete(args: Any):
-    """Arguments with every node replaced by its fake value."""
-    return fx.map_arg(args, lambda n: n.meta["val"])
+    """Arguments with every node replaced by its fake value; a subgraph stands for itself."""
+    return fx.map_arg(args, lambda n: n.meta.get("val", n))
 
 
 def _is_getitem(node: fx.Node) -> bool:

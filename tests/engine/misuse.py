@@ -130,6 +130,24 @@ def model_branches_on_values():
     return lambda: model(**batch())
 
 
+@case
+def sharded_by_fsdp_before():
+    from torch.distributed.fsdp import fully_shard
+
+    model, mesh = Tiny(), _mesh()
+    fully_shard(model, mesh=mesh["sp"])
+    return lambda: autosp.compile(model, "causal_lm", mesh=mesh, backend="aot_eager")
+
+
+@case
+def sharded_by_fsdp_after():
+    from torch.distributed.fsdp import fully_shard
+
+    model = _compiled(Tiny())
+    fully_shard(model, mesh=_mesh()["sp"])
+    return lambda: model(**batch())
+
+
 class Unlucky(Tiny):
     def forward(self, input_ids, labels=None):
         if _one():

@@ -1,0 +1,137 @@
+"""Models that mix positions in their own ways: what autosp gets right all the same, and what it refuses."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+SPEC = """
+mesh    [dp: local, sp]
+input   idx      [batch@dp, seq@sp]
+input   targets  [batch@dp, seq@sp]
+"""
+
+
+@torch.library.custom_op("autosp_tests::backwards", mutates_args=())
+def backwards(x: torch.Tensor) -> torch.Tensor:
+    return x.flip(1)
+
+
+backwards.register_fake(lambda x: torch.empty_like(x))
+backwards.register_autograd(lambda ctx, grad: torch.ops.autosp_tests.backwards(grad))
+
+
+class Mixing(nn.Module):
+    """Embedding, something that mixes positions, head, loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(64, 16), nn.Linear(16, 64)
+        self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+
+    def mix(self, x):
+        return x
+
+    def forward(self, idx, targets):
+        return F.cross_entropy(self.head(self.mix(self.embed(idx))).flatten(0, 1), targets.flatten())
+
+
+class LinearAttention(Mixing):
+    def mix(self, x):
+        q, k, v = F.elu(self.q(x)) + 1, F.elu(self.k(x)) + 1, self.v(x)
+        state = torch.einsum("bsd,bse->bsde", k, v).cumsum(1)
+        return torch.einsum("bsd,bsde->bse", q, state) / (q * k.cumsum(1)).sum(-1, keepdim=True)
+
+
+class Recurrence(Mixing):
+    """A state-space scan as a loop over positions."""
+
+    def mix(self, x):
+        state, found = torch.zeros_like(x[:, 0]), []
+        for t in range(x.shape[1]):
+            state = torch.tanh(self.q(state) + x[:, t])
+            found.append(state)
+        return torch.stack(found, 1)
+
+
+class Convolution(Mixing):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(16, 16, 4, padding=3, groups=16)
+
+    def mix(self, x):
+        return x + self.conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
+
+
+class Rolled(Mixing):
+    def mix(self, x):
+        return x + x.roll(1, 1) + x.flip(1)
+
+
+class SquaredError(Mixing):
+    def forward(self, idx, targets):
+        return F.mse_loss(self.head(self.embed(idx))[..., 0], targets.float()) + F.smooth_l1_loss(
+            self.head(self.embed(idx)), torch.zeros(64).expand(*idx.shape, 64)
+        )
+
+
+class BatchNorm(Mixing):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(16)
+
+    def mix(self, x):
+        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+class BatchStatistics(BatchNorm):
+    """Batch-norm without running statistics: tokens are normed by all tokens' mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(16, track_running_stats=False)
+
+
+class Recurrent(Mixing):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(16, 16, batch_first=True)
+
+    def mix(self, x):
+        return self.gru(x)[0]
+
+
+class Fourier(Mixing):
+    def mix(self, x):
+        return torch.fft.fft(torch.fft.fft(x, dim=-1), dim=1).real
+
+
+class AssociativeScan(Mixing):
+    def mix(self, x):
+        from torch._higher_order_ops.associative_scan import associative_scan
+
+        return associative_scan(lambda a, b: a * 0.9 + b, x, dim=1, combine_mode="generic")
+
+
+class Scan(Mixing):
+    def mix(self, x):
+        from torch._higher_order_ops.scan import scan
+
+        return scan(lambda c, a: (c * 0.9 + a, c + a), torch.zeros(2, 16), x, dim=1)[1]
+
+
+class Branch(Mixing):
+    def mix(self, x):
+        return torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y * 1, (x,))
+
+
+class OwnOperator(Mixing):
+    def mix(self, x):
+        return torch.ops.autosp_tests.backwards(x)
+
+
+class WritesItsInput(Mixing):
+    def forward(self, idx, targets):
+        targets.clamp_(min=1)
+        return super().forward(idx, targets)
