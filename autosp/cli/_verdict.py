@@ -23,6 +23,15 @@ class Distance:
     loss: float
     parameters: float
 
+    def share(self, own: Distance) -> float:
+        """How much of the bar this uses, at most 1 being within it: FACTOR times the unsharded program's own distance.
+
+        Roundings of one loss cancel by luck (seen: its own distance changed threefold with the number of
+        threads), so the loss is held to the larger of the unsharded program's two distances.
+        """
+        loss = self.loss / (FACTOR * max(own.loss, own.parameters) + 1e-5)
+        return max(loss, self.parameters / (FACTOR * own.parameters + 1e-5))
+
 
 @attrs.frozen
 class Verdict:
@@ -44,27 +53,15 @@ class Verdict:
         """Whether the sharded run is the unsharded one, within the bar."""
         if self.failure or self.refusal:
             return False
-        if self.distance and self.own:
-            return _within(self.distance.loss, self.own.loss) and _within(self.distance.parameters, self.own.parameters)
-        return self.gap.within and (self.gradients is None or self.gradients.within)
+        return self.used <= 1
 
     @property
     def used(self) -> float:
         """The largest share of the bar that any figure uses; 1 is the bar."""
-        if self.distance:
-            return max(
-                self.distance.loss / _allowed(self.own.loss), self.distance.parameters / _allowed(self.own.parameters)
-            )
+        if self.distance and self.own:
+            return self.distance.share(self.own)
         gaps = [gap for gap in (self.gap, self.gradients) if gap]
         return max(max(gap.ratio, gap.loss / gap.bar.loss) for gap in gaps)
-
-
-def _allowed(own: float) -> float:
-    return FACTOR * own + 1e-5
-
-
-def _within(distance: float, own: float) -> bool:
-    return distance <= _allowed(own)
 
 
 def references(trial: Trial, spec: Spec) -> tuple[Trained, Trained]:
