@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from operator import attrgetter
 
 import attrs
 import sympy
 import torch
 from torch import fx
 from torch._dynamo.source import ConstantSource
+from torch.utils._pytree import tree_map
 
 from ..capture import carry_placeholder, tensors_of
 from ..capture.regions import KEY
@@ -72,6 +74,7 @@ class _Lowering:
         self.done: set[Op] = set()
         self.meta: dict = {}
         self.numbers: dict[fx.Node, fx.Node] = {}
+        self.functions: dict[str, fx.GraphModule] = {}
 
     def run(self) -> fx.GraphModule:
         source = self.problem.captured.graph
@@ -80,7 +83,9 @@ class _Lowering:
             self._op(op)
         self._output(source)
         self.graph.eliminate_dead_code()
-        gm = fx.GraphModule(source, self.graph)
+        kept = {n.target: attrgetter(n.target)(source) for n in self.graph.nodes
+                if n.op == "get_attr" and n.target not in self.functions}  # fmt: skip
+        gm = fx.GraphModule({**kept, **self.functions}, self.graph)
         gm.meta.update(source.meta)
         names = getattr(source, "_param_name_to_source", None)
         if names is not None:
@@ -219,6 +224,8 @@ class _Lowering:
         stopped = op.node.meta.get("val") is not None and not op.diff
 
         def local(n: fx.Node):
+            if n.op == "get_attr" and "val" not in n.meta:
+                return getattr(self.problem.captured.graph, n.target)  # a function that the operator takes
             values = tensors_of(n.meta.get("val"))
             if not values:
                 return self._number(n)
@@ -264,9 +271,16 @@ class _Lowering:
         return self.numbers[n]
 
     def _emit(self, target, args, kwargs) -> fx.Node:
-        node = self.graph.call_function(target, tuple(args), dict(kwargs))
+        args = tree_map(lambda x: self._function(x) if isinstance(x, fx.GraphModule) else x, tuple(args))
+        node = self.graph.call_function(target, args, dict(kwargs))
         node.meta.update(self.meta)
         return node
+
+    def _function(self, function: fx.GraphModule) -> fx.Node:
+        """A function that an operator takes, as an attribute of the local graph."""
+        name = f"function_{len(self.functions)}"
+        self.functions[name] = function
+        return self.graph.create_node("get_attr", name)
 
     def _results(self, op: Op, s, out: fx.Node) -> None:
         out.meta["autosp_op"] = op

@@ -16,6 +16,7 @@ from .binding import bind_signature
 from .call import Call, Mismatch, all_hold, make_call, op_name
 from .coded import TABLE
 from .draft import draft_rule
+from .flex import FLEX, flex_projection
 from .model import Rule, Signature
 from .projection import Projection
 from .read import read
@@ -46,6 +47,8 @@ class RuleBook:
 
     def bind(self, target: torch._ops.OpOverload, args: Any, kwargs: Any, results: Any) -> Projection:
         """The call in factors. Raises RuleError where no rule speaks of it."""
+        if target is FLEX:
+            return flex_projection(args, kwargs, results)
         if not isinstance(target, torch._ops.OpOverload):
             raise RuleError(no_schema(str(target)))
         call = make_call(target, args, kwargs, results)

@@ -61,7 +61,9 @@ def operand_indices(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> di
 
 
 def op_name(target: torch._ops.OpOverload) -> str:
-    """`aten.linear.default`"""
+    """`aten.linear.default`; a higher-order operator by its name."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return str(target)
     return f"{target.namespace}.{target._opname}.{target._overloadname}"
 
 

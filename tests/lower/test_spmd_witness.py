@@ -35,7 +35,9 @@ SAID_OTHERWISE = {
         x, t, w, ignore_index=i, reduction=REDUCTIONS[r], label_smoothing=s
     ),
     aten.embedding.default: lambda w, i, padding=-1, *_: F.embedding(i, w, None if padding < 0 else padding),
-    aten.slice.Tensor: lambda x, dim=0, a=None, b=None, step=1: x[(slice(None),) * (dim % x.ndim) + (slice(a, b, step),)],
+    aten.slice.Tensor: lambda x, dim=0, a=None, b=None, step=1: x[
+        (slice(None),) * (dim % x.ndim) + (slice(a, b, step),)
+    ],
     aten.select.int: lambda x, dim, i: x.select(dim, i),
     aten.index.Tensor: lambda x, at: x[tuple(slice(None) if i is None else i for i in at)],
     aten.alias.default: lambda x: x.view_as(x),

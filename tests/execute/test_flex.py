@@ -1,0 +1,35 @@
+"""flex_attention with its heads split: forward in real processes; the CPU has no backward of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autosp.cli._launch import errors, launch
+from autosp.cli._trial import Trial
+from autosp.cli.parity import judge, page
+from tests.execute import flex
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_forward_with_heads_split(ranks: int) -> None:
+    """3 kv heads: on 2 ranks one holds two groups of query heads, the other one."""
+    items = [("eager", False), ("aot_eager", False), ("aot_eager", True)]
+    for outcomes in launch(ranks, "tests.execute.flex:forward", items, deepspeed=False):
+        assert not errors(outcomes), errors(outcomes)
+        for expected, found, plan in (outcome.value for outcome in outcomes):
+            assert found == pytest.approx(expected, rel=1e-6)
+            assert "all_to_all" in plan and "heads@sp" in plan.replace(f"{flex.HEADS}@sp", "heads@sp")
+
+
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_written_out_it_is_the_same(broadcast: bool) -> None:
+    with torch.no_grad():
+        losses = [float(flex.Flexible(broadcast, written_out)(**flex.batch())) for written_out in (False, True)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_the_backward_of_what_is_written_out() -> None:
+    trial = Trial("tests.execute.flex:written_out", flex.SPEC, sp=3, lengths=(flex.LENGTH,), lr=0.1)
+    verdict = judge(trial, simulate=True)
+    assert verdict.exact, page(verdict)
