@@ -8,7 +8,7 @@ import pytest
 
 from autosp.cli._launch import Outcome, errors, launch
 from tests.execute.case import Case
-from tests.execute.cases import CASES
+from tests.execute.cases import BY_HAND, CASES
 from tests.execute.programs import Result
 from tests.execute.reference import LOSS_BAR, Reference, loss_error, reference
 
@@ -16,7 +16,13 @@ Parity = dict[Case, tuple[Reference, tuple[Outcome, ...]]]
 
 
 def _parameters(cases: list[Case]) -> list:
-    return [pytest.param(c, id=c.name, marks=[pytest.mark.inductor] * (c.backend == "inductor")) for c in cases]
+    return [pytest.param(case, id=case.name, marks=_marks(case)) for case in cases]
+
+
+def _marks(case: Case) -> list:
+    """Four processes on two cores take their time: of those, the default run has what is chosen by hand."""
+    slow = case.world == 4 and case not in BY_HAND
+    return [pytest.mark.inductor] * (case.backend == "inductor") + [pytest.mark.slow] * slow
 
 
 @pytest.fixture(scope="module")

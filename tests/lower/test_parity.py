@@ -1,7 +1,5 @@
 """All ranks' local graphs in one process, against the unsharded program in plain eager PyTorch."""
 
-import itertools
-
 import pytest
 import torch
 
@@ -62,7 +60,7 @@ def test_llama_with_symbolic_lengths(p, attention):
 @pytest.mark.parametrize(("length", "mask", "batch"), [(32, "absent", 1), (33, "right", 2), (3, "ones", 2)])
 def test_llama_everywhere(length, mask, batch, kv_heads, attn, dynamic):
     program = Llama(kv_heads=kv_heads, length=length, mask=mask, batch=batch, attn=attn)
-    for p, attention in itertools.product((2, 3, 4, 8), ("ulysses", "gather", "auto")):
+    for p, attention in [(2, "ulysses"), (3, "gather"), (4, "auto"), (8, "ulysses")]:
         assert_parity(program, p, attention, dynamic=dynamic)
 
 
