@@ -18,6 +18,7 @@ from .canonical import canonicalise
 from .constraints import constrain_modules
 from .captured import Captured, Output, Placeholder, Role, module_path, source_line, tensors_of
 from .functional import functionalise
+from .masks import mark_causal
 from .means import weigh_tokens
 from .regions import map_modules
 
@@ -59,11 +60,12 @@ def capture(
             )(*args)
     except Exception as e:  # any failure of tracing is the model's to know
         raise CaptureError(_untraceable(e, interpreter.at)) from e
-    if lost := _lost(graph):
-        raise CaptureError(words.value_lost(lost, _higher_order(gm)))
     placeholders = _placeholders(gm, graph, example_inputs)
     functionalise(graph, placeholders, torch.is_grad_enabled())
+    if lost := _lost(graph):
+        raise CaptureError(words.value_lost(lost, _higher_order(gm)))
     canonicalise(graph)
+    mark_causal(graph)
     weigh_tokens(graph, mean_over)
     constrain_modules(graph, constraints)
     map_modules(graph, maps)

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from ..capture import source_line
+from ..capture.masks import drops_mask
 from ..errors import CheckError, Problem
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, local_shape
 from ..rules import factor_of, project
@@ -150,6 +151,9 @@ class _Checker:
 
     def _operator(self, node: fx.Node, op: Op) -> None:
         found = _typed_inputs(node, self.types)
+        if found and drops_mask(op.node, found[0][1].placement) and node.args[3:6:2] == (None, True):
+            mask = op.operands[3]  # it says `is_causal`, as capture found of the mask
+            found.append((node, Typed(mask.id, self.plan.chosen[op].needs[3], mask.diff)))
         ids = [t.value for _, t in found]
         if sorted(set(ids)) != sorted({v.id for v in op.operands}):
             wanted = ", ".join(v.name for v in op.operands)

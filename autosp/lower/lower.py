@@ -19,6 +19,7 @@ from torch._dynamo.source import ConstantSource
 from torch.utils._pytree import tree_map
 
 from ..capture import carry_placeholder, tensors_of
+from ..capture.masks import drops_mask, without_mask
 from ..capture.regions import KEY
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..rules import localise
@@ -203,6 +204,8 @@ class _Lowering:
             operands.setdefault(v.node if v.index is None else (v.node, v.index), []).append(self._value(v, need))
         self.meta = self._carried(op.node)
         args, kwargs = self._arguments(op, operands)
+        if drops_mask(op.node, s.needs[0] if s.needs else None):
+            args, kwargs = without_mask(args, kwargs)
         if op.node.target is torch.ops.autosp.constrain.default:
             out = self._emit(aten.alias.default, args[:1], {})
         elif KEY in op.node.meta:

@@ -201,9 +201,9 @@ def test_an_operator_without_a_rule_gets_a_draft_that_is_a_rule():
 
 def test_an_operator_that_takes_functions_has_no_rule():
     with pytest.raises(RuleError) as caught:
-        default_rules().bind(torch.ops.higher_order.flex_attention, (), {}, empty(2))
+        default_rules().bind(torch.ops.higher_order.cond, (), {}, empty(2))
     assert str(caught.value) == (
-        "error: 'flex_attention' is a higher-order operator: no rule can speak of it\n"
+        "error: 'cond' is a higher-order operator: no rule can speak of it\n"
         "   = rule: a rule names the arguments of an operator's schema; an operator that takes functions has none\n"
         "   = fix: write the model in operators that have rules: "
         "torch.nn.functional.scaled_dot_product_attention for attention"

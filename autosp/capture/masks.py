@@ -1,0 +1,328 @@
+"""Masks that are only causal: found by what the graph computes, not by who wrote it.
+
+transformers builds a bool mask of batch × 1 × s × s from aranges, comparisons and a test for packed documents;
+at 131,072 tokens that is 16 GiB. Here every element of such a value is written as a function of its indices: a sum
+`c + Σ coefficient · index`, or a conjunction of such sums that are at least 0. What depends on data is unknown.
+An attention whose mask comes out as `query - key >= 0` alone is marked, and lowering asks for `is_causal` instead.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+
+import attrs
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from ..layout import Split
+
+aten = torch.ops.aten
+SDPA = aten.scaled_dot_product_attention.default
+CAUSAL = "autosp_causal"  # in the meta of an attention whose mask is causal and nothing else
+
+
+@attrs.frozen
+class Sum:
+    """A whole number: `constant` plus, for each dim, its coefficient times the index."""
+
+    constant: int
+    of: tuple[int, ...]
+
+    def __add__(self, other: Sum) -> Sum:
+        return Sum(self.constant + other.constant, tuple(a + b for a, b in zip(self.of, other.of, strict=True)))
+
+    def times(self, factor: int) -> Sum:
+        return Sum(self.constant * factor, tuple(a * factor for a in self.of))
+
+    def __sub__(self, other: Sum) -> Sum:
+        return self + other.times(-1)
+
+    @property
+    def is_constant(self) -> bool:
+        return not any(self.of)
+
+
+@attrs.frozen
+class All:
+    """True where every one of these sums is at least 0. `never` is false everywhere."""
+
+    sums: frozenset[Sum]
+    dims: int
+    never: bool = False
+
+
+Known = Sum | All
+
+
+def mark_causal(gm: fx.GraphModule) -> int:
+    """Marks every attention whose mask says `key <= query` and nothing else; gives their number."""
+    known: dict[fx.Node, Known | None] = {}
+    marked = 0
+    for node in gm.graph.find_nodes(op="call_function", target=SDPA):
+        mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+        if isinstance(mask, fx.Node) and _is_causal(_known(mask, known), node):
+            node.meta[CAUSAL] = True
+            marked += 1
+    return marked
+
+
+def _is_causal(found: Known | None, node: fx.Node) -> bool:
+    q, k = (a.meta["val"] for a in node.args[:2])
+    if not isinstance(found, All) or found.never or not statically_known_true(q.shape[-2] == k.shape[-2]):
+        return False
+    shape = node.args[3].meta["val"].shape if len(node.args) > 3 else node.kwargs["attn_mask"].meta["val"].shape
+    binding = {s for s in found.sums if not _always(s, shape)}  # a window as long as the sequence binds nothing
+    binding -= {s for s in binding for o in binding if s.of == o.of and s.constant > o.constant}
+    return binding == {Sum(0, (*[0] * (found.dims - 2), 1, -1))}
+
+
+def _always(s: Sum, shape: Sequence) -> bool:
+    """Whether a sum is at least 0 at every index of the shape."""
+    if not all(isinstance(size, int) for size in shape):
+        return False
+    return s.constant + sum(min(0, a * (size - 1)) for a, size in zip(s.of, shape, strict=True)) >= 0
+
+
+def drops_mask(node: fx.Node, query: object) -> bool:
+    """Whether a rank's call of a node asks for `is_causal` instead of a mask: where it has all queries.
+
+    query: the placement of its first operand.
+    """
+    if not node.meta.get(CAUSAL):
+        return False
+    return not (isinstance(query, Split) and query.dim == node.args[0].meta["val"].dim() - 2)
+
+
+def without_mask(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The arguments of a marked attention that asks for `is_causal` instead of its mask."""
+    dropout = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
+    kept = {name: value for name, value in kwargs.items() if name not in ("attn_mask", "dropout_p", "is_causal")}
+    return (*args[:3], None, dropout, True), kept
+
+
+def _known(node: fx.Node, known: dict) -> Known | None:
+    """What is known of a node's elements; nodes are visited without recursion, as chains may be long."""
+    pending = [node]
+    while pending:
+        top = pending[-1]
+        waiting = [n for n in top.all_input_nodes if n not in known]
+        if top in known or not waiting:
+            pending.pop()
+            known.setdefault(top, _evaluate(top, known))
+        else:
+            pending += waiting
+    return known[node]
+
+
+def _evaluate(node: fx.Node, known: dict) -> Known | None:
+    rule = RULES.get(node.target) if node.op == "call_function" else None
+    val = node.meta.get("val")
+    if rule is None or not isinstance(val, torch.Tensor):
+        return None
+    try:
+        return _at_zero(rule(node, lambda n: _of(n, known, val.dim())), val.shape)
+    except _Unknown:
+        return None
+
+
+def _at_zero(found: Known, shape: Sequence) -> Known:
+    """A dim of size 1 has the index 0 alone."""
+    alone = [statically_known_true(size == 1) for size in shape]
+
+    def cut(s: Sum) -> Sum:
+        return Sum(s.constant, tuple(0 if one else a for a, one in zip(s.of, alone, strict=True)))
+
+    return _over(found, cut, len(alone))
+
+
+class _Unknown(Exception):
+    """Nothing is known of an operand, or a rule does not speak of the call."""
+
+
+def _of(x: object, known: dict, dims: int) -> Known:
+    """An operand, as a number or a known tensor, broadcast to so many dims."""
+    if isinstance(x, (bool, int)):
+        return Sum(int(x), (0,) * dims)
+    found = known.get(x) if isinstance(x, fx.Node) else None
+    if found is None:
+        raise _Unknown
+    if isinstance(found, Sum):
+        return Sum(found.constant, _lead(found.of, dims))
+    return All(frozenset(Sum(s.constant, _lead(s.of, dims)) for s in found.sums), dims, found.never)
+
+
+def _lead(of: tuple[int, ...], dims: int) -> tuple[int, ...]:
+    return (0,) * (dims - len(of)) + of
+
+
+def _own(x: fx.Node, get: Callable) -> Known:
+    """An operand with its own dims, not broadcast."""
+    dims = x.meta["val"].dim()
+    return _over(get(x), lambda s: Sum(s.constant, s.of[len(s.of) - dims :]), dims)
+
+
+def _over(value: Known, change: Callable[[Sum], Sum], dims: int) -> Known:
+    return change(value) if isinstance(value, Sum) else All(frozenset(map(change, value.sums)), dims, value.never)
+
+
+def _same(node: fx.Node, get: Callable) -> Known:
+    return get(node.args[0])
+
+
+def _cast(node: fx.Node, get: Callable) -> Known:
+    value, dtype = get(node.args[0]), node.meta["val"].dtype
+    if isinstance(value, All) and dtype is not torch.bool:
+        raise _Unknown
+    if isinstance(value, Sum) and (dtype.is_floating_point or dtype is torch.bool):
+        raise _Unknown
+    return value
+
+
+def _arange(node: fx.Node, get: Callable) -> Known:
+    start = node.args[0] if node.target is not aten.arange.default else 0
+    step = node.args[2] if len(node.args) > 2 else 1
+    if not isinstance(start, int) or not isinstance(step, int) or node.meta["val"].dtype.is_floating_point:
+        raise _Unknown
+    return Sum(start, (step,))
+
+
+def _filled(value: object, node: fx.Node) -> Known:
+    val = node.meta["val"]
+    if val.dtype is torch.bool:
+        return All(frozenset(), val.dim(), never=not value)
+    if val.dtype.is_floating_point or not isinstance(value, int):
+        raise _Unknown
+    return Sum(value, (0,) * val.dim())
+
+
+def _added(node: fx.Node, get: Callable) -> Known:
+    a, b = get(node.args[0]), get(node.args[1])
+    alpha = node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)
+    if not (isinstance(a, Sum) and isinstance(b, Sum) and isinstance(alpha, int)):
+        raise _Unknown
+    return a + b.times(alpha if node.target is aten.add.Tensor else -alpha)
+
+
+def _unsqueezed(node: fx.Node, get: Callable) -> Known:
+    dims = node.meta["val"].dim()
+    at = node.args[1] % dims
+    return _over(_own(node.args[0], get), lambda s: Sum(s.constant, (*s.of[:at], 0, *s.of[at:])), dims)
+
+
+def _sliced(node: fx.Node, get: Callable) -> Known:
+    dim, start, _, step = (*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :])
+    start = 0 if start is None else start
+    if not isinstance(start, int) or start < 0 or not isinstance(step, int):
+        raise _Unknown
+    at = dim % node.meta["val"].dim()
+
+    def cut(s: Sum) -> Sum:
+        return Sum(s.constant + s.of[at] * start, (*s.of[:at], s.of[at] * step, *s.of[at + 1 :]))
+
+    return _over(get(node.args[0]), cut, node.meta["val"].dim())
+
+
+def _differences(node: fx.Node, get: Callable) -> Known:
+    """`diff` along a dim, with one element before the first: constant where the first step is as the others."""
+    x, n, dim, before = (*node.args, *(None, 1, -1, None)[len(node.args) :])[:4]
+    own, given = _own(x, get), get(before) if isinstance(before, fx.Node) else None
+    at = dim % len(own.of) if isinstance(own, Sum) else 0
+    if n != 1 or not isinstance(own, Sum) or not isinstance(given, Sum) or before.meta["val"].shape[at] != 1:
+        raise _Unknown
+    first = Sum(own.constant, (*own.of[:at], 0, *own.of[at + 1 :])) - given
+    if not first.is_constant or first.constant != own.of[at]:
+        raise _Unknown
+    return Sum(own.of[at], (0,) * len(own.of))
+
+
+def _running(node: fx.Node, get: Callable) -> Known:
+    """A running sum of nothing."""
+    value = get(node.args[0])
+    nothing = value.never if isinstance(value, All) else value == Sum(0, value.of) and value.is_constant
+    if not nothing:
+        raise _Unknown
+    return Sum(0, (0,) * node.meta["val"].dim())
+
+
+def _picked(node: fx.Node, get: Callable) -> Known:
+    """`x[i, j]` with a whole index for every dim: each index of `x` becomes what is looked up."""
+    x, indices = node.args[0], node.args[1]
+    value, dims = _own(x, get), node.meta["val"].dim()
+    if not isinstance(value, Sum) or len(indices) != len(value.of) or any(i is None for i in indices):
+        raise _Unknown
+    found = Sum(value.constant, (0,) * dims)
+    for coefficient, index in zip(value.of, indices, strict=True):
+        if coefficient:
+            at = get(index)
+            if not isinstance(at, Sum):
+                raise _Unknown
+            found = found + at.times(coefficient)
+    return found
+
+
+def _compared(least: Callable[[Sum, Sum], Sequence[Sum]]) -> Callable:
+    def rule(node: fx.Node, get: Callable) -> Known:
+        a, b = get(node.args[0]), get(node.args[1])
+        if not (isinstance(a, Sum) and isinstance(b, Sum)):
+            raise _Unknown
+        return _conjunction(least(a, b), node.meta["val"].dim())
+
+    return rule
+
+
+def _unequal(node: fx.Node, get: Callable) -> Known:
+    a, b = get(node.args[0]), get(node.args[1])
+    if not (isinstance(a, Sum) and isinstance(b, Sum) and (a - b).is_constant):
+        raise _Unknown
+    return All(frozenset(), node.meta["val"].dim(), never=(a - b).constant == 0)
+
+
+def _conjunction(sums: Sequence[Sum], dims: int) -> All:
+    held = frozenset(s for s in sums if not s.is_constant)
+    return All(held, dims, never=any(s.is_constant and s.constant < 0 for s in sums))
+
+
+def _both(node: fx.Node, get: Callable) -> Known:
+    a, b = get(node.args[0]), get(node.args[1])
+    if not (isinstance(a, All) and isinstance(b, All)):
+        raise _Unknown
+    return All(a.sums | b.sums, node.meta["val"].dim(), a.never or b.never)
+
+
+def _one(dims: int) -> Sum:
+    return Sum(1, (0,) * dims)
+
+
+_LE = _compared(lambda a, b: [b - a])
+_LT = _compared(lambda a, b: [b - a - _one(len(a.of))])
+_GE = _compared(lambda a, b: [a - b])
+_GT = _compared(lambda a, b: [a - b - _one(len(a.of))])
+_EQ = _compared(lambda a, b: [a - b, b - a])
+
+RULES: dict[object, Callable] = {
+    aten.arange.default: _arange,
+    aten.arange.start: _arange,
+    aten.arange.start_step: _arange,
+    aten.new_ones.default: lambda node, get: _filled(1, node),
+    aten.ones.default: lambda node, get: _filled(1, node),
+    aten.zeros.default: lambda node, get: _filled(0, node),
+    aten.full.default: lambda node, get: _filled(node.args[1], node),
+    aten.add.Tensor: _added,
+    aten.sub.Tensor: _added,
+    aten.unsqueeze.default: _unsqueezed,
+    aten.slice.Tensor: _sliced,
+    aten.diff.default: _differences,
+    aten.cumsum.default: _running,
+    aten.index.Tensor: _picked,
+    **dict.fromkeys((aten.__and__.Tensor, aten.bitwise_and.Tensor, aten.logical_and.default), _both),
+    **dict.fromkeys((aten.expand.default, aten.alias.default, aten.contiguous.default, aten.clone.default), _same),
+    **dict.fromkeys((aten.to.dtype_layout, aten.to.dtype, aten.to.device, aten._to_copy.default), _cast),
+    **dict.fromkeys((aten.le.Tensor, aten.le.Scalar, operator.le), _LE),
+    **dict.fromkeys((aten.lt.Tensor, aten.lt.Scalar), _LT),
+    **dict.fromkeys((aten.ge.Tensor, aten.ge.Scalar), _GE),
+    **dict.fromkeys((aten.gt.Tensor, aten.gt.Scalar), _GT),
+    **dict.fromkeys((aten.eq.Tensor, aten.eq.Scalar), _EQ),
+    **dict.fromkeys((aten.ne.Tensor, aten.ne.Scalar), _unequal),
+}
