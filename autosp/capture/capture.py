@@ -15,13 +15,12 @@ from ..spec import Constraint, Map
 from ..syntax import Layout
 from . import words
 from .canonical import canonicalise
-from .constraints import constrain_modules
 from .captured import Captured, Output, Placeholder, Role, module_path, source_line, tensors_of
+from .constraints import constrain_modules
 from .functional import functionalise
 from .masks import mark_causal
 from .means import weigh_tokens
 from .regions import map_modules
-
 
 LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
 

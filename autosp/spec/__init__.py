@@ -26,9 +26,9 @@ from .values import (
 )
 
 if TYPE_CHECKING:
-    from .marks import annotate, annotation_of
     from .constraining import constrain
     from .inputs import check_inputs
+    from .marks import annotate, annotation_of
     from .model import check_model
 
 LATER = {

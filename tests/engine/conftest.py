@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine import misuse
 from autosp.cli._launch import Outcome, errors, launch
+from tests.engine import misuse
 
 Found = dict[tuple[str, str], tuple[Outcome, ...]]
 

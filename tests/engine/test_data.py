@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch.distributed as dist
 
+from autosp.cli._launch import Outcome
 from autosp.engine import sampler
 from autosp.errors import EngineError
 from tests.engine import golden
-from autosp.cli._launch import Outcome
 
 DATA = list(range(17))
 MESHES = {

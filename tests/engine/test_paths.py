@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine import paths
 from autosp.cli._launch import Outcome
+from tests.engine import paths
 
 RANKS = {name: (4 if "dp_and_sp" in name else 2, "tests.engine.paths:walk") for name in paths.PATHS}
 

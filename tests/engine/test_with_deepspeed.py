@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from autosp.cli._launch import Outcome
 from tests.engine import golden
 from tests.engine.test_misuse import said
 from tests.engine.with_deepspeed import MISUSE, TRAINED
-from autosp.cli._launch import Outcome
 
 RANKS = {name: (2, "tests.engine.with_deepspeed:run") for name in [*MISUSE, *TRAINED]}
 

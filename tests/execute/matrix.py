@@ -59,7 +59,7 @@ COLUMNS = [
     column("ZeRO-0, 2x2", "real processes, dp 2 x sp 2", False, zero=0, dp=2, labels="prompt"),
     column("autocast", "real processes, torch.autocast to bf16", False, precision="autocast"),
     column("fp16", "real processes, autocast to fp16 and a GradScaler", False, precision="fp16"),
-    column(PEER, "the pass that this project replaces: Inductor, ZeRO-1, 2 processes, a mask of ones, 2 steps", False),
+    column(PEER, "the pass that this project replaces: Inductor, ZeRO-1, 2 processes, 2 steps, with the mask of ones and the position_ids that it needs", False),
 ]  # fmt: skip
 BY_TITLE = {each.title: each for each in COLUMNS}
 

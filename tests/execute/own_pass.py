@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import attrs
+import torch
 import torch.distributed as dist
 
 from autosp.cli._launch import Outcome, launch
@@ -34,6 +35,8 @@ def on_rank(item: tuple[Trial, Spec]) -> Trained:
     losses = []
     for step in range(trial.steps):
         inputs = batch(step, 0, dist.get_rank() // trial.sp)
+        places = torch.arange(inputs["input_ids"].shape[1]).expand_as(inputs["input_ids"]).contiguous()
+        inputs["position_ids"] = places  # it does not compile without
         prepare_autosp_inputs(
             inputs["input_ids"], inputs["labels"], inputs.get("position_ids"), inputs.get("attention_mask")
         )
