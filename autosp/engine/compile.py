@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from ..errors import EngineError, Problem, SpecError
 from ..solve import Device, load_device
 from ..spec import Spec, check_model, for_class, load, parse
+from ..spec.joined import joined
 from .agree import Agreement, new_program
 from .backend import Backend, Options
 from .failures import placed
@@ -103,7 +104,11 @@ def spec_for(spec: Spec | str | None, module: torch.nn.Module) -> Spec:
 
 
 def resolve_spec(spec: Spec | str | None, module: torch.nn.Module | None) -> Spec:
-    """A Spec from what a user may name one by. Raises SpecError."""
+    """A Spec from what a user may name one by, over one axis where its axes always split together. Raises SpecError."""
+    return joined(_named(spec, module))
+
+
+def _named(spec: Spec | str | None, module: torch.nn.Module | None) -> Spec:
     if isinstance(spec, Spec):
         return spec
     with placed("autosp.compile(spec=...)"):

@@ -10,6 +10,7 @@ import torch
 from ..errors import InputError, Problem
 from ..spec import Spec, annotation_of
 from ..spec.input_words import wrong_ndim
+from ..spec.joined import join
 from ..spec.words import no_axis
 from ..syntax import Layout
 
@@ -20,6 +21,8 @@ def layout_of(spec: Spec, name: str, tensor: torch.Tensor) -> Layout | None:
     Raises InputError where it does not fit the tensor, or a mark does not fit the spec.
     """
     marked, named = annotation_of(tensor), spec.input(name)
+    for axis in spec.axes if marked else ():
+        marked = join(marked, axis)
     layout = named.layout if named else marked
     if layout is None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import attrs
 import torch.distributed as dist
@@ -59,16 +60,26 @@ def from_device_mesh(spec: Spec, mesh: DeviceMesh | None) -> Mesh:
     if mesh is None:
         raise EngineError(_no_mesh(axis))
     names = mesh.mesh_dim_names or ()
-    if axis not in names:
-        raise EngineError(no_axis(axis, names))
-    group = mesh.get_group(axis)
     sizes = {name: mesh.size(i) for i, name in enumerate(names)}
+    if axis in names:
+        group = mesh.get_group(axis)
+    elif parts := _parts(axis, names):
+        group = mesh[parts]._flatten(axis).get_group()
+        sizes[axis] = math.prod(sizes[name] for name in parts)
+    else:
+        raise EngineError(no_axis(axis, names))
     bound = of_group(axis, sizes, group, tuple(mesh.mesh.flatten().tolist()))
-    missing = [a for a in spec.reduce if a not in names]
+    missing = [a for a in spec.reduce if a not in sizes]
     if missing:
         raise EngineError(no_axis(missing[0], names))
     others = {a: (mesh.get_group(a).group_name, sizes[a]) for a in spec.reduce if a != axis}
     return attrs.evolve(bound, others=others)
+
+
+def _parts(axis: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The dims of a DeviceMesh, next to each other, that a joined axis is made of."""
+    runs = (names[i:j] for i in range(len(names)) for j in range(i + 2, len(names) + 1))
+    return next((run for run in runs if "_".join(run) == axis), ())
 
 
 def of_group(axis: str, sizes: dict[str, int], group: dist.ProcessGroup, everyone: tuple[int, ...]) -> Mesh:
@@ -98,7 +109,8 @@ def _one_axis(spec: Spec, axes: list[str]) -> Problem:
     return Problem(
         what=f"the mesh [{', '.join(spec.axes)}] has {found} to split over",
         rule="a program is split over exactly one axis of its mesh that is not local",
-        fix="mark data-parallel axes local: mesh [dp: local, sp]",
+        fix="mark data-parallel axes local, mesh [dp: local, sp]; "
+        "or let the axes split every dim together, seq@(sp tp)",
         where=f"spec {spec.family or '<unnamed>'}",
     )
 

@@ -9,6 +9,7 @@ from ..capture.regions import KEY
 from ..errors import PlanError
 from ..errors import Problem as Fault
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, make_split
+from ..spec.joined import join
 from ..syntax import parse_layout
 from .candidates import covered, overlaps, parts_of
 from .problem import Op, Problem, Value
@@ -49,7 +50,7 @@ def strategies(problem: Problem, op: Op, found, axis: str, p: int, attention: st
 def _constrained(problem: Problem, op: Op, split: list[Strategy], axis: str, p: int) -> list[Strategy]:
     """The layout that the user fixed here, and no other."""
     value = op.results[0]
-    layout = parse_layout(op.node.args[1]).expand(len(value.shape))
+    layout = join(parse_layout(op.node.args[1]), axis).expand(len(value.shape))
     dim = layout.dim_of(axis)
     if dim is None:
         return _whole(op)
