@@ -21,7 +21,7 @@ import attrs
 
 from autosp.cli._ranks import Ranks, settle, start
 
-BUILD = 240.0  # seconds
+BUILD = 900.0  # seconds
 START = 180.0  # seconds until the first item may begin to count
 GRACE = 20.0  # seconds that ranks have to answer after one of them failed
 DEAD_STARTS = 2  # launches in a row that may end before any answer
@@ -70,20 +70,21 @@ def build_extension() -> None:
     A build that was killed leaves a lock on which all later ones wait.
     """
     code = "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
+    build = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, **environment()}, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     try:
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, **environment()},
-            timeout=BUILD,
-            check=True,
-            capture_output=True,
-        )
+        _, said = build.communicate(timeout=BUILD)
     except subprocess.TimeoutExpired:
+        os.killpg(build.pid, signal.SIGINT)  # which gives the lock back
         folder = os.environ.get("TORCH_EXTENSIONS_DIR", "~/.cache/torch_extensions")
         raise RuntimeError(
             f"DeepSpeed's extension was not built in {BUILD:.0f} s: a build that was killed may have left "
             f"its lock file under {folder}; remove that folder"
         ) from None
+    if build.returncode:
+        raise RuntimeError(f"DeepSpeed's extension was not built:\n{said}")
 
 
 def errors(outcomes: Sequence[Outcome]) -> str:

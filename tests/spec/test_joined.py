@@ -25,7 +25,8 @@ def test_a_spec_over_both_axes_is_one_over_their_product():
         "output  loss  []\n\n"
         "attention ulysses\n\n"
         "constrain mlp  output [batch@dp, seq@sp_tp, hidden]\n\n"
-        "reduce  loss mean over [dp, sp_tp]\n"
+        "recompute none\n"
+        "reduce    loss mean over [dp, sp_tp]\n"
     )
     assert parse(str(found)) == found
 
