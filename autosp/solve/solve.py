@@ -20,11 +20,12 @@ from .candidates import Region, candidates, mark
 from .cost import operator_seconds, reshard, saved_bytes, saved_price
 from .device import Device
 from .fuse import group
+from .notes import notes
 from .plan import Change, Plan
 from .problem import Op, Problem, Value, build
 from .program import Edge, Program, add_edges
 from .program import solve as run
-from .strategies import Strategy, contracts_length, is_random, strategies
+from .strategies import Strategy, contracts_length, strategies
 from .words import explain_groups, needs_rule
 
 OutputMode = Literal["none", "local", "whole"]
@@ -90,7 +91,7 @@ def solve(captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, 
         reshards=entries,
         compute_seconds=sum(costs.operator(op, s) for op, s in chosen.items()),
         communication_seconds=sum(costs.change(c) for c in changes),
-        notes=_notes(problem, chosen, ends.attention, axis, p),
+        notes=notes(problem, chosen, ends.attention, axis, p),
     )
 
 
@@ -371,26 +372,6 @@ def _refuse_ruleless(problem: Problem, changes, chosen) -> None:
                 faults.append(needs_rule(op, values))
     if faults:
         raise RuleError(faults)
-
-
-def _notes(problem: Problem, chosen, attention: str, axis: str, p: int) -> tuple[str, ...]:
-    """Where attention could not be split as the spec asks."""
-    notes = []
-    for op, s in chosen.items():
-        if is_random(op) and s.part is None and p > 1 and op.diff:
-            notes.append(
-                f"{op.module or '<root>'}: {op.node.target} draws whole values; the first rank's are summed to all ranks"
-            )
-        lengths = contracts_length(problem, op, axis)
-        if not lengths or attention == "auto" or p == 1:
-            continue
-        by_length = s.part is not None and s.part[0] in lengths
-        if by_length == (attention == "ulysses") or s.part is None:
-            notes.append(
-                f"{op.module or '<root>'}: attention {attention} has no valid split over {axis}={p} here; "
-                f"{'the query length is split and keys and values are gathered' if by_length else s.kind}"
-            )
-    return tuple(notes)
 
 
 __all__ = ["Ends", "OutputMode", "solve"]

@@ -64,6 +64,47 @@ class Convolution(Mixing):
         return x + self.conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
 
 
+class Attention(Mixing):
+    """4 query heads; `kv` of keys and values; the mask is what `bias` gives."""
+
+    kv = 4
+
+    def __init__(self):
+        super().__init__()
+        self.k, self.v = nn.Linear(16, 4 * self.kv), nn.Linear(16, 4 * self.kv)
+        self.slopes = nn.Parameter(torch.linspace(0.1, 0.5, 4))
+
+    def bias(self, length: int):
+        return None
+
+    def mix(self, x):
+        q, k, v = (f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mask = self.bias(x.shape[1])
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=self.kv < 4)
+        return y.transpose(1, 2).flatten(2)
+
+
+class GroupedQueries(Attention):
+    kv = 2
+
+
+class PerHeadBias(Attention):
+    """ALiBi with slopes that are learned: the mask has a gradient, and another value for each head."""
+
+    def bias(self, length):
+        at = torch.arange(length)
+        away = (at[None, :] - at[:, None]).float()
+        return (self.slopes[:, None, None] * away).masked_fill(away > 0, -torch.inf)[None]
+
+
+class PerQueryMask(Attention):
+    """One mask for all heads, another for each query."""
+
+    def bias(self, length):
+        at = torch.arange(length)
+        return ((at[:, None] - at[None, :]) % 3 != 1) | (at[:, None] == at)
+
+
 class Rolled(Mixing):
     def mix(self, x):
         return x + x.roll(1, 1) + x.flip(1)

@@ -8,7 +8,9 @@ from autosp.cli._trial import Trial
 from autosp.cli.parity import judge, page
 from tests.execute import odd
 
-RIGHT = "LinearAttention Recurrence Convolution Rolled SquaredError".split()
+RIGHT = (
+    "LinearAttention Recurrence Convolution Rolled SquaredError GroupedQueries PerHeadBias PerQueryMask Attention"
+).split()
 REFUSED = {
     "BatchNorm": "'aten.add_.Tensor' writes to the buffer '",
     "BatchStatistics": "operator aten.batch_norm.default has no rule, and its operand transpose is split",

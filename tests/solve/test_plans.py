@@ -166,3 +166,14 @@ def test_predicted_seconds_are_the_sum_of_the_parts(p):
 
 def test_a_plan_can_be_printed():
     assert len(repr(planned(Llama(), 2))) < 20_000
+
+
+def test_a_plan_says_what_a_mask_costs_where_one_is_made():
+    causal, padded = (planned(Llama(length=1024, mask=mask, positions=False), 2) for mask in ("absent", "ones"))
+    assert causal.notes == ()
+    (note,) = padded.notes
+    assert note == (
+        "model.layers.0.self_attn: a mask of 1.0 MiB a rank is made, since it depends on data or is more than causal "
+        "(also for 1 more)"
+    )
+    assert f"  note: {note}" in padded.summary()

@@ -1,0 +1,48 @@
+"""What a plan says beside its collectives."""
+
+from __future__ import annotations
+
+from ..capture.masks import SDPA, drops_mask
+from ..layout import Split
+from .problem import Op, Problem
+from .strategies import Strategy, contracts_length, is_random
+from .words import size
+
+WORTH_SAYING = 1 << 20  # bytes
+
+
+def notes(problem: Problem, chosen: dict[Op, Strategy], attention: str, axis: str, p: int) -> tuple[str, ...]:
+    """Where attention could not be split as the spec asks, what is drawn whole, and what masks cost."""
+    found = []
+    for op, s in chosen.items():
+        if is_random(op) and s.part is None and p > 1 and op.diff:
+            found.append(
+                f"{op.module or '<root>'}: {op.node.target} draws whole values; the first rank's are summed to all ranks"
+            )
+        lengths = contracts_length(problem, op, axis)
+        if not lengths or attention == "auto" or p == 1:
+            continue
+        by_length = s.part is not None and s.part[0] in lengths
+        if by_length == (attention == "ulysses") or s.part is None:
+            found.append(
+                f"{op.module or '<root>'}: attention {attention} has no valid split over {axis}={p} here; "
+                f"{'the query length is split and keys and values are gathered' if by_length else s.kind}"
+            )
+    return (*found, *_masks(chosen, p))
+
+
+def _masks(chosen: dict[Op, Strategy], p: int) -> list[str]:
+    """The masks of attention that every rank makes, as they say more than `causal`."""
+    made: dict[tuple, tuple[int, list[str]]] = {}
+    for op, s in chosen.items():
+        if op.node.target is not SDPA or len(op.operands) < 4 or drops_mask(op.node, s.needs[0]):
+            continue
+        mask, need = op.operands[3], s.needs[3]
+        held = mask.bytes // (p if isinstance(need, Split) else 1)
+        if held >= WORTH_SAYING:
+            made.setdefault((mask.id, need), (held, []))[1].append(op.module or "<root>")
+    return [
+        f"{modules[0]}: a mask of {size(held)} a rank is made, since it depends on data or is more than causal"
+        + (f" (also for {len(modules) - 1} more)" if len(modules) > 1 else "")
+        for held, modules in made.values()
+    ]
