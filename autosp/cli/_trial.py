@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
 import torch
 
+from ..errors import SpecError
 from ..spec import Spec
 from ..spec.build import build_model
 from ..spec.model import parameters_of
-from ..spec.sample import COUNTED, made_up, switch_off_cache
+from ..spec.sample import COUNTED, made_up, no_inputs, switch_off_cache
 
 IGNORED = -100
 MASKS = ("none", "ones", "right", "left", "packed")
@@ -86,6 +88,9 @@ def batches(trial: Trial, spec: Spec, model: torch.nn.Module, given: Batch | Non
     if given is not None:
         return lambda step, micro, dp_rank: dict(given)
     taken, any_too = parameters_of(model)
+    owed = [n for n, p in inspect.signature(model.forward).parameters.items() if p.default is p.empty and n in taken]
+    if missing := [name for name in owed if spec.input(name) is None]:
+        raise SpecError(no_inputs(type(model).__name__, missing, [each.name for each in spec.inputs]))
     taken = [each.name for each in spec.inputs] if any_too and len(taken) == 0 else taken
     vocab = min((m.num_embeddings for m in model.modules() if isinstance(m, torch.nn.Embedding)), default=2)
     vocab = getattr(getattr(model, "config", None), "vocab_size", vocab)

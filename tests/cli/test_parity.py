@@ -1,0 +1,60 @@
+"""`autosp parity` as its users call it: words, exit codes, errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from autosp.cli import main
+from tests.execute.odd import SPEC
+
+MODEL = "tests.execute.odd"
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "odd.spec"
+    path.write_text(SPEC)
+    return str(path)
+
+
+def run(*args: str):
+    return CliRunner().invoke(main, ["parity", "--simulate", "--lr", "0.1", "--seq", "12", *args])
+
+
+def test_an_exact_model(spec):
+    result = run("--model", f"{MODEL}:Mixing", "--spec", spec, "--sp", "3")
+    assert result.exit_code == 0, result.output
+    head, loss, parameters, gradients, end = result.output.strip().splitlines()
+    assert head == (
+        "tests.execute.odd:Mixing: 3 steps of sgd, dp 1 x sp 3, batch 2, length 12, mask none, labels full, fp32, "
+        "a DeviceMesh"
+    )
+    assert loss.endswith("(bar 1e-05)") and parameters.endswith("(bar 1e-05)") and gradients.startswith("  gradients ")
+    assert end == "the sharded run equals the unsharded one"
+
+
+def test_for_a_machine(spec):
+    found = json.loads(run("--model", f"{MODEL}:Mixing", "--spec", spec, "--json").output)
+    assert found["exact"] and found["gap"]["ratio"] <= 1 and found["trial"]["sp"] == 2 and found["refusal"] is None
+
+
+def test_a_refusal_is_a_failure_in_four_parts(spec):
+    result = run("--model", f"{MODEL}:Fourier", "--spec", spec)
+    assert result.exit_code == 1
+    assert "refused:\nerror: operator aten.fft_fft.default has no rule" in result.output
+    assert "  --> odd.py" in result.output and "= rule: " in result.output and "= fix: " in result.output
+
+
+def test_a_forward_that_takes_what_no_spec_names():
+    result = run("--model", f"{MODEL}:Mixing")
+    assert result.exit_code == 1
+    assert "the forward of Mixing takes idx, targets" in result.output
+    assert "or let pkg.mod:factory return (model, inputs)" in result.output
+
+
+def test_what_the_simulator_cannot_do():
+    result = run("--model", f"{MODEL}:Mixing", "--zero", "1")
+    assert result.exit_code == 2 and "--simulate runs no autocast and no DeepSpeed engine" in result.output
