@@ -89,11 +89,25 @@ def _callable(body: fx.GraphModule, path: str):
     """A function that graphs can call: named after the module, so that printed graphs read well."""
 
     def mapped(*args):
-        return body(*args)
+        try:
+            return body(*args)
+        except Exception as error:  # on a shard the user's claim may not hold
+            raise CaptureError(_not_on_a_shard(path, error)) from error
 
     mapped.__name__ = mapped.__qualname__ = "mapped_" + path.replace(".", "_")
     mapped.__module__ = "autosp"
     return mapped
+
+
+def _not_on_a_shard(path: str, error: Exception) -> Problem:
+    reason = str(error).splitlines()[0] if str(error) else ""
+    return Problem(
+        what=f"module '{path}' is mapped, and does not run on a rank's shard: {type(error).__name__}: {reason}",
+        rule="a mapped module gives a position the same whatever other positions are with it",
+        fix="drop the map line, or map a module inside it that treats each position by itself; "
+        "'autosp check SPEC --model MODEL' tries it beforehand",
+        where=path,
+    )
 
 
 def _no_module(statement: Map) -> Problem:

@@ -11,11 +11,11 @@ from autosp.cli.parity import judge, page
 from tests.execute import flex
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_the_forward_with_heads_split(ranks: int) -> None:
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_forward_with_heads_split(world: int) -> None:
     """3 kv heads: on 2 ranks one holds two groups of query heads, the other one."""
     items = [("eager", False), ("aot_eager", False), ("aot_eager", True)]
-    for outcomes in launch(ranks, "tests.execute.flex:forward", items, deepspeed=False):
+    for outcomes in launch(world, "tests.execute.flex:forward", items, deepspeed=False):
         assert not errors(outcomes), errors(outcomes)
         for expected, found, plan in (outcome.value for outcome in outcomes):
             assert found == pytest.approx(expected, rel=1e-6)
