@@ -108,16 +108,15 @@ class _Simulated:
             for p, x in zip(captured.placeholders, examples, strict=True)
         ]
         ranks = simulate(plan, inputs)
-        (first, gradients), own = ranks[0], dict(self.model.named_parameters())
+        first, gradients = ranks[0]
         for rank, (outputs, others) in enumerate(ranks):
             same = torch.equal(outputs[0].nan_to_num(), first[0].nan_to_num())
             same &= all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(gradients, others, strict=True)
                         if a is not None)  # fmt: skip
             assert same, f"rank {rank} differs from rank 0"
         for x, gradient in zip(examples, gradients, strict=True):
-            held = next((p for p in own.values() if p is x), None)
-            if held is not None and gradient is not None:
-                held.grad = gradient * share if held.grad is None else held.grad + gradient * share
+            if isinstance(x, torch.nn.Parameter) and gradient is not None:
+                x.grad = gradient * share if x.grad is None else x.grad + gradient * share
         return float(first[0].detach())
 
     def _planned(self, batch: Batch):

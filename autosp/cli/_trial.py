@@ -17,10 +17,6 @@ from ..spec.model import parameters_of
 from ..spec.sample import COUNTED, made_up, no_inputs, switch_off_cache
 
 IGNORED = -100
-MASKS = ("none", "ones", "right", "left", "packed")
-LABELS = ("full", "prompt", "unequal", "empty")
-PRECISIONS = ("fp32", "bf16", "autocast", "fp16")
-EXTRAS = ("num_items_in_batch", "shift_labels")
 LR = {"sgd": 0.5, "adam": 1e-3}
 
 Batch = dict[str, Any]
@@ -162,14 +158,15 @@ def _positions(trial: Trial, length: int) -> torch.Tensor:
 
 
 def loss_of(output: Any) -> torch.Tensor:
-    """The loss of what a forward returns: an attribute, a key, the first of a tuple, or itself."""
+    """The loss of what a forward returns: a key, an attribute, of a tuple its last where that is a number, else its
+    first, or itself."""
     if isinstance(output, Mapping) and "loss" in output:
         return output["loss"]
     if hasattr(output, "loss"):
         return output.loss
-    return output[-1] if isinstance(output, tuple) and output[-1].ndim == 0 else output[0] if isinstance(
-        output, tuple
-    ) else output  # fmt: skip
+    if isinstance(output, tuple):
+        return output[-1] if output[-1].ndim == 0 else output[0]
+    return output
 
 
 def make_optimizer(trial: Trial, model: torch.nn.Module) -> torch.optim.Optimizer:

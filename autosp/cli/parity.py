@@ -47,7 +47,8 @@ def parity(simulate: bool, as_json: bool, **fields: Any) -> None:
     """Train MODEL on made-up batches, unsharded and sharded, and compare every loss and parameter.
 
     Exits with 1 where they differ, or where autosp refuses. The bar, in fp32: 1e-5 of the loss, and of a
-    parameter's largest value; in a lower precision, twice the unsharded program's own distance to fp32.
+    parameter's largest value; in a lower precision, twice the unsharded program's
+    own distance to fp32, the loss being held to the larger of its distances of loss and parameters.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     sys.path[:0] = [os.getcwd()] if os.getcwd() not in sys.path else []
