@@ -1,0 +1,1 @@
+"""What a rank holds and what it computes twice: save or recompute, tiles, and the peak of memory."""

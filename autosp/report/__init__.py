@@ -1,0 +1,1 @@
+"""Reads results and words them; nothing but the command line imports it."""
