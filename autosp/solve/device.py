@@ -18,7 +18,8 @@ _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 class Device:
     """peak: FLOP/s by dtype. efficiency: the part of a peak that a kernel reaches. memory: bytes.
     bandwidth: bytes/s of device memory. node: devices per node. inside, across: (bytes/s, s) of a
-    link within and between nodes, per direction and device."""
+    link within and between nodes, per direction and device. reserve: bytes of the memory that no
+    tensor can have (the driver's context, the communication library's buffers, the allocator's slack)."""
 
     name: str
     peak: dict[str, float] = attrs.field(hash=False)
@@ -28,6 +29,12 @@ class Device:
     node: int
     inside: tuple[float, float]
     across: tuple[float, float]
+    reserve: int = 0
+
+    @property
+    def usable(self) -> int:
+        """Bytes that a program may hold."""
+        return self.memory - self.reserve
 
     def flops(self, dtype: torch.dtype) -> float:
         """FLOP/s that a matmul of this dtype reaches."""
@@ -69,7 +76,8 @@ def parse_device(text: str, filename: str = "<device>") -> Device:
             _line(fields, words)
         except (ValueError, IndexError, KeyError):
             problems.append(_bad_line(filename, number, line))
-    missing = [k for k in attrs.fields_dict(Device) if k not in {_FIELD.get(f, f) for f in fields}]
+    wanted = [k for k, field in attrs.fields_dict(Device).items() if field.default is attrs.NOTHING]
+    missing = [k for k in wanted if k not in {_FIELD.get(f, f) for f in fields}]
     if not fields["peak"].get("fp32"):
         missing.append("peak fp32")
     if missing and not problems:
@@ -90,8 +98,8 @@ def _line(fields: dict, words: list[str]) -> None:
             fields["peak"][dtype] = float(value)
         case ["link", ("inside" | "across") as which, rate, latency]:
             fields[f"link {which}"] = (float(rate), float(latency))
-        case ["memory", value]:
-            fields["memory"] = int(float(value[:-3]) * _UNITS[value[-3:]])
+        case [("memory" | "reserve") as key, value]:
+            fields[key] = int(float(value[:-3]) * _UNITS[value[-3:]])
         case ["node", value]:
             fields["node"] = int(value)
         case [("efficiency" | "bandwidth") as key, value]:
@@ -103,8 +111,8 @@ def _line(fields: dict, words: list[str]) -> None:
 def _bad_line(filename: str, number: int, line: str) -> Problem:
     return Problem(
         what=f"not a line of a device description: {line.strip()}",
-        rule="a line is device NAME, peak DTYPE FLOP/S, efficiency X, memory SIZE(GiB), bandwidth BYTES/S, "
-        "node N, or link inside|across BYTES/S SECONDS",
+        rule="a line is device NAME, peak DTYPE FLOP/S, efficiency X, memory SIZE(GiB), reserve SIZE(GiB), "
+        "bandwidth BYTES/S, node N, or link inside|across BYTES/S SECONDS",
         fix="compare with specs/devices/a100-80gb.device",
         where=f"{filename}:{number}",
     )
