@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 from torch import fx
 
+from ..errors import PlanError
+from ..errors import Problem as Fault
 from ..layout import Placement
 from .cost import word
 from .device import Device
+from .memory import Memory
 from .problem import Op, Problem, Value
 from .strategies import Strategy
 
@@ -54,6 +57,9 @@ class Plan:
     placements: by value id. chosen: the strategy of each operator. changes: every reshard,
     including the free ones; groups: those that travel together, in order.
     seconds: predicted compute and communication of one step (forward and backward).
+
+    What `autosp.plan` adds: length, of the whole sequence; memory, at the peak of the fullest rank;
+    recompute, the setting, with what came of it in `recomputed` and the seconds that it costs.
     """
 
     problem: Problem = attrs.field(repr=False)
@@ -70,11 +76,44 @@ class Plan:
     compute_seconds: float
     communication_seconds: float
     notes: tuple[str, ...] = ()
+    length: int | None = None
+    memory: Memory | None = attrs.field(default=None, repr=False)
+    recompute: str = ""
+    recomputed: str = ""
+    recompute_seconds: float = 0.0
+    _longest: Callable[[], Plan | None] | None = attrs.field(default=None, repr=False)
 
     @property
     def step_seconds(self) -> float:
         """Predicted seconds of forward and backward on the busiest rank."""
-        return self.compute_seconds + self.communication_seconds
+        return self.compute_seconds + self.communication_seconds + self.recompute_seconds
+
+    @property
+    def peak_bytes(self) -> int:
+        """Predicted bytes at the peak of the fullest rank. Raises PlanError where none were predicted."""
+        if self.memory is None:
+            raise PlanError(no_memory("peak_bytes"))
+        return self.memory.peak
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak is within what the device leaves to a program. Raises as `peak_bytes`."""
+        return self.peak_bytes <= self.device.usable
+
+    def longest(self) -> Plan | None:
+        """The plan for the longest sequence that fits; None where no length does.
+
+        Takes a capture, a solution and a prediction for each length that is tried, and says so on
+        stderr. Raises PlanError where no memory was predicted.
+        """
+        if self._longest is None:
+            raise PlanError(no_memory("max_seq_len"))
+        return self._longest()
+
+    def max_seq_len(self) -> int:
+        """The length of `longest()`, a multiple of 1024; 0 where no length fits."""
+        found = self.longest()
+        return found.length if found else 0
 
     def placement(self, node: fx.Node, index: int = 0) -> Placement:
         return self.placements[self.problem.of[node][index].id]
@@ -97,6 +136,22 @@ class Plan:
         from .words import summary
 
         return summary(self)
+
+    def explain(self) -> str:
+        """The summary, and what a rank holds at the peak, where that was predicted."""
+        from .memory_words import explain
+
+        return explain(self)
+
+
+def no_memory(asked: str) -> Fault:
+    """A plan that was not made by `autosp.plan` is asked for memory."""
+    return Fault(
+        what=f"no memory was predicted for this plan, so it has no {asked}",
+        rule="memory is predicted by autosp.plan, which knows the optimizer, the ZeRO stage and the device",
+        fix="ask autosp.plan(model, inputs, spec, sp=...)",
+        where=f"plan.{asked}",
+    )
 
 
 def collectives(reshards: tuple[Reshard, ...]) -> tuple[Reshard, ...]:
