@@ -40,7 +40,11 @@ class Program:
 
     def at_least(self, big: int, small: int) -> None:
         """big - small >= 0"""
-        self.rows.append(([big, small], [1.0, -1.0], 0.0, highspy.kHighsInf))
+        self.covers([big], [small])
+
+    def covers(self, big: list[int], small: list[int] = (), by: float = 0.0) -> None:
+        """sum(big) - sum(small) >= by"""
+        self.rows.append(([*big, *small], [1.0] * len(big) + [-1.0] * len(small), by, highspy.kHighsInf))
 
 
 @attrs.frozen

@@ -1,0 +1,179 @@
+"""Save or recompute: the choice of least predicted time whose peak fits.
+
+For every storage of the forward, s in {0, 1} says that it crosses to the backward; for every
+operator, r in {0, 1} that the backward runs it again. What the backward reads must be there:
+s + r >= 1; what runs again needs its operands: s + r(maker) >= r(reader). Least
+`seconds of r + price * bytes of s` is a minimum cut (the rows are differences of potentials, so
+the relaxation is integral); over all prices its answers are the corners of the trade-off between
+bytes that cross and seconds. Whether a choice fits is told by the lifetimes of all storages
+(`liveness`), not by the bytes that cross: Jain et al., Checkmate (MLSys 2020), section 4, has both
+in one program, which is too large here. Between two corners, layers take one or the other.
+
+A value that leaves its layer is always saved: recomputed, it would keep all layers before it alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+import attrs
+import numpy as np
+from torch import fx
+from torch.utils.checkpoint import CheckpointPolicy
+
+from ..solve import Device
+from ..solve.program import Program
+from ..solve.program import solve as run
+from . import kinds
+from .joint import Joint, Storage, crosses_layers
+from .liveness import Peak, peak
+from .schedule import Schedule, schedule
+from .seconds import node_seconds
+
+
+@attrs.frozen(eq=False)
+class Candidate:
+    """One way: the storages that cross, what then runs, its peak, and seconds spent twice."""
+
+    saved: frozenset[int]
+    schedule: Schedule = attrs.field(repr=False)
+    peak: Peak
+    phase: str
+    seconds: float
+
+    @property
+    def bytes(self) -> int:
+        """What crosses."""
+        return sum(s.bytes for s in self.schedule.saved)
+
+
+class Chooser:
+    """The trade-off of one joint graph, solved corner by corner as it is asked for."""
+
+    def __init__(self, joint: Joint, device: Device, p: int):
+        self.joint = joint
+        self.seconds = {n: node_seconds(joint, n, device, p) for n in joint.forward if n in joint.makes}
+        self.in_forward = set(schedule(joint, ()).forward)
+        self.layers = list(dict.fromkeys(s.layer for s in joint.saveable if s.layer))
+        self._candidates: dict[frozenset[int], Candidate] = {}
+
+    def candidate(self, saved: Collection[int]) -> Candidate:
+        """What comes of a choice."""
+        saved = frozenset(saved)
+        if saved not in self._candidates:
+            s = schedule(self.joint, saved)
+            at, phase = peak(self.joint, s)
+            twice = sum(self.seconds.get(n, 0.0) for n in s.again if n in self.in_forward)
+            self._candidates[saved] = Candidate(saved, s, at, phase, twice)
+        return self._candidates[saved]
+
+    def least(self, *, protect: bool) -> Candidate:
+        """The fewest bytes that cross. protect: no attention and no collective runs again."""
+        return self.candidate(self._cut(self._dearest(), protect))
+
+    def fitting(self, limit: int) -> Candidate | None:
+        """The fewest seconds whose peak is at most `limit` bytes, or None."""
+        return self._first(lambda c: c.peak.bytes <= limit)
+
+    def smallest(self) -> Candidate:
+        """The least peak of all."""
+        return min(self._corners(), key=lambda c: (c.peak.bytes, c.seconds))
+
+    def _first(self, fits: Callable[[Candidate], bool]) -> Candidate | None:
+        corners = sorted(self._corners(), key=lambda c: c.seconds)
+        found = next((i for i, c in enumerate(corners) if fits(c)), None)
+        if found in (None, 0):
+            return None if found is None else corners[0]
+        return min((c for c in (corners[found], *self._between(corners[found - 1], corners[found], fits)) if fits(c)),
+                   key=lambda c: c.seconds)  # fmt: skip
+
+    def _between(self, fast: Candidate, small: Candidate, fits) -> Iterator[Candidate]:
+        """Layers of one corner and of the other: the last ones, whose backward comes first, save more."""
+        low, high = 0, len(self.layers)
+        while high - low > 1:
+            middle = (low + high) // 2
+            mixed = self.candidate(self._mixed(fast, small, set(self.layers[-middle:])))
+            if fits(mixed):
+                yield mixed
+                low = middle
+            else:
+                high = middle
+
+    def _mixed(self, fast: Candidate, small: Candidate, layers: set) -> frozenset[int]:
+        return frozenset(
+            s.id
+            for s in self.joint.saveable
+            if s.id in (fast.saved if s.layer in layers else small.saved) or s.id in fast.saved & small.saved
+        )
+
+    def _corners(self) -> list[Candidate]:
+        """The corners of the trade-off between bytes and seconds, from both ends inwards."""
+        if not hasattr(self, "_hull"):
+            ends = [self.candidate(self._cut(0.0, False)), self.candidate(self._cut(self._dearest(), False))]
+            self._hull = [ends[0], *self._inside(*ends), ends[1], self.least(protect=True)]
+        return self._hull
+
+    def _inside(self, fast: Candidate, small: Candidate, depth: int = 6) -> list[Candidate]:
+        saved, lost = fast.bytes - small.bytes, small.seconds - fast.seconds
+        if depth == 0 or saved <= 0 or lost <= 0:
+            return []
+        price = lost / saved
+        new = self.candidate(self._cut(price, False))
+        if new.seconds + price * new.bytes >= (fast.seconds + price * fast.bytes) * (1 - 1e-6):
+            return []
+        return [*self._inside(fast, new, depth - 1), new, *self._inside(new, small, depth - 1)]
+
+    def _dearest(self) -> float:
+        """Seconds per byte at which no recomputation is too slow."""
+        return 1e4 * (sum(self.seconds.values()) + 1e-9) / (sum(s.bytes for s in self.joint.saveable) + 1)
+
+    def _cut(self, price: float, protect: bool) -> frozenset[int]:
+        """The storages that cross at a price of seconds per byte."""
+        joint, program = self.joint, Program()
+        save: dict[int, int] = {}
+        again: dict[fx.Node, int] = {}
+        scale = 1.0 / max(price * sum(s.bytes for s in joint.saveable), sum(self.seconds.values()), 1e-12)
+        for n in joint.forward:
+            if n not in joint.makes:
+                continue
+            forced = must_recompute(n)
+            if forced or not self._fixed(n, protect):
+                cost = self.seconds[n] if n in self.in_forward else 0.0
+                again[n] = program.variable(cost * scale + 1e-12)
+            for s in joint.makes[n]:
+                if not forced:
+                    save[s.id] = program.variable(price * s.bytes * scale)
+
+        def there(s: Storage) -> list[int]:
+            leaves = s.id in save and crosses_layers(s)
+            made_again = [] if leaves or s.maker not in again else [again[s.maker]]
+            return made_again + ([save[s.id]] if s.id in save else [])
+
+        for s in self._read_in_backward():
+            program.covers(there(s), by=1.0)
+        for n, r in again.items():
+            for s in joint.needs.get(n, ()):
+                if s.id in save or s.maker in again:
+                    program.covers(there(s), [r])
+        if not program.costs:
+            return frozenset()
+        x: np.ndarray = run(program)
+        return frozenset(i for i, v in save.items() if x[v] > 0.5)
+
+    def _read_in_backward(self) -> Iterator[Storage]:
+        ours = {s.id for s in self.joint.saveable}
+        seen = set()
+        for n in (*self.joint.backward, *(n for n in self.joint.results if n in set(self.joint.forward))):
+            for s in self.joint.needs.get(n, ()) or self.joint.of.get(n, ()):
+                if s.id in ours and s.id not in seen:
+                    seen.add(s.id)
+                    yield s
+
+    def _fixed(self, n: fx.Node, protect: bool) -> bool:
+        """Whether an operator runs once: draws always, attention and collectives where protected."""
+        return kinds.is_random(n) or (protect and (kinds.is_attention(n) or kinds.is_collective(n)))
+
+
+def must_recompute(n: fx.Node) -> bool:
+    """Whether a node is a tile's: what it makes is never held."""
+    return "autosp_tile" in n.meta or (n.meta.get("recompute") is CheckpointPolicy.MUST_RECOMPUTE)

@@ -1,0 +1,97 @@
+"""The stage's entry: from one rank's local graph and a policy to a choice, and the peak that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+from torch import fx
+
+from ..solve import Device
+from ..spec import Recompute
+from .choose import Candidate, Chooser
+from .joint import where
+from .liveness import saved_by_kind
+from .partition import Choice, choice_of
+from .trace import default_saved, trace_joint
+
+
+@attrs.frozen(eq=False)
+class Decision:
+    """What was decided for one rank, and what it comes to, in bytes without the model's states.
+
+    choice: what the partitioner runs, or None for PyTorch's own. saved: what crosses from forward
+    to backward, by kind; held: the part of it that is alive at the peak; transient: the rest of
+    the peak; phase, at: where it is. seconds: spent twice. fits: whether the peak is within the
+    limit (True where there is none). text: the choice in words.
+    """
+
+    choice: Choice | None = attrs.field(repr=False)
+    saved: Mapping[str, int]
+    held: int
+    transient: int
+    phase: str
+    at: str
+    seconds: float
+    limit: int | None
+    text: str
+
+    @property
+    def peak(self) -> int:
+        return self.held + self.transient
+
+    @property
+    def fits(self) -> bool:
+        return self.limit is None or self.peak <= self.limit
+
+
+def decide(
+    local: fx.GraphModule,
+    examples: Sequence,
+    policy: Recompute,
+    *,
+    device: Device,
+    p: int,
+    limit: int | None = None,
+    plan: str = "",
+    decompositions: dict | None = None,
+) -> Decision | None:
+    """What one rank saves and what it recomputes; None where no gradient flows.
+
+    limit: bytes that activations may take at the peak, for `sac budget SIZE` and `sac budget auto`
+    (a budget without the model's states); a fraction is one of the peak that `none` has. plan: the
+    plan's fingerprint. Where nothing fits, the least peak is chosen and `fits` is False.
+    """
+    traced = trace_joint(local, examples, decompositions)
+    if traced is None:
+        return None
+    joint, gm = traced
+    chooser = Chooser(joint, device, p)
+
+    def default() -> Candidate:
+        return chooser.candidate(default_saved(joint, gm, len(gm.graph.output_node().args[0]) - joint.inputs))
+
+    def told(c: Candidate, text: str, choice: bool = True) -> Decision:
+        return Decision(
+            choice_of(joint, c.saved, c.schedule.again, plan) if choice else None,
+            saved_by_kind(c.schedule), c.peak.held, c.peak.transient, c.phase,
+            where(c.peak.at) if c.peak.at is not None else "", c.seconds, limit, text,
+        )  # fmt: skip
+
+    if policy.mode == "none":
+        return told(default(), "none: PyTorch's own choice", choice=False)
+    if policy.mode == "full":
+        return told(chooser.least(protect=False), "full: only what leaves a layer is saved")
+    if policy.budget is None:
+        return told(chooser.least(protect=True), "sac: all is recomputed but attention and collectives")
+    whole = default()
+    if isinstance(policy.budget, float):
+        limit = int(policy.budget * whole.peak.bytes)
+    if limit is None:
+        raise AssertionError(f"{policy} without a limit")
+    if whole.peak.bytes <= limit:
+        return told(whole, "nothing more than PyTorch's own choice is recomputed: it fits", choice=False)
+    found = chooser.fitting(limit)
+    if found is None:
+        return told(chooser.smallest(), "the least peak: nothing fits")
+    return told(found, "the least time that fits")

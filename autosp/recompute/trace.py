@@ -1,0 +1,78 @@
+"""One rank's joint graph on fake tensors, before anything is compiled: nothing is computed or sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+from torch._functorch import config
+from torch._functorch.aot_autograd import aot_module_simplified
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .joint import Joint, read_joint
+from .partition import tidy
+
+
+class _Traced(Exception):
+    """Ends AOTAutograd's work once there is a joint graph."""
+
+
+def trace_joint(
+    local: fx.GraphModule, examples: Sequence, decompositions: dict | None = None
+) -> tuple[Joint, fx.GraphModule] | None:
+    """The joint graph of a local graph, and the module that holds it; None where no gradient flows.
+
+    examples: the values of the placeholders (tensors, fake or real, or numbers; symbols become the
+    numbers that they had in the example). decompositions: the compiler's (Inductor's), if any.
+    """
+    found: list = []
+
+    def partition(gm, joint_inputs, *, num_fwd_outputs, **_):
+        tidy(gm)
+        found.append((read_joint(gm, num_fwd_outputs), gm))
+        raise _Traced
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fakes = [_fake(x, mode) for x in examples]
+    with tracing(TracingContext(mode)), torch.enable_grad(), config.patch(enable_autograd_cache=False):
+        try:
+            aot_module_simplified(
+                local, fakes, fw_compiler=_unused, bw_compiler=_unused, inference_compiler=_unused,
+                partition_fn=partition, decompositions=decompositions or {}, keep_inference_input_mutations=True,
+            )  # fmt: skip
+        except _Traced:
+            return found[0]
+    return None
+
+
+def _unused(gm: fx.GraphModule, inputs):
+    return gm
+
+
+def _fake(x, mode: FakeTensorMode):
+    if isinstance(x, torch.SymInt):
+        return int(x.node.hint)
+    if not isinstance(x, torch.Tensor):
+        return x
+    sizes = [int(s.node.hint) if isinstance(s, torch.SymInt) else int(s) for s in x.shape]
+    strides = [int(s.node.hint) if isinstance(s, torch.SymInt) else int(s) for s in x.stride()]
+    with mode:
+        fake = torch.empty_strided(sizes, strides, dtype=x.dtype, device=x.device)
+    return fake.requires_grad_(x.requires_grad)
+
+
+def default_saved(joint: Joint, gm: fx.GraphModule, num_fwd_outputs: int) -> frozenset[int]:
+    """The storages that PyTorch's own partitioner saves: what `recompute none` keeps."""
+    copy = fx.GraphModule(gm, fx.Graph())
+    mapping: dict[fx.Node, fx.Node] = {}
+    copy.graph.output(copy.graph.graph_copy(gm.graph, mapping))
+    copy.graph.output_node().meta.update(gm.graph.output_node().meta)
+    _, backward = min_cut_rematerialization_partition(copy, None, num_fwd_outputs=num_fwd_outputs)
+    passed = {n.name for n in backward.graph.find_nodes(op="placeholder")}
+    back = {new.name: old for old, new in mapping.items()}
+    ours = {s.id for s in joint.saveable}
+    nodes = [back[name] for name in passed if name in back]
+    return frozenset(s.id for n in nodes for s in joint.of.get(n, ()) if s.id in ours)
