@@ -93,7 +93,7 @@ def specs(draw):
         )
     needed = [axis.name for axis in mesh if not axis.local]
     extra = draw(st.lists(st.sampled_from([a.name for a in mesh if a.local] or needed), unique=True))
-    tiles = draw(st.sampled_from(((), (Tile(),), (Tile(mode="none"),), (Tile(mode=8),))))
+    tiles = draw(st.sampled_from(((), (Tile(),), (Tile(mode="none"),), (Tile(mode=8), Tile("mlp")))))
     return Spec(
         family=draw(st.none() | st.sampled_from(("llama", "gpt2", "match"))),
         match=draw(st.lists(st.sampled_from(("LlamaForCausalLM", "GPT2LMHeadModel")), unique=True)),

@@ -162,7 +162,7 @@ def recompute_of(read: Reader, tree: Tree) -> Recompute:
 def tile_of(read: Reader, tree: Tree) -> Tile:
     what, mode = tree.children
     if mode.type == "INT" and int(mode) == 0:
-        raise read.fail(mode, words.no_tiles())
+        raise read.fail(mode, words.no_tiles(what))
     return Tile(what.value, int(mode) if mode.type == "INT" else mode.value, at=read.at(what))
 
 

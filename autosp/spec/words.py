@@ -168,8 +168,8 @@ def no_bytes(text: str) -> Said:
     return (f"the budget {text} is less than one byte", "a budget holds something", "write a budget such as 20GiB")
 
 
-def no_tiles() -> Said:
-    return ("the loss is cut into 0 tiles", "a number of tiles is from 1", "write: tile loss auto")
+def no_tiles(what: str) -> Said:
+    return (f"the {what} is cut into 0 tiles", "a number of tiles is from 1", f"write: tile {what} auto")
 
 
 def constrained_ndim(ndim: int, layout: object) -> Said:

@@ -44,7 +44,7 @@ FORMS = {
     "constrain": "constrain MODULE-PATH input LAYOUT, or constrain MODULE-PATH output LAYOUT",
     "map": "map MODULE-PATH over DIM",
     "recompute": "recompute none, full, sac, or sac budget AMOUNT",
-    "tile": "tile loss auto, none, or a number of tiles",
+    "tile": "tile loss or tile mlp, then auto, none, or a number of tiles",
     "reduce": "reduce loss mean over [AXIS, AXIS]",
 }
 LAYOUT_FORM = "a layout is [DIM, DIM], each DIM a name, name@axis, name@(axis axis), (name name@axis), '_' or '...'"

@@ -40,6 +40,7 @@ constrain model.layers.*.mlp  output [batch@dp,   # in several lines
 map       model.layers.*.mlp.experts over seq
 recompute sac budget 20GiB
 tile      loss 8
+tile      mlp auto
 reduce    loss mean over [dp, sp]
 """
 
@@ -58,7 +59,7 @@ def test_every_statement():
         constraints=(Constraint("model.layers.*.mlp", "output", parse_layout("[batch@dp, seq@sp, hidden]")),),
         maps=(Map("model.layers.*.mlp.experts", "seq"),),
         recompute=Recompute("sac", 20 * 2**30),
-        tile=(Tile("loss", 8),),
+        tile=(Tile("loss", 8), Tile("mlp")),
         reduce=("dp", "sp"),
     )
     assert spec.axes == ("dp", "sp")
@@ -98,6 +99,17 @@ def test_a_budget_goes_with_sac_and_is_a_fraction_or_bytes():
         Recompute("full", 0.5)
     with pytest.raises(ValueError, match=r"from 0\.0001 to 1"):
         Recompute("sac", 2.0)
+
+
+def test_tiles():
+    spec = parse("mesh [sp]\ntile mlp 4\ntile loss none")
+    assert spec.tile == (Tile("mlp", 4), Tile("loss", "none"))
+    assert parse(str(spec)) == spec
+    with pytest.raises(ValueError, match="the loss or the mlp"):
+        Tile("logits")
+    for mode in (0, -1, "all"):
+        with pytest.raises(ValueError, match="a number of tiles is from 1"):
+            Tile("mlp", mode)
 
 
 def test_places_are_kept_and_take_no_part_in_equality():
