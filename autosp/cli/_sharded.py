@@ -33,7 +33,9 @@ def _plain(trial: Trial, spec: Spec) -> Trained:
 
     mesh = dist.init_device_mesh("cpu", (trial.dp, trial.sp), mesh_dim_names=("dp", "sp"))
     model, given = build(trial)
-    compiled = compile(model, spec, mesh=mesh, backend=trial.backend, dynamic=trial.dynamic or None)
+    compiled = compile(
+        model, spec, mesh=mesh, backend=trial.backend, dynamic=trial.dynamic or None, recompute=trial.recompute
+    )
 
     def mean_over_dp() -> None:  # what DDP would do
         if trial.dp > 1:
@@ -52,7 +54,7 @@ def _deepspeed(trial: Trial, spec: Spec) -> Trained:
     model, given = build(trial)
     batch = batches(trial, spec, model, given)
     engine = initialize(model, make_optimizer(trial, model), deepspeed_config(trial))
-    compile(engine, spec, backend=trial.backend, dynamic=trial.dynamic or None)
+    compile(engine, spec, backend=trial.backend, dynamic=trial.dynamic or None, recompute=trial.recompute)
     losses = []
     for step in range(trial.steps):
         for micro in range(trial.accumulate):

@@ -53,6 +53,7 @@ class Trial:
     clip: float = 0.0
     steps: int = 3
     attn: str | None = None
+    recompute: str | None = None
 
     @property
     def world(self) -> int:

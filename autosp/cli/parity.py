@@ -40,6 +40,7 @@ EXTRAS, PRECISIONS = ("num_items_in_batch", "shift_labels"), ("fp32", "bf16", "a
 @click.option(
     "--backend", default="aot_eager", show_default=True, type=click.Choice(("inductor", "aot_eager", "eager"))
 )
+@click.option("--recompute", help='What the backward computes again, as in a spec: "sac", "sac budget 0.5", "full".')
 @click.option("--dynamic", is_flag=True, help="Compile once for all lengths.")
 @click.option("--simulate", is_flag=True, help="All ranks in this process, without a process group.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")

@@ -92,6 +92,18 @@ class Agreement:
             if note != notes[0]:
                 raise RankError(words.differ(what, self.mesh.ranks[0], notes[0], rank, note, rule, fix))
 
+    def first_says(self, what: str, text: str) -> str:
+        """What the group's first rank says here, on every rank. Raises RankError as `same` does."""
+        if self.mesh.size == 1:
+            return text
+        store, first = _store(), self.mesh.ranks[0]
+        self._meetings += 1
+        key = f"{self._prefix()}/{self._meetings}"
+        if self._me() == first:
+            store.set(f"{key}/{first}", text)
+            return text
+        return self._wait(store, key, first, what, time.monotonic() + words.timeout_seconds())
+
     def enter(self) -> None:
         """Notes that this rank runs the program's collectives now: one that compiles meanwhile learns
         that it does so alone. Where nothing else opens an attempt, a run is one."""

@@ -15,14 +15,18 @@ from torch import fx
 from ..capture import Captured, Output, capture
 from ..errors import EngineError, PlanError, Problem, did_you_mean
 from ..lower import Rank, check, lower
+from ..recompute import Decision
 from ..solve import Device, Ends, Plan, load_device, solve
-from ..spec import Spec
+from ..spec import Recompute, Spec
+from ..spec.policies import as_recompute
 from .agree import Agreement
 from .dump import dump
 from .failures import refuse_own_backwards
+from .inner import compile_inner, decompositions_of
 from .marks import layout_of
 from .mesh import Mesh
 from .random import with_own_stream
+from .recomputing import States, decided
 
 BACKENDS = ("inductor", "aot_eager", "eager")
 
@@ -38,9 +42,10 @@ class Options:
     inner: str = "inductor"
     device: Device = attrs.Factory(lambda: load_device("a100-80gb"))
     dynamic: bool = False
-    recompute: str | None = None
+    recompute: Recompute | str | None = None
     grad_scale: float = 1.0
     complete: bool = True
+    states: States = States()
 
     def __attrs_post_init__(self) -> None:
         if self.inner not in BACKENDS:
@@ -52,8 +57,10 @@ class Options:
                     where="autosp.compile(backend=...)",
                 )
             )
-        if self.inner == "eager" and self.recompute not in (None, "none"):
-            warnings.warn("autosp: backend='eager' has no joint graph; recompute is ignored", stacklevel=4)
+        if self.recompute is not None:
+            asked = as_recompute(self.recompute, None, "autosp.compile(recompute=...)")
+            if self.inner == "eager" and asked.mode != "none":
+                warnings.warn("autosp: backend='eager' has no joint graph; recompute is ignored", stacklevel=4)
 
 
 class Backend:
@@ -70,8 +77,9 @@ class Backend:
         with self.agreement.attempt():
             refuse_own_backwards(gm)
             local, dynamic = self._local(gm, example_inputs)
+            decision = self._decided(local, example_inputs)
             with _no_local_guards(dynamic):
-                compiled = compile_inner(self.options.inner, local, example_inputs)
+                compiled = compile_inner(self.options.inner, local, example_inputs, decision and decision.choice)
             self._compare()  # last: a rank that fails before has no one waiting for it in a collective
         return self._announced(with_own_stream(compiled, self.plans[-1], self.mesh.rank))
 
@@ -110,6 +118,16 @@ class Backend:
         self.plans.append(plan)
         self.on_plan(plan)
         return local, dynamic
+
+    def _decided(self, local: fx.GraphModule, examples: Sequence) -> Decision | None:
+        """What is recomputed; without a joint graph nothing can be."""
+        if self.options.inner == "eager":
+            return None
+        policy = as_recompute(self.options.recompute, self.spec, "autosp.compile(recompute=...)")
+        return decided(
+            policy, self.plans[-1], local, examples, self.agreement, self.options.states,
+            decompositions_of(self.options.inner),
+        )  # fmt: skip
 
     def _mean_over(self) -> tuple[str, ...]:
         """The axes beside our own that the loss is a mean over; a forward without a loss has none."""
@@ -188,14 +206,3 @@ def _no_local_guards(dynamic: bool):
         return
     with env.suppress_guards():
         yield
-
-
-def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence) -> Callable:
-    """The local graph, compiled."""
-    if inner == "eager":
-        return gm.forward
-    if inner == "aot_eager":
-        return torch._dynamo.lookup_backend("aot_eager")(gm, example_inputs)
-    from torch._inductor.compile_fx import compile_fx
-
-    return compile_fx(gm, example_inputs)

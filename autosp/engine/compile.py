@@ -18,6 +18,7 @@ from .backend import Backend, Options
 from .failures import placed
 from .marks import with_marks
 from .mesh import from_device_mesh, is_deepspeed
+from .recomputing import States
 from .step import Step, fully_sharded, prepare
 
 
@@ -37,6 +38,9 @@ def compile(
     spec: a Spec, the name of a family, a path, or spec text; None chooses by the model's class.
     mesh: a DeviceMesh whose dims carry the spec's axis names; a DeepSpeed engine brings its own.
     dynamic: True compiles once for all lengths; else each length is compiled for itself.
+    recompute: what the backward computes again, as in a spec ("none", "sac", "sac budget 20GiB", "sac
+    budget 0.5", "sac budget auto", "full"); None takes the spec's. A budget in bytes is for all that
+    a rank holds, states of the model included.
     grad_reduce: "engine" leaves parameter gradients partial over the axis, for an engine that sums
       them; the default sums them in the backward (a DeepSpeed engine always sums its own).
 
@@ -117,9 +121,11 @@ def _named(spec: Spec | str | None, module: torch.nn.Module | None) -> Spec:
         return parse(spec) if "\n" in str(spec) else load(str(spec) if isinstance(spec, Path) else spec)
 
 
-def make_options(device, recompute, backend: str, dynamic: bool | None, *, complete=True, grad_scale=1.0) -> Options:
+def make_options(
+    device, recompute, backend: str, dynamic: bool | None, *, complete=True, grad_scale=1.0, states: States = States()
+) -> Options:
     chosen = device if isinstance(device, Device) else load_device(device or _default_device())
-    return Options(backend, chosen, bool(dynamic), recompute, grad_scale, complete)
+    return Options(backend, chosen, bool(dynamic), recompute, grad_scale, complete, states)
 
 
 def _default_device() -> str:

@@ -13,11 +13,13 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from ..errors import EngineError, Problem
+from ..recompute.state import MOMENTS
 from ..spec import Spec
 from .agree import Agreement
 from .backend import Backend
 from .compile import make_options, spec_for
 from .mesh import Mesh, axis_size_problem, no_axis, of_group, solved_axis
+from .recomputing import States
 from .step import Step, prepare
 
 _groups: dict[tuple, dist.ProcessGroup] = {}
@@ -45,7 +47,9 @@ def compile_engine(
     agreement = Agreement(_mesh(engine, chosen), number)
     divisor = _divisor(engine) / _data_parallel(agreement.mesh)
     complete = not _engine_sums(engine, agreement.mesh)
-    options = make_options(device, recompute, backend, dynamic, complete=complete, grad_scale=divisor)
+    options = make_options(
+        device, recompute, backend, dynamic, complete=complete, grad_scale=divisor, states=_states(engine)
+    )
     program = Backend(chosen, agreement, options, on_plan=lambda plan: setattr(engine, "autosp_plan", plan))
     engine.get_autosp_backend = lambda compile_kwargs: program
     prepare(engine.module)
@@ -105,6 +109,12 @@ def _engine_sums(engine, mesh: Mesh) -> bool:
     """Whether the engine's reduction covers the axis. It does with "sequence_parallel_size" alone;
     with "data_parallel_size" too, the engine has a mesh and reduces over its data-parallel ranks only."""
     return set(mesh.ranks) <= set(dist.get_process_group_ranks(engine.seq_data_parallel_group))
+
+
+def _states(engine) -> States:
+    """What decides how much a rank holds of the model's states; an optimizer of another kind counts as Adam."""
+    name = str(engine.optimizer_name() or "adamw").lower()
+    return States(name if name in MOMENTS else "adamw", int(engine.zero_optimization_stage()), dist.get_world_size())
 
 
 def _data_parallel(mesh: Mesh) -> float:

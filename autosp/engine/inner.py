@@ -1,0 +1,45 @@
+"""What compiles a local graph: PyTorch's compilers, with our partitioner where a choice was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import fx
+
+from ..recompute import Choice, Partitioner
+
+
+def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence, choice: Choice | None = None) -> Callable:
+    """The local graph, compiled. choice: what is saved and recomputed; None leaves it to PyTorch."""
+    if inner == "eager":
+        return gm.forward
+    if inner == "aot_eager":
+        return _aot_eager(choice)(gm, example_inputs)
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx
+
+    if choice is None:
+        return compile_fx(gm, example_inputs)
+    with config.patch(custom_partitioner_fn=Partitioner(choice)):
+        return compile_fx(gm, example_inputs)
+
+
+def _aot_eager(choice: Choice | None) -> Callable:
+    if choice is None:
+        return torch._dynamo.lookup_backend("aot_eager")
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._dynamo.backends.debugging import boxed_nop
+
+    return aot_autograd(
+        fw_compiler=boxed_nop, bw_compiler=boxed_nop, partition_fn=Partitioner(choice), keep_inference_input_mutations=True
+    )
+
+
+def decompositions_of(inner: str) -> dict | None:
+    """What a compiler replaces operators by before it partitions."""
+    if inner != "inductor":
+        return None
+    from torch._inductor.decomposition import select_decomp_table
+
+    return select_decomp_table()

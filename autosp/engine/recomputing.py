@@ -1,0 +1,128 @@
+"""What the ranks of a group recompute: decided by the first, run by all."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import fx
+
+from ..capture import Captured
+from ..errors import Problem, RankError
+from ..recompute import Choice, Decision, decide
+from ..recompute.state import DTYPES, State, state_of
+from ..solve import Device, Plan
+from ..solve.cost import saved_bytes
+from ..solve.words import size
+from ..spec import Recompute
+from .agree import Agreement
+
+# A step holds less than this many times all values of the forward: each with a gradient, and what
+# the operators of the backward and a copy before a collective take for a moment.
+AT_MOST = 4
+
+
+@attrs.frozen
+class States:
+    """How the model is trained, which decides what its states take beside the activations."""
+
+    optimizer: str = "adamw"
+    zero: int = 0
+    ranks: int = 1
+
+    def of(self, captured: Captured, examples: Sequence) -> State:
+        """Bytes of parameters, gradients and optimizer on one rank."""
+        held = [x for p, x in zip(captured.placeholders, examples, strict=True) if p.role in ("param", "buffer")]
+        dtype = next((x.dtype for x in held if x.requires_grad and x.dtype in DTYPES.values()), torch.float32)
+        return state_of(held, dtype=dtype, optimizer=self.optimizer, zero=self.zero, ranks=self.ranks)
+
+
+def decided(
+    policy: Recompute,
+    plan: Plan,
+    local: fx.GraphModule,
+    examples: Sequence,
+    agreement: Agreement,
+    states: States,
+    decompositions: dict | None,
+) -> Decision | None:
+    """The group's decision, or None where nothing need be decided: no gradient flows, PyTorch's own
+    choice is asked for, or all of it fits anyway. Raises RankError where ranks ask for different things."""
+    if not plan.problem.captured.training or policy.mode == "none":
+        return _agreed(policy, None, agreement)
+    limit = _limit(policy, states.of(plan.problem.captured, examples), plan.device)
+    found = None
+    if agreement.mesh.rank == 0 and not (policy.budget == "auto" and _most(plan) <= limit):
+        found = decide(
+            local, examples, policy, device=plan.device, p=plan.p, limit=limit,
+            plan=plan.fingerprint(), decompositions=decompositions,
+        )  # fmt: skip
+        if found is not None and not found.fits:
+            warnings.warn(f"autosp: {_too_little(policy, found)}", stacklevel=2)
+    return _agreed(policy, found, agreement)
+
+
+def device_memory(device: Device) -> Device:
+    """The device with the memory that the one at hand really has."""
+    if not torch.cuda.is_available():
+        return device
+    return attrs.evolve(device, memory=torch.cuda.mem_get_info()[1])
+
+
+def _limit(policy: Recompute, state: State, device: Device) -> int | None:
+    if policy.budget == "auto":
+        return device_memory(device).usable - state.total
+    return policy.budget - state.total if isinstance(policy.budget, int) else None
+
+
+def _most(plan: Plan) -> float:
+    """More than activations can take on one rank."""
+    values = plan.problem.values
+    return AT_MOST * sum(saved_bytes(v, plan.placements[v.id], plan.problem, plan.p) for v in values if not v.param)
+
+
+def _agreed(policy: Recompute, found: Decision | None, agreement: Agreement) -> Decision | None:
+    """The first rank's decision, on every rank."""
+    said = agreement.first_says("recompute", f"{policy}\n{_written(found)}")
+    asked, _, decision = said.partition("\n")
+    if asked != str(policy):
+        raise RankError(_differ(agreement.mesh.ranks[0], asked, str(policy)))
+    return _read(decision)
+
+
+def _written(found: Decision | None) -> str:
+    if found is None:
+        return ""
+    fields = {f.name: getattr(found, f.name) for f in attrs.fields(Decision)}
+    if found.choice is not None:
+        fields["choice"] = [sorted(found.choice.saved), sorted(found.choice.twice), found.choice.plan]
+    return json.dumps(fields)
+
+
+def _read(text: str) -> Decision | None:
+    if not text:
+        return None
+    fields = json.loads(text)
+    if fields["choice"] is not None:
+        saved, twice, plan = fields["choice"]
+        fields["choice"] = Choice(frozenset(map(tuple, saved)), frozenset(map(tuple, twice)), plan)
+    return Decision(**fields)
+
+
+def _too_little(policy: Recompute, found: Decision) -> str:
+    return (
+        f"'{policy}' leaves {size(max(found.limit, 0))} for activations, and the least peak is {size(found.peak)} "
+        f"({found.phase}, {found.at}); it is taken. Give a larger budget, more ranks or shorter sequences"
+    )
+
+
+def _differ(first: int, asked: str, own: str) -> Problem:
+    return Problem(
+        what=f"rank {first} was compiled with '{asked}', this rank with '{own}'",
+        rule="ranks of one group run the same collectives, so they recompute alike",
+        fix="give every rank the same spec and recompute=",
+        where="autosp.compile(recompute=...)",
+    )
