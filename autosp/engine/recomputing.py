@@ -73,9 +73,10 @@ def device_memory(device: Device) -> Device:
 
 
 def _limit(policy: Recompute, state: State, device: Device) -> int | None:
+    rest = state.parameters + state.optimizer
     if policy.budget == "auto":
-        return device_memory(device).usable - state.total
-    return policy.budget - state.total if isinstance(policy.budget, int) else None
+        return device_memory(device).usable - rest
+    return policy.budget - rest if isinstance(policy.budget, int) else None
 
 
 def _most(plan: Plan) -> float:

@@ -18,11 +18,11 @@ from .trace import default_saved, trace_joint
 
 @attrs.frozen(eq=False)
 class Decision:
-    """What was decided for one rank, and what it comes to, in bytes without the model's states.
+    """What was decided for one rank, and what it comes to, in bytes without parameters and optimizer.
 
     choice: what the partitioner runs, or None for PyTorch's own. saved: what crosses from forward
-    to backward, by kind; held: the part of it that is alive at the peak; transient: the rest of
-    the peak; phase, at: where it is. seconds: spent twice. fits: whether the peak is within the
+    to backward, by kind. At the peak: held, of what crosses; gradients, of those made so far;
+    transient, of the rest; phase, at: where it is. seconds: spent twice. fits: whether the peak is within the
     limit (True where there is none). text: the choice in words.
     """
 
@@ -30,6 +30,7 @@ class Decision:
     saved: Mapping[str, int]
     held: int
     transient: int
+    gradients: int
     phase: str
     at: str
     seconds: float
@@ -38,7 +39,7 @@ class Decision:
 
     @property
     def peak(self) -> int:
-        return self.held + self.transient
+        return self.held + self.transient + self.gradients
 
     @property
     def fits(self) -> bool:
@@ -58,8 +59,8 @@ def decide(
 ) -> Decision | None:
     """What one rank saves and what it recomputes; None where no gradient flows.
 
-    limit: bytes that activations may take at the peak, for `sac budget SIZE` and `sac budget auto`
-    (a budget without the model's states); a fraction is one of the peak that `none` has. plan: the
+    limit: bytes that activations and gradients may take at the peak, for `sac budget SIZE` and `sac
+    budget auto` (without parameters and optimizer); a fraction is one of the peak that `none` has. plan: the
     plan's fingerprint. Where nothing fits, the least peak is chosen and `fits` is False.
     """
     traced = trace_joint(local, examples, decompositions)
@@ -74,7 +75,7 @@ def decide(
     def told(c: Candidate, text: str, choice: bool = True) -> Decision:
         return Decision(
             choice_of(joint, c.saved, c.schedule.again, plan) if choice else None,
-            saved_by_kind(c.schedule), c.peak.held, c.peak.transient, c.phase,
+            saved_by_kind(c.schedule), c.peak.held, c.peak.transient, c.peak.gradients, c.phase,
             where(c.peak.at) if c.peak.at is not None else "", c.seconds, limit, text,
         )  # fmt: skip
 

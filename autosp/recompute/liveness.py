@@ -1,8 +1,9 @@
 """The peak of memory, by the lifetimes of storages in the two programs that run.
 
 A storage lives from the operator that makes it to the last operator that reads it or a view of it;
-what crosses lives from its maker in the forward to its last reader in the backward. Inputs of the
-forward and gradients of inputs are not counted: they are the model's states, or the user's.
+what crosses lives from its maker in the forward to its last reader in the backward. A gradient of
+an input lives from its maker to the end of the backward, which returns all of them together.
+Inputs of the forward are not counted: they are the model's states, or the user's.
 """
 
 from __future__ import annotations
@@ -19,23 +20,25 @@ from .schedule import Schedule
 
 @attrs.frozen
 class Peak:
-    """Bytes at the fullest moment of one program. held: of what crosses; transient: of the rest."""
+    """Bytes at the fullest moment of one program. held: of what crosses; gradients: of the gradients
+    made so far; transient: of the rest; at: the operator that runs then."""
 
     held: int
     transient: int
+    gradients: int
     at: fx.Node | None
 
     @property
     def bytes(self) -> int:
-        return self.held + self.transient
+        return self.held + self.transient + self.gradients
 
 
-def peaks(joint: Joint, s: Schedule) -> tuple[Peak, Peak]:
-    """The fullest moments of forward and backward."""
+def peaks(joint: Joint, s: Schedule, *, gradients: bool = True) -> tuple[Peak, Peak]:
+    """The fullest moments of forward and backward, with the gradients of inputs or without them."""
     crossing = {x.id for x in s.saved}
     ends = {x.id for n in joint.outputs for x in joint.of.get(n, ())}
-    forward = _walk(joint, s.forward, start=frozenset(), keep=crossing | ends, crossing=crossing)
-    backward = _walk(joint, s.backward, start=s.saved, keep=frozenset(), crossing=crossing)
+    forward = _walk(joint, s.forward, (), crossing | ends, crossing, gradients)
+    backward = _walk(joint, s.backward, s.saved, joint.gradients, crossing, gradients)
     return forward, backward
 
 
@@ -56,36 +59,36 @@ def saved_by_kind(s: Schedule) -> Mapping[str, int]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _walk(joint: Joint, nodes, start, keep, crossing) -> Peak:
-    last: dict[int, int] = {}
-    for i, n in enumerate(nodes):
-        for x in (*joint.needs.get(n, ()), *joint.of.get(n, ())):
-            last[x.id] = i
-    dies: dict[int, list[Storage]] = {}
-    for i, n in enumerate(nodes):
-        for x in (*joint.needs.get(n, ()), *joint.of.get(n, ())):
-            if last.get(x.id) == i:
-                dies.setdefault(i, []).append(x)
-                del last[x.id]
+def _walk(joint: Joint, nodes, start, keep, crossing, with_gradients: bool) -> Peak:
+    dies = _deaths(joint, nodes)
     alive = {x.id: x.bytes for x in start}
     held = sum(alive.values())
-    transient, best = 0, Peak(held, 0, nodes[0] if nodes else None)
+    now = {"held": held, "transient": 0, "gradients": 0}
+    best = Peak(**now, at=nodes[0] if nodes else None)
+
+    def part(x: Storage) -> str:
+        return "gradients" if x.id in joint.gradients else "held" if x.id in crossing else "transient"
+
     for i, n in enumerate(nodes):
         for x in joint.makes.get(n, ()):
-            if x.id in alive or x.given or x.id in joint.gradients:
-                continue
-            alive[x.id] = x.bytes
-            if x.id in crossing:
-                held += x.bytes
-            else:
-                transient += x.bytes
-        if held + transient > best.bytes:
-            best = Peak(held, transient, n)
+            if x.id not in alive and not x.given and (with_gradients or x.id not in joint.gradients):
+                alive[x.id] = x.bytes
+                now[part(x)] += x.bytes
+        if sum(now.values()) > best.bytes:
+            best = Peak(**now, at=n)
         for x in dies.get(i, ()):
             if x.id in alive and x.id not in keep:
-                size = alive.pop(x.id)
-                if x.id in crossing:
-                    held -= size
-                else:
-                    transient -= size
+                now[part(x)] -= alive.pop(x.id)
     return best
+
+
+def _deaths(joint: Joint, nodes) -> dict[int, list[Storage]]:
+    """The storages that no operator after the i-th one touches."""
+    last: dict[int, tuple[int, Storage]] = {}
+    for i, n in enumerate(nodes):
+        for x in (*joint.needs.get(n, ()), *joint.of.get(n, ())):
+            last[x.id] = i, x
+    found: dict[int, list[Storage]] = {}
+    for i, x in last.values():
+        found.setdefault(i, []).append(x)
+    return found
