@@ -45,13 +45,13 @@ def unplanned(spec: Spec, model: Any, sp: int, length: int) -> list[Problem]:
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from ..engine import plan
+    from ..engine.planning import planned
     from ..spec.sample import on_fakes, samples
 
     mode = FakeTensorMode()
     try:
         for inputs in samples(model, spec, {"batch": 2}, length):
-            plan(model.train(), on_fakes(model, inputs, mode), spec, sp=sp)
+            planned(model.train(), on_fakes(model, inputs, mode), spec, sp=sp)
     except AutospError as error:
         return list(error.problems)
     return []

@@ -2,63 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from ..capture import Captured, trace
-from ..solve import Device, Plan, load_device, solve
-from ..spec import Spec, check_inputs
-from .backend import ends
-from .compile import resolve_spec
-from .failures import as_raised
-from .marks import layout_of
-from .mesh import solved_axis
-from .step import prepare
+from ..solve import Device, Plan
+from ..spec import Recompute, Spec
+from .request import request
+from .traced import planned
+
+__all__ = ["plan", "planned", "request"]
 
 
 def plan(
-    model: torch.nn.Module,
+    model: Any,
     inputs: Mapping[str, torch.Tensor],
     spec: Spec | str | None = None,
     *,
     sp: int,
+    dp: int = 1,
     device: Device | str = "a100-80gb",
+    zero: int = 1,
+    dtype: torch.dtype = torch.bfloat16,
+    optimizer: str = "adamw",
+    recompute: Recompute | str | None = None,
 ) -> Plan:
-    """The plan for `model(**inputs)` split over `sp` ranks. Nothing is computed.
+    """The plan for a training step of `model(**inputs)` split over `sp` ranks. Nothing is computed.
 
-    The model and its inputs may be fake (made under `torch._subclasses.FakeTensorMode`), on the
-    meta device, or real; `inputs` are one data-parallel rank's whole batch. spec: as in
-    `autosp.compile`. device: a Device, or a name in specs/devices.
+    model: a module (real, fake or on the meta device; it is left as it is), a callable that makes
+    one, or a configuration of transformers. inputs: one data-parallel rank's whole batch. spec, and
+    recompute: as in `autosp.compile`. device: a Device, or a name in specs/devices. dp, zero, dtype
+    and optimizer say what a rank holds of the model's states (`autosp.recompute.state`).
 
-    `str(plan.summary())` tells where each collective stands and why; `plan.reshards` are those
-    of the forward, in order. Raises what the first call of a compiled model raises.
+    `plan.explain()` tells where each collective stands and why, and what a rank holds;
+    `plan.reshards` are those of the forward, in order; `plan.peak_bytes` and `plan.max_seq_len()`
+    answer whether it fits. Raises what the first call of a compiled model raises, and PlanError.
     """
-    return planned(model, inputs, spec, sp=sp, device=device)[0]
-
-
-def planned(
-    model, inputs, spec=None, *, sp: int, device: Device | str = "a100-80gb"
-) -> tuple[Plan, Captured, Sequence]:
-    """The plan, the graph that it is of, and the values of the graph's placeholders."""
-    chosen = resolve_spec(spec, model)
-    axis = solved_axis(chosen)
-    check_inputs(chosen, {n: x for n, x in inputs.items() if chosen.input(n)}, {axis: sp})
-    prepare(model)
-    try:
-        captured, examples = trace(
-            model,
-            inputs,
-            layout_of=partial(layout_of, chosen),
-            constraints=chosen.constraints,
-            maps=chosen.maps,
-            dynamic=bool(chosen.maps),
-        )
-    except Exception as e:
-        raised = as_raised(e, model)
-        if raised is e:
-            raise
-        raise raised from None
-    chip = device if isinstance(device, Device) else load_device(device)
-    return solve(captured, ends(chosen, captured), axis=axis, p=sp, device=chip), captured, examples
+    asked = request(
+        model, inputs, spec, sp=sp, dp=dp, device=device, zero=zero, dtype=dtype, optimizer=optimizer,
+        recompute=recompute,
+    )  # fmt: skip
+    return asked.plan()

@@ -20,11 +20,12 @@ FULL = 4  # bytes of an element in fp32
 
 @attrs.frozen
 class State:
-    """Bytes that one rank holds of the model itself, through the whole step.
+    """Bytes that one rank holds of the model itself.
 
-    parameters: with ZeRO-3's gathered ones. working: what the engine allocates once a backward's
-    activations are freed (buckets, copies for the optimizer's step), and frees before the next
-    forward. assumptions: a sentence for each thing that the figures take for granted.
+    parameters, with ZeRO-3's gathered ones, and optimizer: through the whole step. gradients: all of
+    them, as the backward ends. working: what the engine allocates then, when the activations are
+    freed (buckets, copies for the optimizer's step), and frees before the next forward.
+    assumptions: a sentence for each thing that the figures take for granted.
     """
 
     parameters: int
@@ -34,9 +35,14 @@ class State:
     assumptions: tuple[str, ...] = ()
 
     @property
-    def total(self) -> int:
+    def lasting(self) -> int:
         """Held through the whole step."""
-        return self.parameters + self.gradients + self.optimizer
+        return self.parameters + self.optimizer
+
+    @property
+    def total(self) -> int:
+        """Held as the backward ends, without the engine's own."""
+        return self.lasting + self.gradients
 
 
 @attrs.frozen
@@ -169,8 +175,8 @@ def _of_setting(setting: Setting) -> Iterator[str]:
     kept = ["an fp32 master copy"] if setting.master else []
     kept += [f"{moments} fp32 moment{'s' if moments > 1 else ''}"] if moments else []
     yield (
-        f"gradients are in {dtype_name(setting.dtype)}, and all counted as alive at the peak, as they are under "
-        "gradient accumulation"
+        f"gradients are in {dtype_name(setting.dtype)}, and there as the backward makes them: one micro-batch a step "
+        "(accumulation holds those of all parameters besides)"
     )
     yield f"optimizer {setting.optimizer} keeps {' and '.join(kept) or 'nothing'} for each trained element"
 

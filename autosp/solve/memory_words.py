@@ -19,7 +19,7 @@ def memory_rows(memory: Memory) -> tuple[Row, ...]:
     peak = f"{memory.phase}, at {memory.at}"
     return (
         ("parameters", size(memory.parameters), ""),
-        ("gradients", size(memory.gradients), ""),
+        ("gradients", size(memory.gradients), "there at the peak"),
         ("optimizer", size(memory.optimizer), ""),
         ("saved activations", size(memory.held), f"alive at the peak, of {size(memory.saved_bytes)} saved"),
         ("transient", size(memory.transient), "everything else that is alive then"),

@@ -154,7 +154,8 @@ error: no ZeRO stage 4
 def test_the_assumptions_are_sentences():
     assert state_of(parameters(10**9), ranks=8).assumptions == (
         "1,000,000,000 trained elements in bf16, ZeRO-1 over 8 ranks (dp x sp)",
-        "gradients are in bf16, and all counted as alive at the peak, as they are under gradient accumulation",
+        "gradients are in bf16, and there as the backward makes them: one micro-batch a step (accumulation holds "
+        "those of all parameters besides)",
         "optimizer adamw keeps an fp32 master copy and 2 fp32 moments for each trained element",
         "1.2 GiB of the engine's own (reduce bucket, copies for the optimizer's step) are allocated when the "
         "activations are freed: they count where they are more than those",

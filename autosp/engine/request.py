@@ -1,0 +1,199 @@
+"""What `autosp.plan` is asked: all but the length, so that plans for several lengths can be compared."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ..errors import PlanError
+from ..recompute.state import Setting, State, state_of
+from ..solve import Device, Plan, load_device
+from ..solve.memory import Memory
+from ..spec import Recompute, Spec
+from ..spec.policies import as_recompute
+from . import plan_words as words
+from .compile import resolve_spec
+from .fakes import built, cast_of, fake_inputs, fake_model, without_cache
+from .longest import STEP, longest
+from .marks import layout_of
+from .mesh import solved_axis
+from .traced import planned
+
+if TYPE_CHECKING:
+    from ..recompute.decide import Decision
+
+
+@attrs.frozen(eq=False)
+class Request:
+    """A model, fake, in training, and its fake inputs; the spec, resolved; what a rank holds of the model."""
+
+    model: torch.nn.Module
+    inputs: Mapping[str, Any]
+    mode: FakeTensorMode
+    spec: Spec
+    sp: int
+    device: Device
+    recompute: Recompute
+    setting: Setting
+    state: State
+    _kept: dict = attrs.field(factory=dict)
+
+    def plan(self) -> Plan:
+        """The plan for the inputs as they were given."""
+        return self._planned(self.inputs, self.available)
+
+    def at(self, length: int) -> Plan:
+        """The plan for inputs of this length. Raises PlanError where no input has a length."""
+        return self._planned(self.of_length(length), self.available)
+
+    def longest(self) -> Plan | None:
+        """The plan for the longest length whose peak fits, solved for it; None where none does. It is kept.
+
+        The length is a multiple of 1024 and of the ranks, within one percent of the longest.
+        Raises as `at`.
+        """
+        if "longest" not in self._kept:
+            self._kept["longest"] = self._longest()
+        return self._kept["longest"]
+
+    @property
+    def available(self) -> int:
+        """Bytes for activations and gradients, of the budget or of the device."""
+        budget = self.recompute.budget
+        return max((budget if isinstance(budget, int) else self.device.usable) - self.state.lasting, 0)
+
+    def of_length(self, length: int) -> dict[str, Any]:
+        """The inputs with another length, wherever a dim of that name stands."""
+        dims = self._lengths()
+        if not dims:
+            raise PlanError(words.no_length(list(self.inputs), solved_axis(self.spec)))
+
+        def shape(name: str, x: torch.Tensor) -> tuple[int, ...]:
+            return tuple(length if (name, d) in dims else n for d, n in enumerate(x.shape))
+
+        return fake_inputs(self.inputs, self.mode, shape=shape)
+
+    def _longest(self) -> Plan | None:
+        known, step = {0: self.state.lasting}, math.lcm(STEP, self.sp)
+        if self.state.total + self.state.working > self.device.usable:
+            return None
+        while (length := longest(self._least, self.device.usable, known, step=step)) > 0:
+            plan = self.at(length)
+            if plan.fits:
+                return plan
+            known[length] = plan.peak_bytes  # what was chosen takes more than what was possible
+        return None
+
+    def _least(self, length: int) -> int:
+        """The peak at this length; where the budget follows the device, the smallest that can be chosen."""
+        begin = time.perf_counter()
+        room = 0 if self.recompute.budget == "auto" else self.available
+        peak = self._planned(self.of_length(length), room).peak_bytes
+        told = words.tried(length, peak, self.device, time.perf_counter() - begin)
+        print(told, file=sys.stderr, flush=True)
+        return peak
+
+    def _planned(self, inputs: Mapping[str, Any], room: int) -> Plan:
+        """The plan, and what is predicted of it where activations and gradients have `room` bytes."""
+        from ..recompute.predict import predict
+
+        solved, examples = self._solved(inputs)
+        found = predict(solved, self.recompute, examples=examples, limit=room)
+        length = next((inputs[name].shape[d] for name, d in sorted(self._lengths())), None)
+        solved = attrs.evolve(solved, length=length, recompute=str(self.recompute))
+        if found is None:
+            return solved
+        return attrs.evolve(
+            solved,
+            memory=memory_of(self.state, self.setting, found, self._assumed(length)),
+            recomputed=found.text,
+            recompute_seconds=found.seconds,
+            longest=self.longest,
+        )
+
+    def _solved(self, inputs: Mapping[str, Any]) -> tuple[Plan, Sequence]:
+        """The plan without memory; that of the last shapes is kept."""
+        key = tuple((name, tuple(x.shape)) for name, x in inputs.items() if isinstance(x, torch.Tensor))
+        if self._kept.get("shapes") != key:
+            plan, _, examples = planned(self.model, inputs, self.spec, sp=self.sp, device=self.device)
+            self._kept.update(shapes=key, solved=(plan, examples))
+        return self._kept["solved"]
+
+    def _lengths(self) -> set[tuple[str, int]]:
+        """(input, dim) of every dim with the name of one that is split over the axis."""
+        axis = solved_axis(self.spec)
+        named = [(name, d, dim) for name, layout in self._layouts() for d, dim in enumerate(layout.dims)]
+        split = {dim.name for _, _, dim in named if axis in dim.axes and dim.name}
+        return {(name, d) for name, d, dim in named if dim.name in split}
+
+    def _layouts(self) -> Iterator[tuple[str, Any]]:
+        for name, x in self.inputs.items():
+            layout = layout_of(self.spec, name, x) if isinstance(x, torch.Tensor) else None
+            if layout:
+                yield name, layout
+
+    def _assumed(self, length: int | None) -> tuple[str, ...]:
+        positions = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        past = isinstance(positions, int) and length is not None and length > positions
+        return (
+            *([words.reserve(self.device)] if self.device.reserve else []),
+            *([words.positions(length, positions)] if past else []),
+        )
+
+
+def request(
+    model: Any,
+    inputs: Mapping[str, Any],
+    spec: Spec | str | None = None,
+    *,
+    sp: int,
+    dp: int = 1,
+    device: Device | str = "a100-80gb",
+    zero: int = 1,
+    dtype: torch.dtype = torch.bfloat16,
+    optimizer: str = "adamw",
+    recompute: Recompute | str | None = None,
+) -> Request:
+    """A Request from the arguments of `autosp.plan`. Raises PlanError with all that is wrong of them, and SpecError."""
+    setting = Setting(dtype, optimizer, zero, sp * dp)
+    faults = [*words.counts(sp=sp, dp=dp), *setting.faults()]
+    if faults:
+        raise PlanError(faults)
+    chip = device if isinstance(device, Device) else load_device(device)
+    own = built(model)
+    chosen = resolve_spec(spec, own)
+    mode, fake = fake_model(own, dtype)
+    without_cache(fake)
+    state = state_of(
+        chain(fake.parameters(), fake.buffers()), dtype=dtype, optimizer=optimizer, zero=zero, ranks=setting.ranks
+    )
+    said = as_recompute(recompute, chosen, "autosp.plan(recompute=...)")
+    given = fake_inputs(inputs, mode, cast_of(own, dtype))
+    return Request(fake, given, mode, chosen, sp, chip, said, setting, state)
+
+
+def memory_of(state: State, setting: Setting, found: Decision, assumed: tuple[str, ...]) -> Memory:
+    """What a rank holds at the fullest moment of a step: one of the program's, or the engine's after the backward.
+
+    found: `autosp.recompute.decide.Decision`.
+    """
+    made = setting.part(found.gradients, 2)
+    own = {"parameters": state.parameters, "optimizer": state.optimizer, "saved": found.saved}
+    said = (*state.assumptions, *assumed)
+    if found.held + found.transient + made >= state.gradients + state.working:
+        return Memory(
+            **own, gradients=made, held=found.held, transient=found.transient, phase=found.phase, at=found.at,
+            assumptions=said,
+        )  # fmt: skip
+    return Memory(
+        **own, gradients=state.gradients, held=0, transient=state.working, phase="step", at=words.STEP_AT,
+        assumptions=said,
+    )  # fmt: skip
