@@ -8,6 +8,7 @@ STEP = 1024
 FIRST = 131_072  # the first length that is tried
 TOP = 2**27
 PART = 100  # a length within one part in so many of the longest is the answer
+NEAR = 10  # parts: peaks this far apart are taken to lie on one line
 
 
 def longest(
@@ -47,16 +48,26 @@ def _next(seen: Mapping[int, int], room: int, step: int, top: int) -> int | None
     lowest = fits // step * step + step
     highest = top if over is None else (over - 1) // step * step
     guess = min(max(_rounded(_crossing(seen, room, fits, over, top), step), lowest), highest)
-    if guess < lowest or (fits and guess - fits <= fits // PART and fits % step == 0):
+    if guess < lowest:
         return None
-    return guess
+    if not fits or guess - fits > fits // PART or fits % step:
+        return guess
+    # a line to a peak that is far above the room says too little of what is left
+    near = over is None or over - fits <= NEAR * (fits // PART)
+    return None if near else min(_rounded(fits + fits // PART, step) + step, highest)
 
 
 def _crossing(seen: Mapping[int, int], room: int, fits: int, over: int | None, top: int) -> float:
-    """Where a line through two peaks reaches the room: those on either side, else the two longest."""
-    others = [n for n in seen if n < fits]
-    if over is None and not others:
-        return max(2 * fits, 1)
-    left, right = (fits, over) if over is not None else (max(others), fits)
+    """Where a line through two peaks reaches the room: the two longest that fit, while one that does
+    not fit is far or unknown; else those on either side."""
+    below = [n for n in seen if n < fits]
+    far = over is None or over - fits > NEAR * (fits // PART)
+    if over is None and not below:
+        return 2 * fits
+    beyond = _line(seen, room, max(below), fits, top) if far and below else top
+    return beyond if over is None or beyond < over else _line(seen, room, fits, over, top)
+
+
+def _line(seen: Mapping[int, int], room: int, left: int, right: int, top: int) -> float:
     rise = seen[right] - seen[left]
     return left + (room - seen[left]) * (right - left) / rise if rise > 0 else top
