@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
 import attrs
 import torch
 import torch.distributed as dist
 
 from ..errors import AutospError
-from ..spec import Spec
+from ..spec import Spec, check_inputs
 from ._trial import Batch, Trained, Trial, batches, build, loss_of, make_optimizer, precision, run, snapshot
+
+if TYPE_CHECKING:
+    from ..capture import Captured
+    from ..lower import Simulation
+    from ..solve import Plan
 
 
 @attrs.frozen
@@ -82,50 +91,104 @@ def deepspeed_config(trial: Trial) -> dict:
     }
 
 
-def simulated(trial: Trial, spec: Spec) -> Trained | Refused:
-    """All ranks of the split axis as threads of this process; the data-parallel ones in turn.
+@attrs.frozen
+class _Program:
+    """One shape of the inputs on one number of ranks: the plan's local graphs, and what stands behind it."""
 
-    Every rank's loss and gradients are compared with the first's, to the bit.
+    plan: Plan
+    captured: Captured
+    examples: Sequence
+    ranks: Simulation
+
+
+class Simulator:
+    """Simulated runs, which share what does not tell them apart.
+
+    A trace is for one model and one shape of the inputs, as Dynamo would keep it; a plan and its local graphs are for
+    a trace and a number of ranks. The model's weights are set back before each run.
     """
-    try:
-        model, given = build(trial)
-        program = _Simulated(trial, spec, model)
-        return run(trial, model, batches(trial, spec, model, given), range(trial.dp), backward=program.backward)
-    except AutospError as error:
-        return Refused(str(error), error.problems[0].what)
+
+    def __init__(self) -> None:
+        self._models: dict[tuple, tuple] = {}
+        self._programs: dict[tuple, dict[int, _Program]] = {}
+
+    def run(self, trial: Trial, spec: Spec) -> Trained | Refused:
+        """All ranks of the split axis as threads of this process; the data-parallel ones in turn.
+
+        Every rank's loss and gradients are compared with the first's, to the bit.
+        """
+        try:
+            model, given = self._fresh(trial)
+
+            def backward(batch: Batch, share: float) -> float:
+                return _backward(self._program(trial, spec, model, batch), batch, share)
+
+            return run(trial, model, batches(trial, spec, model, given), range(trial.dp), backward=backward)
+        except AutospError as error:
+            return Refused(str(error), error.problems[0].what)
+
+    def _fresh(self, trial: Trial) -> tuple[torch.nn.Module, Batch | None]:
+        key = _model_key(trial)
+        if key not in self._models:
+            model, given = build(trial)
+            self._models[key] = model, given, {n: x.detach().clone() for n, x in _tensors(model)}
+        model, given, weights = self._models[key]
+        with torch.no_grad():
+            for name, x in _tensors(model):
+                x.copy_(weights[name])
+                x.grad = None
+        return model, given
+
+    def _program(self, trial: Trial, spec: Spec, model: torch.nn.Module, batch: Batch) -> _Program:
+        shapes = tuple((n, tuple(x.shape), x.dtype) for n, x in batch.items() if isinstance(x, torch.Tensor))
+        plans = self._programs.setdefault((_model_key(trial), str(spec), shapes), {})
+        if trial.sp not in plans:
+            plans[trial.sp] = _program(trial, spec, model, batch, next(iter(plans.values()), None))
+        return plans[trial.sp]
 
 
-class _Simulated:
-    """One plan for each shape of the inputs, as Dynamo would keep them."""
+def _model_key(trial: Trial) -> tuple:
+    return trial.model, trial.attn, trial.precision
 
-    def __init__(self, trial: Trial, spec: Spec, model: torch.nn.Module):
-        self.trial, self.spec, self.model, self.plans = trial, spec, model, {}
 
-    def backward(self, batch: Batch, share: float) -> float:
-        from ..lower import simulate
+def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    return itertools.chain(model.named_parameters(), model.named_buffers())
 
-        plan, captured, examples = self._planned(batch)
-        inputs = [
-            batch.get(p.name, x) if p.role == "input" else x
-            for p, x in zip(captured.placeholders, examples, strict=True)
-        ]
-        ranks = simulate(plan, inputs)
-        first, gradients = ranks[0]
-        for rank, (outputs, others) in enumerate(ranks):
-            same = torch.equal(outputs[0].nan_to_num(), first[0].nan_to_num())
-            same &= all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(gradients, others, strict=True)
-                        if a is not None)  # fmt: skip
-            assert same, f"rank {rank} differs from rank 0"
-        for x, gradient in zip(examples, gradients, strict=True):
-            if isinstance(x, torch.nn.Parameter) and gradient is not None:
-                x.grad = gradient * share if x.grad is None else x.grad + gradient * share
-        return float(first[0].detach())
 
-    def _planned(self, batch: Batch):
-        from ..engine.planning import planned
+def _program(trial: Trial, spec: Spec, model: torch.nn.Module, batch: Batch, like: _Program | None) -> _Program:
+    """The program of these inputs, its graphs checked. like: one of the same trace on another number of ranks."""
+    from ..engine.backend import ends
+    from ..engine.planning import planned
+    from ..lower import Simulation, check
+    from ..solve import solve
 
-        key = tuple((name, tuple(x.shape)) for name, x in batch.items() if isinstance(x, torch.Tensor))
-        if key not in self.plans:
-            with precision(self.trial):
-                self.plans[key] = planned(self.model, batch, self.spec, sp=self.trial.sp)
-        return self.plans[key]
+    if like is None:
+        with precision(trial):
+            plan, captured, examples = planned(model, batch, spec, sp=trial.sp)
+    else:
+        captured, examples, axis = like.captured, like.examples, like.plan.axis
+        check_inputs(spec, {n: x for n, x in batch.items() if spec.input(n)}, {axis: trial.sp})
+        plan = solve(captured, ends(spec, captured), axis=axis, p=trial.sp, device=like.plan.device)
+    ranks = Simulation(plan)
+    for local in ranks.locals:
+        check(plan, local)
+    return _Program(plan, captured, examples, ranks)
+
+
+def _backward(program: _Program, batch: Batch, share: float) -> float:
+    """The loss, and `share` of its gradients added to the parameters'."""
+    inputs = [
+        batch.get(p.name, x) if p.role == "input" else x
+        for p, x in zip(program.captured.placeholders, program.examples, strict=True)
+    ]
+    ranks = program.ranks.run(inputs)
+    first, gradients = ranks[0]
+    for rank, (outputs, others) in enumerate(ranks):
+        same = torch.equal(outputs[0].nan_to_num(), first[0].nan_to_num())
+        same &= all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(gradients, others, strict=True)
+                    if a is not None)  # fmt: skip
+        assert same, f"rank {rank} differs from rank 0"
+    for x, gradient in zip(program.examples, gradients, strict=True):
+        if isinstance(x, torch.nn.Parameter) and gradient is not None:
+            x.grad = gradient * share if x.grad is None else x.grad + gradient * share
+    return float(first[0].detach())

@@ -63,18 +63,21 @@ def parity(simulate: bool, as_json: bool, **fields: Any) -> None:
         raise SystemExit(1)
 
 
-def judge(trial: Any, simulate: bool) -> Any:
-    """Runs a trial, unsharded and sharded. Raises SpecError where its spec cannot be had."""
+def judge(trial: Any, simulate: bool, simulator: Any = None) -> Any:
+    """Runs a trial, unsharded and sharded. Raises SpecError where its spec cannot be had.
+
+    simulator: what simulates it, by default a new one.
+    """
     from ..engine.compile import spec_for
     from ._launch import launch
-    from ._sharded import simulated
+    from ._sharded import Simulator
     from ._trial import build
     from ._verdict import of_outcomes, of_run, references
 
     spec = spec_for(trial.spec, build(trial)[0])
     expected = references(trial, spec)
     if simulate:
-        return of_run(trial, expected, simulated(trial, spec))
+        return of_run(trial, expected, (simulator or Simulator()).run(trial, spec))
     (outcomes,) = launch(
         trial.world, "autosp.cli._sharded:on_rank", [(trial, spec)], 900.0, deepspeed=trial.zero is not None
     )

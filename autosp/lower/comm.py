@@ -24,7 +24,13 @@ class SimGroup:
         self.name = f"sim:{id(self)}"
         self._barrier = threading.Barrier(size, timeout=timeout)
         self._slots: list = [None] * size
-        self.log: list[list[str]] = [[] for _ in range(size)]
+        self.log: list[list[str]] = []
+        self.open()
+
+    def open(self) -> None:
+        """Found by its name, and ready for a run, whatever became of the last one."""
+        self._barrier.reset()
+        self.log = [[] for _ in range(self.size)]
         SimGroup._groups[self.name] = self
 
     @classmethod

@@ -12,12 +12,15 @@ from .comm import SimGroup
 from .lower import Rank, lower
 
 
-def run_ranks(p: int, body: Callable[[int, SimGroup], object], timeout: float = 60.0) -> list:
+def run_ranks(
+    p: int, body: Callable[[int, SimGroup], object], timeout: float = 60.0, group: SimGroup | None = None
+) -> list:
     """`body(rank, group)` on every rank at once; their results in rank order.
 
-    A rank that raises wakes the others; its error is raised here.
+    A rank that raises wakes the others; its error is raised here. group: one of an earlier run, by default a new one.
     """
-    group = SimGroup(p, timeout)
+    group = group or SimGroup(p, timeout)
+    group.open()
     results: list = [None] * p
     errors: list = []
 
@@ -43,19 +46,31 @@ def run_ranks(p: int, body: Callable[[int, SimGroup], object], timeout: float = 
     return results
 
 
+class Simulation:
+    """All ranks of a plan, lowered once, to be run any number of times. locals: their graphs."""
+
+    def __init__(self, plan: Plan, *, complete: bool = True, grad_scale: float = 1.0):
+        self._group = SimGroup(plan.p)
+        self.locals = [lower(plan, Rank(r, self._group.name, grad_scale, complete)) for r in range(plan.p)]
+        self._group.close()
+
+    def run(self, inputs: Sequence) -> list[tuple]:
+        """Every rank's outputs and the gradients of its inputs (None where there is none), from the
+        captured graph's inputs on whole tensors. The loss is the first output."""
+
+        def body(rank: int, group: SimGroup):
+            own = [_own(x) for x in inputs]
+            outputs = self.locals[rank](*own)
+            if isinstance(outputs[0], torch.Tensor) and outputs[0].requires_grad:
+                outputs[0].backward()
+            return outputs, [x.grad if isinstance(x, torch.Tensor) else None for x in own]
+
+        return run_ranks(self._group.size, body, group=self._group)
+
+
 def simulate(plan: Plan, inputs: Sequence, *, complete: bool = True, grad_scale: float = 1.0) -> list[tuple]:
-    """Every rank's outputs and the gradients of its inputs (None where there is none), from the
-    captured graph's inputs on whole tensors. The loss is the first output."""
-
-    def body(rank: int, group: SimGroup):
-        gm = lower(plan, Rank(rank, group.name, grad_scale, complete))
-        own = [_own(x) for x in inputs]
-        outputs = gm(*own)
-        if isinstance(outputs[0], torch.Tensor) and outputs[0].requires_grad:
-            outputs[0].backward()
-        return outputs, [x.grad if isinstance(x, torch.Tensor) else None for x in own]
-
-    return run_ranks(plan.p, body)
+    """A simulation that is run once."""
+    return Simulation(plan, complete=complete, grad_scale=grad_scale).run(inputs)
 
 
 def _own(x):

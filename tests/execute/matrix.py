@@ -10,7 +10,7 @@ import multiprocessing
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -22,6 +22,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "parity.md"
 ROWS = [*FAMILIES, *VARIANTS, *OWN]
 RESULTS = PAGE.with_suffix(".json")
 PEER = "DeepSpeed's pass"
+
+Cell = tuple[str, str]  # a row and the title of a column
 
 
 @attrs.frozen
@@ -89,30 +91,34 @@ def trial(row: str, title: str):
     )  # fmt: skip
 
 
-def simulate_one(cell: tuple[str, str]):
-    """The verdict on a simulated cell."""
+def simulate_row(cells: Sequence[Cell]) -> dict[Cell, object]:
+    """Verdicts on simulated cells of one row, which share its traces: a cell proves what it would alone."""
     import torch
 
+    from autosp.cli._sharded import Simulator
     from autosp.cli._verdict import Verdict
     from autosp.cli.parity import judge
 
     torch.set_num_threads(1)
-    try:
-        return cell, judge(trial(*cell), simulate=True)
-    except Exception:
-        return cell, Verdict(trial(*cell), failure=traceback.format_exc())
-
-
-def simulate_all(cells: Iterable[tuple[str, str]], workers: int = 2, each: int = 20) -> dict:
-    """Verdicts by cell. Each worker is a process of its own, renewed after `each` cells."""
-    cells, found = list(cells), {}
-    for start in range(0, len(cells), workers * each):
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            found |= dict(pool.map(simulate_one, cells[start : start + workers * each]))
+    simulator, found = Simulator(), {}
+    for cell in cells:
+        try:
+            found[cell] = judge(trial(*cell), simulate=True, simulator=simulator)
+        except Exception:
+            found[cell] = Verdict(trial(*cell), failure=traceback.format_exc())
     return found
 
 
-def launch_all(cells: Sequence[tuple[str, str]]) -> dict:
+def simulate_all(cells: Iterable[Cell], workers: int = 2) -> Iterator[dict[Cell, object]]:
+    """Verdicts by cell, a row at a time, by processes of their own."""
+    rows: dict[str, list[Cell]] = {}
+    for cell in cells:
+        rows.setdefault(cell[0], []).append(cell)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(simulate_row, rows.values())
+
+
+def launch_all(cells: Sequence[Cell]) -> dict[Cell, object]:
     """Verdicts by cell, in as few launches of real processes as there are sizes of the world."""
     from autosp.cli._launch import launch
     from autosp.cli._trial import build
@@ -203,8 +209,8 @@ def main(argv: Sequence[str]) -> int:
         RESULTS.write_text(json.dumps(texts, indent=1) + "\n")
 
     simulated = [cell for cell in cells if BY_TITLE[cell[1]].simulated]
-    for start in range(0, len(simulated), 40):
-        keep(simulate_all(simulated[start : start + 40]))
+    for found in simulate_all(simulated):
+        keep(found)
     for title in dict.fromkeys(title for _, title in cells if not BY_TITLE[title].simulated and title != PEER):
         keep(launch_all([cell for cell in cells if cell[1] == title]))
     for row, title in cells:
