@@ -10,14 +10,16 @@ from .means import MARK
 
 aten = torch.ops.aten
 MEAN, SUM = 1, 2
+TOKEN_LOSSES = (aten.cross_entropy_loss.default, aten.nll_loss.default, aten.nll_loss_nd.default)
 
 
 def canonicalise(gm: fx.GraphModule) -> None:
-    """Mean cross-entropy as sum over valid tokens over their count, so that a split over tokens is
+    """Mean token losses as sum over valid tokens over their count, so that a split over tokens is
     two partial sums (a mean of local means would be wrong wherever ranks hold different counts)."""
-    for node in list(gm.graph.find_nodes(op="call_function", target=aten.cross_entropy_loss.default)):
-        if _argument(node, "reduction", MEAN) == MEAN:
-            _mean_as_sum_over_count(gm, node)
+    for target in TOKEN_LOSSES:
+        for node in list(gm.graph.find_nodes(op="call_function", target=target)):
+            if _argument(node, "reduction", MEAN) == MEAN:
+                _mean_as_sum_over_count(gm, node)
     for node in list(gm.graph.find_nodes(op="call_function", target=aten.broadcast_tensors.default)):
         _each_by_itself(gm, node)
     gm.graph.eliminate_dead_code()
@@ -55,7 +57,7 @@ def _mean_as_sum_over_count(gm: fx.GraphModule, node: fx.Node) -> None:
     logits, target = node.args[:2]
     weight = _argument(node, "weight", None)
     ignore = _argument(node, "ignore_index", -100)
-    smoothing = _argument(node, "label_smoothing", 0.0)
+    smoothing = (_argument(node, "label_smoothing", 0.0),) if node.target is TOKEN_LOSSES[0] else ()
     graph = gm.graph
     value = node.meta["val"]
 
@@ -67,7 +69,7 @@ def _mean_as_sum_over_count(gm: fx.GraphModule, node: fx.Node) -> None:
 
     tv = target.meta["val"]
     with graph.inserting_before(node), value.fake_mode:
-        total = call(aten.cross_entropy_loss.default, logits, target, weight, SUM, ignore, smoothing, val=value)
+        total = call(node.target, logits, target, weight, SUM, ignore, *smoothing, val=value)
         if tv.is_floating_point():  # soft labels: every position counts
             tokens = tv.numel() // tv.shape[1 if tv.dim() > 1 else 0]
             mean = call(aten.div.Tensor, total, tokens, val=value)

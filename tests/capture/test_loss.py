@@ -73,6 +73,22 @@ def test_cross_entropy_is_torchs(reduction, kind):
         assert all(len(n.args) > 3 and n.args[3] != 1 for n in targets)  # no mean of a part is ever taken
 
 
+@pytest.mark.parametrize("kind", ["full", "some ignored", "all ignored"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_nll_loss_is_torchs(kind, weighted):
+    """The other token loss whose mean is over the valid ones."""
+
+    class Nll(Loss):
+        def forward(self, labels):
+            return F.nll_loss(torch.log_softmax(self.logits, -1), labels, weight=self.weight, ignore_index=-100)
+
+    found, expected, graph = both(Nll(weighted), labels_of(kind, -100))
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14, equal_nan=True)
+    (call,) = graph.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.nll_loss_nd.default)
+    assert call.args[3] == 2
+
+
 def test_other_mean_losses_are_left_alone():
     class Mean(nn.Module):
         def __init__(self):
