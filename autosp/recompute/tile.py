@@ -1,0 +1,231 @@
+"""Tiling: wide values computed a few tokens at a time, in the forward and again in the backward.
+
+`tile loss` is for the logits (tokens x vocabulary), `tile mlp` for what lies between the widening
+and the narrowing product of a layer. The local graph is still a program of operators under rule,
+so a region that may be tiled is found by them (`tile_region`), and written out by them
+(`tile_emit`). A tile holds no collective: ranks may have different numbers of tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+
+import attrs
+from torch import fx
+
+from ..capture import module_path, source_line
+from ..capture.canonical import canonicalise
+from ..layout import PARTIAL
+from ..rules import default_rules
+from ..spec import Tile
+from . import tile_words as words
+from .tile_emit import Cut, collectives, emit, in_place_of, placements
+from .tile_hoist import hoist
+from .tile_region import Region, Track, grow
+from .tile_values import Values, quiet
+
+MiB = 2**20
+MOST = {"loss": 64, "mlp": 16}  # tiles that `auto` makes
+LEAST = {"loss": 32 * MiB, "mlp": 256 * MiB}  # bytes below which `auto` makes none
+
+
+@attrs.frozen
+class Tiled:
+    """What one region became.
+
+    bytes_whole, bytes_tile: of its widest value (loss) or of all its intermediates (mlp), on this
+    rank, as one and in one tile. source: the user's line of the product that it begins with.
+    """
+
+    what: str
+    module: str
+    tiles: int
+    bytes_whole: int
+    bytes_tile: int
+    source: str
+
+
+def tile(
+    gm: fx.GraphModule, tiles: Sequence[Tile], hints: Mapping | None = None
+) -> tuple[fx.GraphModule, tuple[Tiled, ...], tuple[str, ...]]:
+    """The local graph with its loss and its MLPs in tiles, as `tiles` asks; what was tiled, and
+    notes on what was not and why.
+
+    gm: the local graph of one rank, its inputs with their fake values in `val`. hints: the numbers
+    that symbolic sizes had in the example. The graph that is given stays as it is; it is given
+    back where nothing is tiled.
+    """
+    wanted = {t.what: t.mode for t in tiles if t.mode != "none"}
+    if not wanted:
+        return gm, (), ()
+    work = _copy(gm)
+    values = Values(work, default_rules(), hints)
+    if "loss" in wanted:
+        values = _prepared(work, values, hints)
+    return _Tiling(gm, values, wanted).run()
+
+
+def _copy(gm: fx.GraphModule) -> fx.GraphModule:
+    """A graph to rewrite; its inputs keep their fake values."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(gm.graph, {}))
+    return in_place_of(gm, graph)
+
+
+def _prepared(work: fx.GraphModule, values: Values, hints: Mapping | None) -> Values:
+    """Mean losses as a sum over a count, and slices of tokens before the product."""
+    with quiet(work):
+        canonicalise(work)
+    values = Values(work, values.book, hints)
+    return Values(work, values.book, hints) if hoist(values, last_products(values)) else values
+
+
+def last_products(values: Values) -> list[fx.Node]:
+    """The products with a weight that no other one follows: a language model's head."""
+    found, before = [], set()
+    for node in reversed(values.gm.graph.nodes):
+        follows = node in before
+        if values.weighted(node) is not None and not follows:
+            found.append(node)
+        if follows or node in found:
+            before.update(node.all_input_nodes)
+    return found[::-1]
+
+
+class _Tiling:
+    def __init__(self, gm: fx.GraphModule, values: Values, wanted: dict):
+        self.gm, self.values, self.wanted = gm, values, wanted
+        self.cuts: list[Cut] = []
+        self.tiled: list[Tiled] = []
+        self.notes: list[tuple[str, str, str]] = []
+
+    def run(self) -> tuple[fx.GraphModule, tuple[Tiled, ...], tuple[str, ...]]:
+        with quiet(self.values.gm):
+            if "loss" in self.wanted:
+                self._losses()
+            if "mlp" in self.wanted:
+                self._mlps()
+            new = emit(self.gm, self.values, self.cuts) if self.cuts else self.gm
+        if collectives(new) != collectives(self.gm):
+            return self.gm, (), (words.reordered(),)
+        return new, tuple(self.tiled), tuple(words.gathered(self.notes))
+
+    def _losses(self) -> None:
+        seeds, again = last_products(self.values), _made(self.gm, "loss")
+        found = [grow(self.values, s) for s in seeds if "autosp_tile" not in s.meta]
+        for region in found:
+            if region.fault or region.random:
+                self._note("loss", region, region.fault or words.random(region.random))
+            elif _is_loss(region):
+                self._make("loss", region)
+        if not again and not any(_is_loss(r) or r.fault for r in found):
+            self.notes.append(("loss", "", words.nothing("loss")))
+
+    def _mlps(self) -> None:
+        taken: set[fx.Node] = {n for c in self.cuts for n in c.region.members}
+        again, found = _made(self.gm, "mlp"), False
+        for seed in list(self.values.gm.graph.nodes):
+            if seed in taken or "autosp_tile" in seed.meta or self.values.weighted(seed) is None:
+                continue
+            region = grow(self.values, seed)
+            if region.fault or len(region.open) != len(region.tokens) or not _is_mlp(region):
+                continue
+            taken |= set(region.members)
+            found = True
+            if region.random:
+                self._note("mlp", region, words.random(region.random))
+            else:
+                self._make("mlp", region)
+        if not found and not again:
+            self.notes.append(("mlp", "", words.nothing("mlp")))
+
+    def _make(self, what: str, region: Region) -> None:
+        """Cut the region into the tiles that are asked for, or note why it stays whole."""
+        sizes = _bytes(what, region)
+        wanted = self.wanted[what]
+        if wanted == "auto" and sizes[0] < LEAST[what]:
+            self._note(what, region, words.small(what, sizes[0], LEAST[what]))
+            return
+        number = min(MOST[what], ceil(sizes[0] / max(1, sizes[1]))) if wanted == "auto" else wanted
+        track, longest = _longest(region, number)
+        number = min(number, longest)
+        if number < 2:
+            self._note(what, region, words.few_tokens(longest) if longest < 2 else words.one_tile())
+            return
+        cut = Cut(f"{what}.{len(self.cuts)}", region, track, number)
+        if not _consistent(cut):
+            self._note(what, region, words.two_dims(region.seed))
+            return
+        self.cuts.append(cut)
+        whole = sizes[0]
+        part = whole * ceil(longest / number) // longest
+        self.tiled.append(Tiled(what, _module(region), number, whole, part, source_line(region.seed)))
+
+    def _note(self, what: str, region: Region, why: str) -> None:
+        self.notes.append((what, _module(region), why))
+
+
+def _made(gm: fx.GraphModule, what: str) -> bool:
+    """Whether the graph has tiles of the kind already."""
+    return any(n.meta["autosp_tile"][0].startswith(what) for n in gm.graph.nodes if "autosp_tile" in n.meta)
+
+
+def _is_loss(region: Region) -> bool:
+    """Whether the wide dim ends in values per token, or in sums: not in an output, nor in a product."""
+    return not region.fault and bool(region.ends()) and not any(map(region.values.weighted, region.ends()))
+
+
+def _is_mlp(region: Region) -> bool:
+    """Whether the region widens by products with weights, and narrows by such products alone."""
+    values = region.values
+    ends, products = region.ends(), [n for n in region.members if values.weighted(n)]
+    widening = [n for n in products if n not in ends and values.weighted(n)[0][0] not in region.members]
+    wide = sum(values.numel((n, 0)) for n in widening)
+    return bool(ends) and all(e in products for e in ends) and wide > values.numel(region.x)
+
+
+def _bytes(what: str, region: Region) -> tuple[int, int]:
+    """What a tile is to make small, and what it is measured against: the widest value and the
+    activation that goes in; or all intermediates and the activations in and out."""
+    values = region.values
+    made = [r for r in region.wide_values() if not values.call(r[0]).movement or what == "loss"]
+    if what == "loss":
+        return max(map(values.bytes, made)), values.bytes(region.x)
+    return sum(map(values.bytes, made)), values.bytes(region.x) + sum(map(values.bytes, region.outputs()))
+
+
+def _longest(region: Region, tiles: int) -> tuple[Track, int]:
+    """The dim of tokens whose largest tile is the smallest part of it, and its length here."""
+
+    def length(track: Track) -> int:
+        return region.values.number(track.split((region.seed, 0)).units)
+
+    best = min(region.open, key=lambda t: ceil(length(t) / min(tiles, length(t))) / length(t) if length(t) else 1.0)
+    return best, length(best)
+
+
+def _consistent(cut: Cut) -> bool:
+    """Whether every value inside is made as it is read, and nothing sums twice."""
+    region, values, made = cut.region, cut.region.values, {}
+    for node in region.nodes:
+        needs, gives = placements(cut, node)
+        for r, need in zip(values.operands(node), needs, strict=True):
+            if r[0] in region.members and (made.get(r) != need or need is PARTIAL):
+                return False
+        made |= dict(zip(values.results(node), gives, strict=True))
+    return True
+
+
+def _module(region: Region) -> str:
+    """The path of the innermost module that holds every call of the region, or of its product."""
+    paths = [p.split(".") for n in region.nodes if (p := module_path(n))]
+    common: list[str] = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common) or module_path(region.seed)
+
+
+__all__ = ["Tiled", "tile"]

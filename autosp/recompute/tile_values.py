@@ -1,0 +1,209 @@
+"""What tiling sees of a local graph: the shape of every value, and every call in factors."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Mapping
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from ..capture import tensors_of
+from ..errors import RuleError
+from ..layout import Size, as_size, count
+from ..lower.convert import convert, mean_over, scale_gradient
+from ..rules import Projection, RuleBook
+from ..solve.problem import concrete, hint_of
+
+aten = torch.ops.aten
+Ref = tuple[fx.Node, int]  # a call, and which of its results
+
+COLLECTIVE = (convert, mean_over)
+WEIGHTED = {  # calls that multiply activations by a weight: which operand is which
+    aten.linear.default: (0, 1),
+    aten.mm.default: (0, 1),
+    aten.matmul.default: (0, 1),
+    aten.addmm.default: (1, 2),
+}
+
+
+def ref(node: fx.Node) -> Ref:
+    """The value that a node stands for: an item of a call's results is known by that call."""
+    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+        return node.args[0], node.args[1]
+    return node, 0
+
+
+class Values:
+    """The values of one graph; `hints` are the numbers that symbolic sizes had in the example."""
+
+    def __init__(self, gm: fx.GraphModule, book: RuleBook, hints: Mapping | None = None):
+        self.gm, self.book, self.hints = gm, book, hints or {}
+        self.order = {n: i for i, n in enumerate(gm.graph.nodes)}
+        self._calls: dict[fx.Node, Projection | None] = {}
+        with quiet(gm):
+            run_shapes(gm)
+
+    def tensor(self, r: Ref) -> torch.Tensor:
+        """A fake tensor of the value's shape and dtype."""
+        return tensors_of(r[0].meta["val"])[r[1]]
+
+    def shape(self, r: Ref) -> tuple[Size, ...]:
+        return tuple(as_size(n) for n in self.tensor(r).shape)
+
+    def number(self, size: Size) -> int:
+        """A size as it was in the example."""
+        return hint_of(size, self.hints)
+
+    def numel(self, r: Ref) -> int:
+        n = 1
+        for size in self.shape(r):
+            n *= self.number(size)
+        return n
+
+    def bytes(self, r: Ref) -> int:
+        return self.numel(r) * self.tensor(r).dtype.itemsize
+
+    def operands(self, node: fx.Node) -> list[Ref]:
+        """A call's tensor operands, in the order of its rule, as often as they occur."""
+        found: list[Ref] = []
+        fx.map_arg((node.args, node.kwargs), lambda n: found.append(ref(n)) if tensors_of(n.meta.get("val")) else None)
+        return found
+
+    def results(self, node: fx.Node) -> list[Ref]:
+        return [(node, i) for i in range(len(tensors_of(node.meta.get("val"))))]
+
+    def readers(self, r: Ref) -> list[fx.Node]:
+        """The calls that read a value, through the items of a call's results."""
+        found = []
+        for user in r[0].users:
+            if user.target is not operator.getitem or not isinstance(r[0].meta["val"], (tuple, list)):
+                found.append(user)
+            elif user.args[1] == r[1]:
+                found += user.users
+        return list(dict.fromkeys(found))
+
+    def call(self, node: fx.Node) -> Projection | None:
+        """The call in factors; None where no rule speaks of it."""
+        if node not in self._calls:
+            self._calls[node] = self._bind(node)
+        return self._calls[node]
+
+    def _bind(self, node: fx.Node) -> Projection | None:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return None
+        try:
+            return self.book.bind(node.target, concrete(node.args), concrete(node.kwargs), node.meta["val"])
+        except RuleError:
+            return None
+
+    def is_weight(self, r: Ref) -> bool:
+        """Whether a value is a matrix that comes from one input by moving and casting alone."""
+        node = r[0]
+        if self.tensor(r).dim() != 2 or not self.tensor(r).is_floating_point():
+            return False
+        while node.op == "call_function":
+            call = self.call(node) if node.target is not convert else None
+            if node.target is convert:
+                node = ref(node.args[0][r[1]])[0]
+            elif call is not None and call.movement and len(self.operands(node)) == 1:
+                node = self.operands(node)[0][0]
+            else:
+                return False
+        return node.op in ("placeholder", "get_attr")
+
+    def weighted(self, node: fx.Node) -> tuple[Ref, Ref] | None:
+        """The activation and the weight of a call that multiplies them."""
+        if node.target not in WEIGHTED:
+            return None
+        x, w = (self.operands(node)[i] for i in WEIGHTED[node.target])
+        return (x, w) if self.is_weight(w) else None
+
+
+@contextlib.contextmanager
+def quiet(gm: fx.GraphModule):
+    """Local sizes are never guarded: what is looked at here must not make a rank compile anew."""
+    env = getattr(mode_of(gm), "shape_env", None)
+    if env is None:
+        yield
+    else:
+        with env.suppress_guards():
+            yield
+
+
+def mode_of(gm: fx.GraphModule) -> FakeTensorMode | None:
+    """The fake mode of the graph's inputs."""
+    for node in gm.graph.find_nodes(op="placeholder"):
+        if isinstance(node.meta.get("val"), FakeTensor):
+            return node.meta["val"].fake_mode
+    return None
+
+
+def run_shapes(gm: fx.GraphModule) -> None:
+    """Write the fake value of every node into its `val`, without a collective."""
+    inputs = [n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder")]
+    mode = mode_of(gm)
+    if not any(map(_is_symbolic, inputs)):  # a mode of its own: ranks may be threads of one process
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        inputs = [_fresh(x, mode) for x in inputs]
+    with mode, torch.no_grad():
+        _Shapes(gm, mode).run(*inputs)
+
+
+def _is_symbolic(x) -> bool:
+    sizes = x.shape if isinstance(x, torch.Tensor) else (x,)
+    return any(isinstance(n, torch.SymInt) for n in sizes)
+
+
+def _fresh(x, mode: FakeTensorMode):
+    if not isinstance(x, torch.Tensor):
+        return x
+    with mode:
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+
+
+class _Shapes(fx.Interpreter):
+    def __init__(self, gm: fx.GraphModule, mode: FakeTensorMode):
+        super().__init__(gm, garbage_collect_values=True)
+        self.mode = mode
+
+    def run_node(self, n: fx.Node):
+        if n.target is convert:
+            out = self._converted(n)
+        elif n.target is scale_gradient:
+            out = self.env[n.args[0]].view_as(self.env[n.args[0]])
+        elif n.target is mean_over:
+            x = self.env[n.args[0]]
+            out = torch.empty_like(x, dtype=x.dtype if x.is_floating_point() else torch.float64)
+        elif n.op == "get_attr":
+            out = self._constant(super().run_node(n))
+        else:
+            out = super().run_node(n)
+        if n.op != "output":
+            n.meta["val"] = out
+        return out
+
+    def _constant(self, x):
+        if not isinstance(x, torch.Tensor) or isinstance(x, FakeTensor):
+            return x
+        return self.mode.from_tensor(x, static_shapes=True)
+
+    def _converted(self, n: fx.Node) -> tuple[torch.Tensor, ...]:
+        """What each rank holds after a change of placement: shapes follow from the splits alone."""
+        xs, _, srcs, dsts, p, rank, _, _ = fx.map_arg(n.args, lambda a: self.env[a])
+        found = []
+        for x, src, dst in zip(xs, srcs, dsts, strict=True):
+            shape = list(x.shape)
+            if src is not None:
+                shape[src[0]] = src[1] * src[2] * src[3]
+            if dst is not None:
+                shape[dst[0]] = dst[1] * _count(dst[2], p, rank) * dst[3]
+            found.append(torch.empty(shape, dtype=x.dtype, device=x.device))
+        return tuple(found)
+
+
+def _count(units, p: int, rank: int):
+    """As `count`, which knows no SymInt."""
+    return (units + (p - 1 - rank)) // p if isinstance(units, torch.SymInt) else count(units, p, rank)

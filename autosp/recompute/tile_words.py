@@ -1,0 +1,100 @@
+"""What tiling says of what it left whole: one sentence, with the rule behind it where that helps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import fx
+
+WHAT = {"loss": "the loss", "mlp": "the mlp"}
+SHAPE = {
+    "loss": "no product with a weight is followed by a loss over its features",
+    "mlp": "no product with a weight widens what another one narrows again, token by token",
+}
+
+
+OUTPUT = "the whole values are an output of the graph"
+SENT = "the whole values are sent between ranks"
+TILED = "it is tiled already"
+ONE_FEATURE = "it has one feature"
+
+
+def name_of(node: fx.Node) -> str:
+    """An operator as a rule names it."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return f"{target.namespace}.{target._opname}"
+    return str(getattr(target, "__name__", target))
+
+
+def no_rule(node: fx.Node) -> str:
+    return f"'{name_of(node)}' has no rule"
+
+
+def needs_whole(node: fx.Node) -> str:
+    return f"'{name_of(node)}' needs the tokens whole"
+
+
+def cuts_features(node: fx.Node) -> str:
+    return f"'{name_of(node)}' cuts the features"
+
+
+def reads_sum(node: fx.Node) -> str:
+    return f"'{name_of(node)}' reads a sum over the tokens"
+
+
+def biased_sum(node: fx.Node) -> str:
+    return f"'{name_of(node)}' adds a bias to a sum over the tokens"
+
+
+def two_dims(node: fx.Node) -> str:
+    return f"'{name_of(node)}' is read along two different dims"
+
+
+def gathered(notes: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """`tile mlp: model.layers.*.mlp (32 of them) stays whole: ...`; one note for layers that are alike."""
+    found: dict[tuple[str, str, str], set[str]] = {}
+    for what, module, why in notes:
+        found.setdefault((what, re.sub(r"\b\d+\b", "*", module), why), set()).add(module)
+    for (what, pattern, why), modules in found.items():
+        if not pattern and len(modules) == 1 and why == SHAPE[what]:
+            yield f"tile {what}: {why}"
+            continue
+        only = next(iter(modules))
+        name = f"{pattern} ({len(modules)} of them)" if len(modules) > 1 else only or WHAT[what]
+        yield f"tile {what}: {name} stays whole: {why}"
+
+
+def amount(count: int) -> str:
+    """A number of bytes, as read: `31.3 MiB`."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+def nothing(what: str) -> str:
+    return SHAPE[what]
+
+
+def random(node: fx.Node) -> str:
+    return f"'{name_of(node)}' draws random numbers, and tiles would draw others"
+
+
+def small(what: str, count: int, least: int) -> str:
+    held = "its widest value is" if what == "loss" else "its intermediates are"
+    return f"{held} {amount(count)}, and 'auto' makes tiles from {amount(least)}"
+
+
+def few_tokens(count: int) -> str:
+    return f"this rank holds {'no token' if not count else 'one token'}"
+
+
+def one_tile() -> str:
+    return "one tile is the whole"
+
+
+def reordered() -> str:
+    return "nothing is tiled: tiles would change the order of what ranks send"
