@@ -36,22 +36,26 @@ def plan(as_json: bool, seq: int | None, search: bool, **said: Any) -> None:
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     sys.path[:0] = [os.getcwd()] if os.getcwd() not in sys.path else []
-    from ..report import draw, fields, plain
+    from ..report import Report
 
     asked = ask(length=seq or 1024, **said)
-    longest = asked.longest() if search or seq is None else None
-    found = asked.plan() if seq or longest is None else longest
-    told = {"searched": search or seq is None}
+    searched = search or seq is None
+    longest = asked.longest() if searched else None
+    found = longest if longest and not seq else asked.plan()
+    _say(Report(found, longest, searched), as_json)
+    if found.memory is not None and not found.fits:
+        raise SystemExit(1)
+
+
+def _say(report: Any, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(fields(found, longest, **told), indent=2))
+        click.echo(json.dumps(report.fields(), indent=2))
     elif sys.stdout.isatty():
         from rich.console import Console
 
-        draw(Console(), found, longest, **told)
+        report.draw(Console())
     else:
-        click.echo(plain(found, longest, **told))
-    if found.memory is not None and not found.fits:
-        raise SystemExit(1)
+        click.echo(report.text())
 
 
 def ask(model: str, spec: str | None, batch: int, dtype: str, length: int, **said: Any) -> Any:

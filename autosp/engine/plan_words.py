@@ -44,6 +44,16 @@ def no_length(names: list[str], axis: str) -> Problem:
     )
 
 
+def no_step(model: str) -> Problem:
+    """A program without a backward."""
+    return Problem(
+        what=f"no gradient flows to a parameter of {model} on these inputs",
+        rule="memory is predicted for a training step: a forward that gives a loss, and its backward",
+        fix="give the inputs that the loss needs (labels), and parameters that require a gradient",
+        where="plan.max_seq_len",
+    )
+
+
 def reserve(device: Device) -> str:
     """What a device's description holds back."""
     return (

@@ -96,7 +96,10 @@ class Request:
         """The peak at this length; where the budget follows the device, the smallest that can be chosen."""
         begin = time.perf_counter()
         room = 0 if self.recompute.budget == "auto" else self.available
-        peak = self._planned(self.of_length(length), room).peak_bytes
+        plan = self._planned(self.of_length(length), room)
+        if plan.memory is None:
+            raise PlanError(words.no_step(type(self.model).__name__))
+        peak = plan.peak_bytes
         told = words.tried(length, peak, self.device, time.perf_counter() - begin)
         print(told, file=sys.stderr, flush=True)
         return peak

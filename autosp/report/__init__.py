@@ -1,5 +1,5 @@
 """Reads results and words them; nothing but the command line imports it."""
 
-from .plan import draw, fields, plain
+from .plan import Report
 
-__all__ = ["draw", "fields", "plain"]
+__all__ = ["Report"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import attrs
+
 from .memory import Memory
 from .words import duration, size
 
@@ -50,23 +52,34 @@ def seconds_text(plan: Plan) -> str:
     return f"{duration(plan.step_seconds)}: {', '.join(parts)}"
 
 
-def explain(plan: Plan) -> str:
-    """The summary; with memory, a line for each of its rows, the verdict and every assumption."""
-    return "\n".join([plan.summary(), *_memory_lines(plan)])
+@attrs.frozen
+class Section:
+    """A title over rows, and lines of text."""
+
+    title: str = ""
+    rows: tuple[Row, ...] = ()
+    text: tuple[str, ...] = ()
 
 
-def _memory_lines(plan: Plan) -> Iterator[str]:
+def sections(plan: Plan, *answers: str) -> Iterator[Section]:
+    """What there is to say of a plan, in reading order; `answers` stand beside whether it fits."""
+    yield Section(text=tuple(plan.summary().splitlines()))
     if plan.memory is None:
         return
-    yield f"  step {seconds_text(plan)}"
-    yield f"memory of a rank at length {plan.length:,}, {plan.recompute}" + (
-        f" ({plan.recomputed})" if plan.recomputed else ""
-    )
-    yield from lines(memory_rows(plan.memory))
-    yield "saved from forward to backward"
-    yield from lines(saved_rows(plan.memory))
-    yield verdict(plan)
-    yield from (f"  assumed: {text}" for text in plan.memory.assumptions)
+    title = "memory of a rank" + (f" at length {plan.length:,}" if plan.length else "")
+    yield Section(title, memory_rows(plan.memory))
+    yield Section("saved from forward to backward", saved_rows(plan.memory))
+    yield Section(text=(f"step {seconds_text(plan)}", f"{plan.recompute}: {plan.recomputed}", verdict(plan), *answers))
+    yield Section("assumed", text=plan.memory.assumptions)
+
+
+def explain(plan: Plan, *answers: str) -> str:
+    """The sections as lines of text."""
+    found: list[str] = []
+    for section in sections(plan, *answers):
+        found += [section.title] if section.title else []
+        found += [*lines(section.rows), *(f"  {t}" if section.title else t for t in section.text)]
+    return "\n".join(found)
 
 
 def lines(rows: tuple[Row, ...]) -> Iterator[str]:
