@@ -15,12 +15,13 @@ from torch import fx
 from ..capture import Captured, Output, capture
 from ..errors import EngineError, PlanError, Problem, did_you_mean
 from ..lower import Rank, check, lower
-from ..recompute import Decision
+from ..recompute import Decision, tile
+from ..recompute.notes import tile_notes
 from ..solve import Device, Ends, Plan, load_device, solve
 from ..spec import Recompute, Spec
 from ..spec.policies import as_recompute
 from .agree import Agreement
-from .dump import dump
+from .dump import dump, dump_recompute
 from .failures import refuse_own_backwards
 from .inner import compile_inner, decompositions_of
 from .marks import layout_of
@@ -115,6 +116,9 @@ class Backend:
         local = lower(plan, rank)
         check(plan, local, complete=self.options.complete)
         dump(self.spec, captured, plan, local, self.mesh.rank)
+        if captured.training and self.options.inner != "eager":  # without a joint graph all is held anyway
+            local, tiled, notes = tile(local, self.spec.tile, captured.hints)
+            plan = attrs.evolve(plan, notes=(*plan.notes, *tile_notes(tiled, notes)))
         self.plans.append(plan)
         self.on_plan(plan)
         return local, dynamic
@@ -124,10 +128,12 @@ class Backend:
         if self.options.inner == "eager":
             return None
         policy = as_recompute(self.options.recompute, self.spec, "autosp.compile(recompute=...)")
-        return decided(
+        found = decided(
             policy, self.plans[-1], local, examples, self.agreement, self.options.states,
             decompositions_of(self.options.inner),
         )  # fmt: skip
+        dump_recompute(found, local, self.mesh.rank)
+        return found
 
     def _mean_over(self) -> tuple[str, ...]:
         """The axes beside our own that the loss is a mean over; a forward without a loss has none."""

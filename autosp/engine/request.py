@@ -107,18 +107,22 @@ class Request:
     def _planned(self, inputs: Mapping[str, Any], room: int) -> Plan:
         """The plan, and what is predicted of it where activations and gradients have `room` bytes."""
         from ..recompute.predict import predict
+        from ..recompute.notes import tile_notes
 
         solved, examples = self._solved(inputs)
-        found = predict(solved, self.recompute, examples=examples, limit=room)
+        found = predict(solved, self.recompute, self.spec.tile, examples=examples, limit=room)
         length = next((inputs[name].shape[d] for name, d in sorted(self._lengths())), None)
         solved = attrs.evolve(solved, length=length, recompute=str(self.recompute))
         if found is None:
             return solved
+        decision = found.decision
         return attrs.evolve(
             solved,
-            memory=memory_of(self.state, self.setting, found, self._assumed(length)),
-            recomputed=found.text,
-            recompute_seconds=found.seconds,
+            memory=memory_of(self.state, self.setting, decision, self._assumed(length)),
+            recomputed=decision.text,
+            recompute_seconds=decision.seconds,
+            tiled=found.tiled,
+            notes=(*solved.notes, *found.notes),
             longest=self.longest,
         )
 

@@ -2,6 +2,7 @@
 
 from .decide import Decision, decide
 from .partition import Choice, Partitioner
-from .predict import predict
+from .predict import Prediction, predict
+from .tile import Tiled, tile
 
-__all__ = ["Choice", "Decision", "Partitioner", "decide", "predict"]
+__all__ = ["Choice", "Decision", "Partitioner", "Prediction", "Tiled", "decide", "predict", "tile"]

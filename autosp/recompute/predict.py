@@ -4,24 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
+
 from ..lower import Rank, lower
 from ..solve import Plan
-from ..spec import Recompute
+from ..spec import Recompute, Tile
 from .decide import Decision, decide
+from .tile import Tiled, tile
 
 FIRST = Rank(0, "predicted", complete=False)  # the rank whose part is never the smaller one
 
 
+@attrs.frozen(eq=False)
+class Prediction:
+    """What one rank does with memory: its decision, what is computed in tiles, and what is not and why."""
+
+    decision: Decision
+    tiled: tuple[Tiled, ...]
+    notes: tuple[str, ...]
+
+
 def predict(
-    plan: Plan, recompute: Recompute, *, examples: Sequence, limit: int | None = None, rank: Rank = FIRST
-) -> Decision | None:
+    plan: Plan,
+    recompute: Recompute,
+    tiles: Sequence[Tile] = (),
+    *,
+    examples: Sequence,
+    limit: int | None = None,
+    rank: Rank = FIRST,
+) -> Prediction | None:
     """What one rank saves, recomputes and holds at the peak; None where no gradient flows.
 
     examples: the values of the captured graph's placeholders, fake or real. limit: bytes that
-    activations may take, for a policy with a budget of bytes or `auto`.
+    activations and gradients may take, for a policy with a budget of bytes or `auto`.
     """
-    local = lower(plan, rank)
-    return decide(local, examples, recompute, device=plan.device, p=plan.p, limit=limit, plan=plan.fingerprint())
+    local, tiled, notes = tile(lower(plan, rank), tiles, plan.problem.captured.hints)
+    found = decide(local, examples, recompute, device=plan.device, p=plan.p, limit=limit, plan=plan.fingerprint())
+    return None if found is None else Prediction(found, tiled, notes)
 
 
-__all__ = ["FIRST", "predict"]
+__all__ = ["FIRST", "Prediction", "predict"]
