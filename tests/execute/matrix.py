@@ -10,8 +10,8 @@ import multiprocessing
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 
 import attrs
@@ -109,13 +109,17 @@ def simulate_row(cells: Sequence[Cell]) -> dict[Cell, object]:
     return found
 
 
-def simulate_all(cells: Iterable[Cell], workers: int = 2) -> Iterator[dict[Cell, object]]:
-    """Verdicts by cell, a row at a time, by processes of their own."""
+def simulate_rows(pool: Executor, cells: Iterable[Cell]) -> dict[str, Future]:
+    """Verdicts by cell, to come, by row: a row is one task."""
     rows: dict[str, list[Cell]] = {}
     for cell in cells:
         rows.setdefault(cell[0], []).append(cell)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(simulate_row, rows.values())
+    return {row: pool.submit(simulate_row, chosen) for row, chosen in rows.items()}
+
+
+def workers(count: int = 2) -> Executor:
+    """Processes that simulate."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
 
 
 def launch_all(cells: Sequence[Cell]) -> dict[Cell, object]:
@@ -209,8 +213,9 @@ def main(argv: Sequence[str]) -> int:
         RESULTS.write_text(json.dumps(texts, indent=1) + "\n")
 
     simulated = [cell for cell in cells if BY_TITLE[cell[1]].simulated]
-    for found in simulate_all(simulated):
-        keep(found)
+    with workers() as pool:
+        for row in simulate_rows(pool, simulated).values():
+            keep(row.result())
     for title in dict.fromkeys(title for _, title in cells if not BY_TITLE[title].simulated and title != PEER):
         keep(launch_all([cell for cell in cells if cell[1] == title]))
     for row, title in cells:

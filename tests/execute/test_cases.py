@@ -7,7 +7,7 @@ import itertools
 import torch
 
 from tests.execute.case import IGNORED, Case, build_batch
-from tests.execute.cases import CASES, FACTORS
+from tests.execute.cases import CASES, FACTORS, QUICK
 from tests.execute.pairwise import pairs_of, pairwise
 
 
@@ -22,8 +22,10 @@ def test_every_pair_of_values_is_shown():
         assert {((a, x), (b, y)) for x in first for y in second} <= shown
 
 
-def test_inductor_is_shown():
-    assert any(case.backend == "inductor" for case in CASES)
+def test_the_default_run_has_every_mesh_every_path_and_inductor():
+    assert {(case.dp, case.sp) for case in QUICK} == {(1, 2), (1, 4), (2, 2)}
+    assert {case.path for case in QUICK} == {"plain", "zero0", "zero1"}
+    assert any(case.backend == "inductor" for case in QUICK)
 
 
 def test_a_masked_prompt_leaves_the_first_shard_without_a_valid_token():

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from autosp.cli.parity import page as words_of
-from tests.execute.matrix import BY_TITLE, COLUMNS, PAGE, PEER, ROWS, not_there, simulate_all
+from tests.execute.matrix import BY_TITLE, COLUMNS, PAGE, PEER, ROWS, not_there
 
 SIMULATED = [column.title for column in COLUMNS if column.simulated]
 ALIKE = ("sp 2", "sp 4", "dp 2 x sp 4", "no label", "accumulate", "right", "left")  # two traces serve them all
@@ -29,16 +29,10 @@ def _chosen() -> list[tuple[str, str]]:
 CELLS = _chosen()
 
 
-@pytest.fixture(scope="module")
-def verdicts(request: pytest.FixtureRequest) -> dict:
-    """All selected cells, by two processes."""
-    selected = [item.callspec.params["cell"] for item in request.session.items if "verdicts" in item.fixturenames]
-    return {cell: verdict for found in simulate_all(selected) for cell, verdict in found.items()}
-
-
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell[0]}-{cell[1]}")
-def test_a_cell_of_the_matrix_is_exact(cell: tuple[str, str], verdicts: dict) -> None:
-    assert verdicts[cell].exact, words_of(verdicts[cell])
+def test_a_cell_of_the_matrix_is_exact(cell: tuple[str, str], simulated: dict) -> None:
+    verdict = simulated[cell[0]].result()[cell]
+    assert verdict.exact, words_of(verdict)
 
 
 def test_they_are_half_of_the_page_with_every_row_and_every_simulated_column():

@@ -8,7 +8,7 @@ import pytest
 
 from autosp.cli._launch import Outcome, errors, launch
 from tests.execute.case import Case
-from tests.execute.cases import BY_HAND, CASES
+from tests.execute.cases import CASES, QUICK
 from tests.execute.programs import Result
 from tests.execute.reference import LOSS_BAR, Reference, loss_error, reference
 
@@ -20,9 +20,7 @@ def _parameters(cases: list[Case]) -> list:
 
 
 def _marks(case: Case) -> list:
-    """Four processes on two cores take their time: of those, the default run has what is chosen by hand."""
-    slow = case.world == 4 and case not in BY_HAND
-    return [pytest.mark.inductor] * (case.backend == "inductor") + [pytest.mark.slow] * slow
+    return [pytest.mark.inductor] * (case.backend == "inductor") + [pytest.mark.slow] * (case not in QUICK)
 
 
 @pytest.fixture(scope="module")
