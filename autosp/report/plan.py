@@ -58,6 +58,7 @@ class Report:
             "recompute_seconds": plan.recompute_seconds,
             "recompute": plan.recompute,
             "recomputed": plan.recomputed,
+            "tiled": [attrs.asdict(t) for t in plan.tiled],
             "reshards": [attrs.asdict(r) for r in plan.reshards],
             "notes": list(plan.notes),
             "fingerprint": plan.fingerprint(),

@@ -53,11 +53,12 @@ def load_device(name: str) -> Device:
             return parse_device(f.read(), name)
     known = list(listing("devices"))
     if name not in known:
+        begins = next((each for each in known if name and each.startswith(name)), None)
         raise SpecError(
             Problem(
                 what=f"no device '{name}'",
                 rule="a device is a file specs/devices/NAME.device, or a path that ends in .device",
-                fix=did_you_mean(name, known, f"one of: {', '.join(sorted(known))}"),
+                fix=did_you_mean(begins or name, known, f"one of: {', '.join(sorted(known))}"),
                 where="device",
             )
         )

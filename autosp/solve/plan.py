@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 from torch import fx
@@ -59,7 +60,8 @@ class Plan:
     seconds: predicted compute and communication of one step (forward and backward).
 
     What `autosp.plan` adds: length, of the whole sequence; memory, at the peak of the fullest rank;
-    recompute, the setting, with what came of it in `recomputed` and the seconds that it costs.
+    recompute, the setting, with what came of it in `recomputed` and the seconds that it costs;
+    tiled, what is computed in tiles (`autosp.recompute.tile.Tiled`).
     """
 
     problem: Problem = attrs.field(repr=False)
@@ -81,6 +83,7 @@ class Plan:
     recompute: str = ""
     recomputed: str = ""
     recompute_seconds: float = 0.0
+    tiled: tuple[Any, ...] = ()
     _longest: Callable[[], Plan | None] | None = attrs.field(default=None, repr=False)
 
     @property

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from autosp.errors import PlanError
+from autosp.recompute.tile import Tiled
 from autosp.report import Report
 from autosp.solve.memory import Memory
 from tests.lower.models import Llama, planned
@@ -33,6 +34,10 @@ def with_memory():
     plan = attrs.evolve(
         planned(Llama(layers=1), 4, "ulysses"), memory=MEMORY, length=8192, recompute="recompute sac budget auto",
         recomputed="the least time that fits", recompute_seconds=0.25,
+        tiled=(
+            Tiled("loss", "lm_head", 32, 32 * GIB, GIB, "llama.py:9"),
+            *(Tiled("mlp", f"model.layers.{i}.mlp", 4, 8 * GIB, 2 * GIB, "llama.py:3") for i in range(2)),
+        ),
     )  # fmt: skip
     return plan, attrs.evolve(plan, length=65536)
 
