@@ -21,7 +21,7 @@ from ..rules import default_rules
 from ..spec import Tile
 from . import tile_words as words
 from .tile_emit import Cut, collectives, emit, in_place_of, placements
-from .tile_hoist import hoist
+from .tile_hoist import hoist, last_products
 from .tile_region import Region, Track, grow
 from .tile_values import Values, quiet
 
@@ -81,18 +81,6 @@ def _prepared(work: fx.GraphModule, values: Values, hints: Mapping | None) -> Va
     return Values(work, values.book, hints) if hoist(values, last_products(values)) else values
 
 
-def last_products(values: Values) -> list[fx.Node]:
-    """The products with a weight that no other one follows: a language model's head."""
-    found, before = [], set()
-    for node in reversed(values.gm.graph.nodes):
-        follows = node in before
-        if values.weighted(node) is not None and not follows:
-            found.append(node)
-        if follows or node in found:
-            before.update(node.all_input_nodes)
-    return found[::-1]
-
-
 class _Tiling:
     def __init__(self, gm: fx.GraphModule, values: Values, wanted: dict):
         self.gm, self.values, self.wanted = gm, values, wanted
@@ -119,7 +107,7 @@ class _Tiling:
                 self._note("loss", region, region.fault or words.random(region.random))
             elif _is_loss(region):
                 self._make("loss", region)
-        if not again and not any(_is_loss(r) or r.fault for r in found):
+        if not again and not any(_is_loss(r) or r.fault or r.random for r in found):
             self.notes.append(("loss", "", words.nothing("loss")))
 
     def _mlps(self) -> None:

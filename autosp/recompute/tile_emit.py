@@ -44,9 +44,9 @@ def emit(gm: fx.GraphModule, values: Values, cuts: list[Cut]) -> fx.GraphModule:
     return in_place_of(gm, _Emitter(values, cuts).run())
 
 
-def collectives(gm: fx.GraphModule) -> list[tuple]:
-    """What the graph sends between ranks, in order."""
-    return [(n.target, n.args[1:]) for n in gm.graph.nodes if n.target in COLLECTIVE]
+def collectives(gm: fx.GraphModule) -> list[str]:
+    """What the graph sends between ranks, in order, by the names that a copy keeps."""
+    return [n.name for n in gm.graph.nodes if n.target in COLLECTIVE]
 
 
 def in_place_of(gm: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:

@@ -1,7 +1,7 @@
 """A slice of the tokens, moved from behind a product and what follows it to its activation.
 
-`logits[:, :-1]` needs the tokens whole, so no tile could hold it; `x[:, :-1]` stands before the
-tiles, and every call between has fewer tokens to work on.
+`logits[:, :-1]` needs the tokens whole: no tile could hold it, and ranks that split the tokens
+would have to gather the logits. `x[:, :-1]` stands before both.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import attrs
 import torch
 from torch import fx
 
-from ..rules import op_name
+from ..capture import Captured, tensors_of
+from ..rules import RuleBook, default_rules, op_name
 from ..rules.localise import TABLE
+from ..solve.problem import concrete
 from .tile_region import begin
-from .tile_values import Ref, Values, ref
+from .tile_values import Ref, Values, quiet, ref
 
 aten = torch.ops.aten
 SLICES = (aten.slice.Tensor, aten.narrow.default)
@@ -27,6 +29,27 @@ class Step:
 
     node: fx.Node
     cuts: dict[Ref, int]
+
+
+def hoisted(captured: Captured, book: RuleBook | None = None) -> Captured:
+    """A program with its slices of tokens before its last products, for the solver: a slice needs
+    the tokens whole, and then the activation is gathered instead of the logits."""
+    values = Values(captured.graph, book or default_rules(), captured.hints, known=True)
+    with quiet(captured.graph):
+        hoist(values, last_products(values))
+    return captured
+
+
+def last_products(values: Values) -> list[fx.Node]:
+    """The products with a weight that no other one follows: a language model's head."""
+    found, before = [], set()
+    for node in reversed(values.gm.graph.nodes):
+        follows = node in before
+        if values.weighted(node) is not None and not follows:
+            found.append(node)
+        if follows or node in found:
+            before.update(node.all_input_nodes)
+    return found[::-1]
 
 
 def hoist(values: Values, seeds: list[fx.Node]) -> bool:
@@ -53,7 +76,7 @@ def _dim(values: Values, node: fx.Node) -> int:
 def _steps(values: Values, slice_: fx.Node, seeds: list[fx.Node]) -> list[Step]:
     """The calls from a seed to the slice, which alone reads each; empty where there is no such chain."""
     dim, current, found = _dim(values, slice_), ref(slice_.args[0])[0], []
-    if values.shape((slice_, 0)) == values.shape(ref(slice_.args[0])):
+    if _keeps_all(values, slice_) or any(u.op == "output" for u in slice_.users):
         return []
     while True:
         step = _step(values, current, dim)
@@ -67,6 +90,10 @@ def _steps(values: Values, slice_: fx.Node, seeds: list[fx.Node]) -> list[Step]:
         if len(before) != 1:
             return []
         current, dim = before[0][0], step.cuts[before[0]]
+
+
+def _keeps_all(values: Values, slice_: fx.Node) -> bool:
+    return values.shape((slice_, 0)) == values.shape(ref(slice_.args[0]))
 
 
 def _leads_to(node: fx.Node, seeds: list[fx.Node]) -> bool:
@@ -85,8 +112,10 @@ def _leads_to(node: fx.Node, seeds: list[fx.Node]) -> bool:
 def _step(values: Values, node: fx.Node, dim: int) -> Step | None:
     """The operands that a slice of a call's result along `dim` cuts; None where it is not one of theirs."""
     call = values.call(node) if node.op == "call_function" else None
-    if call is None or call.random or op_name(node.target) in TABLE or len(call.results) != 1:
+    if call is None or call.random or len(call.results) != 1:
         return None
+    if op_name(node.target) in TABLE and not (node.target is aten.slice.Tensor and _keeps_all(values, node)):
+        return None  # sizes among its arguments would be other ones
     factors = call.results[0][dim]
     if len(factors) != 1 or call.kinds[factors[0]] != "pass":
         return None
@@ -107,7 +136,7 @@ def _move(values: Values, slice_: fx.Node, steps: list[Step]) -> None:
         for step in steps:
             inputs = {r: made[r] if r in made else cut(r, d) for r, d in step.cuts.items()}
             by_node = {n: inputs[ref(n)] for n in step.node.all_input_nodes if ref(n) in inputs}
-            new = graph.node_copy(step.node, lambda n, by_node=by_node: by_node.get(n, n))
+            new = _valued(graph.node_copy(step.node, lambda n, by_node=by_node: by_node.get(n, n)))
             made[step.node, 0] = new
     slice_.replace_all_uses_with(made[steps[-1].node, 0])
     graph.erase_node(slice_)
@@ -118,9 +147,17 @@ def _cutter(graph: fx.Graph, slice_: fx.Node) -> Callable[[Ref, int], fx.Node]:
         source = r[0] if isinstance(r[0].meta["val"], torch.Tensor) else next(u for u in r[0].users if ref(u) == r)
         new = graph.call_function(slice_.target, (source, dim, *slice_.args[2:]))
         new.meta = dict(slice_.meta)
-        return new
+        return _valued(new)
 
     return cut
 
 
-__all__ = ["hoist"]
+def _valued(node: fx.Node) -> fx.Node:
+    """The node with the fake value of its call."""
+    mode = next(t.fake_mode for n in node.all_input_nodes for t in tensors_of(n.meta["val"]))
+    with mode, torch.no_grad():
+        node.meta["val"] = node.target(*concrete(node.args), **concrete(node.kwargs))
+    return node
+
+
+__all__ = ["hoist", "hoisted", "last_products"]

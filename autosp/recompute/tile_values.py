@@ -39,12 +39,14 @@ def ref(node: fx.Node) -> Ref:
 class Values:
     """The values of one graph; `hints` are the numbers that symbolic sizes had in the example."""
 
-    def __init__(self, gm: fx.GraphModule, book: RuleBook, hints: Mapping | None = None):
+    def __init__(self, gm: fx.GraphModule, book: RuleBook, hints: Mapping | None = None, known: bool = False):
+        """known: every node has its fake value already."""
         self.gm, self.book, self.hints = gm, book, hints or {}
         self.order = {n: i for i, n in enumerate(gm.graph.nodes)}
         self._calls: dict[fx.Node, Projection | None] = {}
-        with quiet(gm):
-            run_shapes(gm)
+        if not known:
+            with quiet(gm):
+                run_shapes(gm)
 
     def tensor(self, r: Ref) -> torch.Tensor:
         """A fake tensor of the value's shape and dtype."""
