@@ -11,7 +11,7 @@ from autosp.cli.parity import judge, page
 from tests.execute import flex
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_the_forward_with_heads_split(world: int) -> None:
     """3 kv heads: on 2 ranks one holds two groups of query heads, the other one."""
     items = [("eager", False), ("aot_eager", False), ("aot_eager", True)]
