@@ -68,5 +68,10 @@ def positions(length: int, known: int) -> str:
 
 
 def tried(length: int, peak: int, device: Device, seconds: float) -> str:
-    """A line of progress."""
+    """A line of progress: the program's peak with the states that last."""
     return f"autosp: length {length:,}: {size(peak)} of {size(device.usable)} ({seconds:.0f} s)"
+
+
+def tried_shallow(layers: int, seconds: float) -> str:
+    """A line of progress."""
+    return f"autosp: {layers} layers, to know where to begin ({seconds:.0f} s)"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -22,7 +19,6 @@ from ..spec.policies import as_recompute
 from . import plan_words as words
 from .compile import resolve_spec
 from .fakes import built, cast_of, fake_inputs, fake_model, without_cache
-from .longest import STEP, longest
 from .marks import layout_of
 from .mesh import solved_axis
 from .traced import planned
@@ -48,20 +44,22 @@ class Request:
 
     def plan(self) -> Plan:
         """The plan for the inputs as they were given."""
-        return self._planned(self.inputs, self.available)
+        return self.predicted(self.inputs, self.available)[0]
 
     def at(self, length: int) -> Plan:
         """The plan for inputs of this length. Raises PlanError where no input has a length."""
-        return self._planned(self.of_length(length), self.available)
+        return self.predicted(self.of_length(length), self.available)[0]
 
     def longest(self) -> Plan | None:
         """The plan for the longest length whose peak fits, solved for it; None where none does. It is kept.
 
         The length is a multiple of 1024 and of the ranks, within one percent of the longest.
-        Raises as `at`.
+        Raises as `at`, and PlanError where nothing is trained.
         """
+        from .searching import Search
+
         if "longest" not in self._kept:
-            self._kept["longest"] = self._longest()
+            self._kept["longest"] = Search(self).run()
         return self._kept["longest"]
 
     @property
@@ -81,50 +79,29 @@ class Request:
 
         return fake_inputs(self.inputs, self.mode, shape=shape)
 
-    def _longest(self) -> Plan | None:
-        known, step = {0: self.state.lasting}, math.lcm(STEP, self.sp)
-        if self.state.total + self.state.working > self.device.usable:
-            return None
-        while (length := longest(self._least, self.device.usable, known, step=step)) > 0:
-            plan = self.at(length)
-            if plan.fits:
-                return plan
-            known[length] = plan.peak_bytes  # what was chosen takes more than what was possible
-        return None
-
-    def _least(self, length: int) -> int:
-        """The peak at this length; where the budget follows the device, the smallest that can be chosen."""
-        begin = time.perf_counter()
-        room = 0 if self.recompute.budget == "auto" else self.available
-        plan = self._planned(self.of_length(length), room)
-        if plan.memory is None:
-            raise PlanError(words.no_step(type(self.model).__name__))
-        peak = plan.peak_bytes
-        told = words.tried(length, peak, self.device, time.perf_counter() - begin)
-        print(told, file=sys.stderr, flush=True)
-        return peak
-
-    def _planned(self, inputs: Mapping[str, Any], room: int) -> Plan:
-        """The plan, and what is predicted of it where activations and gradients have `room` bytes."""
-        from ..recompute.predict import predict
+    def predicted(self, inputs: Mapping[str, Any], room: int) -> tuple[Plan, int]:
+        """The plan, and the bytes of the program's own peak with the states that last, where activations
+        and gradients have `room` bytes. Without a backward there is no memory, and 0 bytes."""
         from ..recompute.notes import tile_notes
+        from ..recompute.predict import predict
 
         solved, examples = self._solved(inputs)
         found = predict(solved, self.recompute, self.spec.tile, examples=examples, limit=room)
         length = next((inputs[name].shape[d] for name, d in sorted(self._lengths())), None)
         solved = attrs.evolve(solved, length=length, recompute=str(self.recompute))
         if found is None:
-            return solved
+            return solved, 0
         decision = found.decision
-        return attrs.evolve(
+        plan = attrs.evolve(
             solved,
             memory=memory_of(self.state, self.setting, decision, self._assumed(length)),
             recomputed=decision.text,
             recompute_seconds=decision.seconds,
             tiled=found.tiled,
-            notes=(*solved.notes, *found.notes),
+            notes=(*solved.notes, *tile_notes(found.tiled, found.notes)),
             longest=self.longest,
         )
+        return plan, self.state.lasting + decision.peak
 
     def _solved(self, inputs: Mapping[str, Any]) -> tuple[Plan, Sequence]:
         """The plan without memory; that of the last shapes is kept."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -54,17 +52,6 @@ def seconds_text(plan: Plan) -> str:
     return f"{duration(plan.step_seconds)}: {', '.join(parts)}"
 
 
-def tiled_lines(plan: Plan) -> Iterator[str]:
-    """What is computed in tiles, alike ones of repeated layers as one."""
-    places = [re.sub(r"\.\d+(?=\.|$)", ".*", each.module) or "<model>" for each in plan.tiled]
-    alike = Counter(
-        (each.what, place, each.tiles, each.bytes_whole, each.bytes_tile)
-        for each, place in zip(plan.tiled, places, strict=True)
-    )
-    for (what, place, tiles, whole, part), count in alike.items():
-        yield f"tile {what}: {count} x {place} in {tiles} tiles, {size(part)} at a time of {size(whole)}"
-
-
 @attrs.frozen
 class Section:
     """A title over rows, and lines of text."""
@@ -82,8 +69,7 @@ def sections(plan: Plan, *answers: str) -> Iterator[Section]:
     title = "memory of a rank" + (f" at length {plan.length:,}" if plan.length else "")
     yield Section(title, memory_rows(plan.memory))
     yield Section("saved from forward to backward", saved_rows(plan.memory))
-    how = (f"{plan.recompute}: {plan.recomputed}", *tiled_lines(plan))
-    yield Section(text=(f"step {seconds_text(plan)}", *how, verdict(plan), *answers))
+    yield Section(text=(f"step {seconds_text(plan)}", f"{plan.recompute}: {plan.recomputed}", verdict(plan), *answers))
     yield Section("assumed", text=plan.memory.assumptions)
 
 

@@ -34,10 +34,7 @@ def with_memory():
     plan = attrs.evolve(
         planned(Llama(layers=1), 4, "ulysses"), memory=MEMORY, length=8192, recompute="recompute sac budget auto",
         recomputed="the least time that fits", recompute_seconds=0.25,
-        tiled=(
-            Tiled("loss", "lm_head", 32, 32 * GIB, GIB, "llama.py:9"),
-            *(Tiled("mlp", f"model.layers.{i}.mlp", 4, 8 * GIB, 2 * GIB, "llama.py:3") for i in range(2)),
-        ),
+        tiled=(Tiled("loss", "lm_head", 32, 32 * GIB, GIB, "llama.py:9"),),
     )  # fmt: skip
     return plan, attrs.evolve(plan, length=65536)
 
@@ -94,6 +91,7 @@ def test_the_fields_are_those_of_the_plan(plan, longer):
     assert found["memory"]["saved"]["residual"] == 4 * GIB
     assert found["memory"]["saved_bytes"] == 6 * GIB + 4
     assert found["step_seconds"] == pytest.approx(plan.compute_seconds + plan.communication_seconds + 0.25)
+    assert found["tiled"][0]["tiles"] == 32
     assert [r["kind"] for r in found["reshards"]] == [r.kind for r in plan.reshards]
 
 
