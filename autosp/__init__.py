@@ -24,6 +24,7 @@ _HOME = {
     "compile": "autosp.engine",
     "backend": "autosp.engine",
     "plan": "autosp.engine",
+    "measure": "autosp.engine",
 }
 _SUBMODULES = ("deepspeed", "errors", "rules")
 

@@ -3,6 +3,7 @@
 from .backend import Backend, Options
 from .compile import backend, compile
 from .data import sampler
+from .measuring import Measured, measure
 from .planning import plan
 
-__all__ = ["Backend", "Options", "backend", "compile", "plan", "sampler"]
+__all__ = ["Backend", "Measured", "Options", "backend", "compile", "measure", "plan", "sampler"]

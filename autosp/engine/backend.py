@@ -123,13 +123,17 @@ class Backend:
         self.on_plan(plan)
         return local, dynamic
 
+    @property
+    def policy(self) -> Recompute:
+        """What is recomputed, as the call or the spec says."""
+        return as_recompute(self.options.recompute, self.spec, "autosp.compile(recompute=...)")
+
     def _decided(self, local: fx.GraphModule, examples: Sequence) -> Decision | None:
         """What is recomputed; without a joint graph nothing can be."""
         if self.options.inner == "eager":
             return None
-        policy = as_recompute(self.options.recompute, self.spec, "autosp.compile(recompute=...)")
         found = decided(
-            policy, self.plans[-1], local, examples, self.agreement, self.options.states,
+            self.policy, self.plans[-1], local, examples, self.agreement, self.options.states,
             decompositions_of(self.options.inner),
         )  # fmt: skip
         dump_recompute(found, local, self.mesh.rank)

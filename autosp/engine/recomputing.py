@@ -53,7 +53,7 @@ def decided(
     choice is asked for, or all of it fits anyway. Raises RankError where ranks ask for different things."""
     if not plan.problem.captured.training or policy.mode == "none":
         return _agreed(policy, None, agreement)
-    limit = _limit(policy, states.of(plan.problem.captured, examples), plan.device)
+    limit = limit_of(policy, states.of(plan.problem.captured, examples), plan.device)
     found = None
     if agreement.mesh.rank == 0 and not (policy.budget == "auto" and _most(plan) <= limit):
         found = decide(
@@ -72,7 +72,8 @@ def device_memory(device: Device) -> Device:
     return attrs.evolve(device, memory=torch.cuda.mem_get_info()[1])
 
 
-def _limit(policy: Recompute, state: State, device: Device) -> int | None:
+def limit_of(policy: Recompute, state: State, device: Device) -> int | None:
+    """What a policy leaves to activations and gradients, in bytes; None where it says nothing in bytes."""
     rest = state.parameters + state.optimizer
     if policy.budget == "auto":
         return device_memory(device).usable - rest

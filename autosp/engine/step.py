@@ -17,6 +17,7 @@ from ..errors import EngineError, InputError, Problem
 from ..spec import Spec, annotation_of, check_inputs
 from .agree_words import batch_notes
 from .backend import Backend
+from .clock import Clock
 from .failures import as_raised, placed
 from .marks import layout_of, nothing_known
 
@@ -34,8 +35,11 @@ class Step:
         self.spec, self.agreement, self.mesh = backend.spec, backend.agreement, backend.mesh
         self.signature = inspect.signature(module.forward)
         self.compared = False
+        self.clock = Clock()
 
     def __call__(self, *args, **kwargs):
+        if self.module.training and torch.is_grad_enabled():
+            self.clock.tick()
         with self.agreement.attempt():
             if any(isinstance(module, FSDPModule) for module in self.module.modules()):
                 raise EngineError(fully_sharded(type(self.module).__name__))

@@ -1,0 +1,93 @@
+"""`autosp.measure`: what was predicted of a compiled model against what its steps took."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+
+from ..errors import EngineError, Problem
+from ..recompute import predict
+from ..solve import Plan
+from ..solve.words import size
+from .backend import Backend
+from .mesh import is_deepspeed
+from .recomputing import limit_of
+from .step import Step
+
+
+@attrs.frozen
+class Measured:
+    """Predicted and measured, of the last whole step (from one call to the next, so with the optimizer).
+
+    peak bytes: of one rank, measured where the device counts its allocations (CUDA), else None.
+    seconds: predicted of forward and backward, by the device that the plan is for.
+    """
+
+    predicted_peak: int | None
+    measured_peak: int | None
+    predicted_seconds: float
+    measured_seconds: float
+    device: str
+    calls: int
+
+    def __str__(self) -> str:
+        ratio = self.predicted_seconds / self.measured_seconds
+        lines = [
+            f"step   predicted {self.predicted_seconds:.4f} s on {self.device} (forward and backward), "
+            f"measured {self.measured_seconds:.4f} s (a whole step): {ratio:.2f}"
+        ]
+        if self.predicted_peak is None:
+            return "\n".join([*lines, "peak   not predicted: no gradient flows"])
+        peak = f"peak   predicted {size(self.predicted_peak)}"
+        if self.measured_peak is None:
+            return "\n".join([*lines, f"{peak}, not measured: this device does not count its allocations"])
+        ratio = self.predicted_peak / self.measured_peak
+        return "\n".join([*lines, f"{peak}, measured {size(self.measured_peak)}: {ratio:.3f}"])
+
+
+def measure(model_or_engine) -> Measured:
+    """Predicted against measured, of a model or a DeepSpeed engine that autosp.compile gave back.
+
+    The peak is predicted here, if it was not when the model was compiled: that takes a trace.
+    Raises EngineError for what was not compiled, and before three training steps.
+    """
+    module = model_or_engine.module if is_deepspeed(model_or_engine) else model_or_engine
+    step = getattr(module, "_compiled_call_impl", None)
+    if not isinstance(step, Step):
+        raise EngineError(_not_compiled(type(model_or_engine).__name__))
+    clock = step.clock
+    if clock.seconds is None:
+        raise EngineError(_no_step(clock.calls))
+    plan = step.backend.plans[-1]
+    return Measured(_peak(plan, step.backend), clock.peak, plan.step_seconds, clock.seconds, plan.device.name, clock.calls)
+
+
+def _peak(plan: Plan, backend: Backend) -> int | None:
+    captured, options = plan.problem.captured, backend.options
+    vals = {n.name: n.meta.get("val") for n in captured.graph.graph.nodes if n.op == "placeholder"}
+    examples = [_example(vals[p.node], p.requires_grad) for p in captured.placeholders]
+    state, policy = options.states.of(captured, examples), backend.policy
+    told = predict(plan, policy, backend.spec.tile, examples=examples, limit=limit_of(policy, state, plan.device))
+    return None if told is None else state.parameters + state.optimizer + told.decision.peak
+
+
+def _example(val, requires_grad: bool):
+    return val.detach().requires_grad_(requires_grad) if isinstance(val, torch.Tensor) else val
+
+
+def _no_step(calls: int) -> Problem:
+    return Problem(
+        what=f"the compiled model was called {calls} times, and no whole step was seen yet",
+        rule="the first call compiles; a step is measured from the call after it to the next one",
+        fix="train three steps, then measure",
+        where="autosp.measure",
+    )
+
+
+def _not_compiled(kind: str) -> Problem:
+    return Problem(
+        what=f"this {kind} was not compiled by autosp",
+        rule="autosp.measure takes what autosp.compile gave back",
+        fix="compile it first: autosp.compile(model_or_engine, ...)",
+        where="autosp.measure",
+    )
