@@ -77,10 +77,10 @@ class Chooser:
 
     def smallest(self) -> Candidate:
         """The least peak of all."""
-        return min(self._corners(), key=lambda c: (c.peak.bytes, c.seconds))
+        return min(self.corners(), key=lambda c: (c.peak.bytes, c.seconds))
 
     def _first(self, fits: Callable[[Candidate], bool]) -> Candidate | None:
-        corners = sorted(self._corners(), key=lambda c: c.seconds)
+        corners = sorted(self.corners(), key=lambda c: c.seconds)
         found = next((i for i, c in enumerate(corners) if fits(c)), None)
         if found in (None, 0):
             return None if found is None else corners[0]
@@ -106,7 +106,7 @@ class Chooser:
             if s.id in (fast.saved if s.layer in layers else small.saved) or s.id in fast.saved & small.saved
         )
 
-    def _corners(self) -> list[Candidate]:
+    def corners(self) -> list[Candidate]:
         """The corners of the trade-off between bytes and seconds, from both ends inwards."""
         if not hasattr(self, "_hull"):
             ends = [self.candidate(self._cut(0.0, False)), self.candidate(self._cut(self._dearest(), False))]

@@ -74,7 +74,7 @@ def test_a_planted_attention_or_collective_is_counted(rank: One) -> None:
 
 def test_what_leaves_a_layer_is_always_saved(rank: One) -> None:
     chooser = Chooser(rank.joint(), rank.plan.device, rank.plan.p)
-    for candidate in (chooser.least(protect=False), *chooser._corners()):
+    for candidate in (chooser.least(protect=False), *chooser.corners()):
         kept = [s for s in candidate.schedule.saved if s.layer and kinds.name_of(s.maker) == "add"]
         assert {"model.layers.0", "model.layers.1"} <= {s.layer for s in kept}
 
@@ -143,7 +143,7 @@ def test_the_cut_is_the_best_of_all_choices(price: float) -> None:
 def test_a_draw_is_never_made_twice() -> None:
     joint = _small(p=0.5)
     chooser = Chooser(joint, load_device("cpu"), 1)
-    for candidate in (chooser.least(protect=False), *chooser._corners()):
+    for candidate in (chooser.least(protect=False), *chooser.corners()):
         assert not any(kinds.is_random(n) for n in candidate.schedule.again)
     draws = [n for n in joint.forward if kinds.is_random(n)]
     assert draws and all(k not in choice_of(joint, (), draws).saved for k in named(joint))
