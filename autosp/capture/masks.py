@@ -1,9 +1,10 @@
-"""Masks that are only causal: found by what the graph computes, not by who wrote it.
+"""Masks that are only causal, or a causal window: found by what the graph computes, not by who wrote it.
 
 transformers builds a bool mask of batch × 1 × s × s from aranges, comparisons and a test for packed documents;
 at 131,072 tokens that is 16 GiB. Here every element of such a value is written as a function of its indices: a sum
 `c + Σ coefficient · index`, or a conjunction of such sums that are at least 0. What depends on data is unknown.
-An attention whose mask comes out as `query - key >= 0` alone is marked, and lowering asks for `is_causal` instead.
+An attention whose mask comes out as `query - key >= 0` alone is marked, and lowering asks for `is_causal` instead;
+one that also says `query - key < w` is marked with its window, and runs as a band (`lower/band.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..layout import Split
 aten = torch.ops.aten
 SDPA = aten.scaled_dot_product_attention.default
 CAUSAL = "autosp_causal"  # in the meta of an attention whose mask is causal and nothing else
+WINDOW = "autosp_window"  # and of one that sees so many keys, up to its own
 
 
 @attrs.frozen
@@ -57,25 +59,42 @@ Known = Sum | All
 
 
 def mark_causal(gm: fx.GraphModule) -> int:
-    """Marks every attention whose mask says `key <= query` and nothing else; gives their number."""
+    """Marks every attention whose mask says `key <= query` and nothing else, or that and `key > query - w`;
+    gives their number."""
     known: dict[fx.Node, Known | None] = {}
     marked = 0
     for node in gm.graph.find_nodes(op="call_function", target=SDPA):
         mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
-        if isinstance(mask, fx.Node) and _is_causal(_known(mask, known), node):
+        if not isinstance(mask, fx.Node):
+            continue
+        binding = _binding(_known(mask, known), mask, node)
+        window = next((w for w in binding or () if w != _CAUSAL), None)
+        if binding == {_CAUSAL}:
             node.meta[CAUSAL] = True
-            marked += 1
+        elif binding == {_CAUSAL, window}:
+            node.meta[WINDOW] = window[0] + 1
+        marked += bool(binding) and (CAUSAL in node.meta or WINDOW in node.meta)
     return marked
 
 
-def _is_causal(found: Known | None, node: fx.Node) -> bool:
+_CAUSAL = (0, 1, -1)  # constant, and the coefficients of query and key
+
+
+def _binding(found: Known | None, mask: fx.Node, node: fx.Node) -> set[tuple[int, int, int]] | None:
+    """What a mask demands, as sums over query and key that are at least 0; None where it is not known, or is
+    anything but a causal mask with or without a window."""
     q, k = (a.meta["val"] for a in node.args[:2])
     if not isinstance(found, All) or found.never or not statically_known_true(q.shape[-2] == k.shape[-2]):
-        return False
-    shape = node.args[3].meta["val"].shape if len(node.args) > 3 else node.kwargs["attn_mask"].meta["val"].shape
+        return None
+    shape = mask.meta["val"].shape
     binding = {s for s in found.sums if not _always(s, shape)}  # a window as long as the sequence binds nothing
     binding -= {s for s in binding for o in binding if s.of == o.of and s.constant > o.constant}
-    return binding == {Sum(0, (*[0] * (found.dims - 2), 1, -1))}
+    if any(any(s.of[:-2]) for s in binding):
+        return None
+    told = {(s.constant, *s.of[-2:]) for s in binding}
+    rest = told - {_CAUSAL}
+    windows = all((query, key) == (-1, 1) and constant >= 0 for constant, query, key in rest)
+    return told if _CAUSAL in told and len(rest) <= 1 and windows else None
 
 
 def _always(s: Sum, shape: Sequence) -> bool:
@@ -90,8 +109,15 @@ def drops_mask(node: fx.Node, query: object) -> bool:
 
     query: the placement of its first operand.
     """
-    if not node.meta.get(CAUSAL):
-        return False
+    return bool(node.meta.get(CAUSAL)) and _has_all_queries(node, query)
+
+
+def window_of(node: fx.Node, query: object) -> int | None:
+    """The keys that a query of a rank's call sees, its own the last, where the rank has all queries; else None."""
+    return node.meta.get(WINDOW) if _has_all_queries(node, query) else None
+
+
+def _has_all_queries(node: fx.Node, query: object) -> bool:
     return not (isinstance(query, Split) and query.dim == node.args[0].meta["val"].dim() - 2)
 
 

@@ -159,7 +159,7 @@ def _program(trial: Trial, spec: Spec, model: torch.nn.Module, batch: Batch, lik
     """The program of these inputs, its graphs checked. like: one of the same trace on another number of ranks."""
     from ..engine.backend import ends
     from ..engine.planning import planned
-    from ..lower import Simulation, check
+    from ..lower import Simulation
     from ..solve import solve
 
     if like is None:
@@ -169,10 +169,7 @@ def _program(trial: Trial, spec: Spec, model: torch.nn.Module, batch: Batch, lik
         captured, examples, axis = like.captured, like.examples, like.plan.axis
         check_inputs(spec, {n: x for n, x in batch.items() if spec.input(n)}, {axis: trial.sp})
         plan = solve(captured, ends(spec, captured), axis=axis, p=trial.sp, device=like.plan.device)
-    ranks = Simulation(plan)
-    for local in ranks.locals:
-        check(plan, local)
-    return _Program(plan, captured, examples, ranks)
+    return _Program(plan, captured, examples, Simulation(plan, checked=True))
 
 
 def _backward(program: _Program, batch: Batch, share: float) -> float:

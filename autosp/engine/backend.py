@@ -14,7 +14,7 @@ from torch import fx
 
 from ..capture import Captured, Output, capture
 from ..errors import EngineError, PlanError, Problem, did_you_mean
-from ..lower import Rank, check, lower
+from ..lower import Rank, band, check, lower
 from ..recompute import Decision, tile
 from ..recompute.notes import tile_notes
 from ..solve import Device, Ends, Plan, load_device, solve
@@ -115,6 +115,7 @@ class Backend:
         )
         local = lower(plan, rank)
         check(plan, local, complete=self.options.complete)
+        band(local)
         dump(self.spec, captured, plan, local, self.mesh.rank)
         if captured.training and self.options.inner != "eager":  # without a joint graph all is held anyway
             local, tiled, notes = tile(local, self.spec.tile, captured.hints)

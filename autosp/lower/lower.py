@@ -19,7 +19,7 @@ from torch._dynamo.source import ConstantSource
 from torch.utils._pytree import tree_map
 
 from ..capture import carry_placeholder, tensors_of
-from ..capture.masks import drops_mask, without_mask
+from ..capture.masks import SDPA, drops_mask, window_of, without_mask
 from ..capture.regions import KEY
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..rules import localise
@@ -27,6 +27,7 @@ from ..solve import Change, Plan
 from ..solve.cost import word
 from ..solve.problem import Op, Value
 from ..solve.strategies import is_random
+from .band import BAND, Band
 from .convert import convert, mean_over, scale_gradient
 from .sizes import Sizes
 
@@ -220,6 +221,8 @@ class _Lowering:
                 op.node.target, args, kwargs, op.projection, s.needs, s.gives, shapes,
                 self.plan.p, self.rank.rank, self._emit, self.sizes,
             )  # fmt: skip
+        if op.node.target is SDPA and (window := window_of(op.node, s.needs[0])) is not None:
+            out.meta[BAND] = Band(window, op.operands[0].shape[-2], op.node.meta["val"].device)
         self._results(op, s, out)
 
     def _arguments(self, op: Op, operands):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..solve import Plan
+from .band import band
+from .check import check
 from .comm import SimGroup
 from .lower import Rank, lower
 
@@ -47,11 +49,15 @@ def run_ranks(
 
 
 class Simulation:
-    """All ranks of a plan, lowered once, to be run any number of times. locals: their graphs."""
+    """All ranks of a plan, lowered once, to be run any number of times. locals: their graphs;
+    checked: each went through `check`; banded: how many attentions of a rank run as a band."""
 
-    def __init__(self, plan: Plan, *, complete: bool = True, grad_scale: float = 1.0):
+    def __init__(self, plan: Plan, *, complete: bool = True, grad_scale: float = 1.0, checked: bool = False):
         self._group = SimGroup(plan.p)
         self.locals = [lower(plan, Rank(r, self._group.name, grad_scale, complete)) for r in range(plan.p)]
+        for local in self.locals if checked else ():
+            check(plan, local, complete=complete)
+        self.banded = sum(map(band, self.locals)) // plan.p
         self._group.close()
 
     def run(self, inputs: Sequence) -> list[tuple]:

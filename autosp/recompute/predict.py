@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from ..lower import Rank, lower
+from ..lower import Rank, band, lower
 from ..solve import Plan
 from ..spec import Recompute, Tile
 from .decide import Decision, decide
@@ -38,7 +38,9 @@ def predict(
     examples: the values of the captured graph's placeholders, fake or real. limit: bytes that
     activations and gradients may take, for a policy with a budget of bytes or `auto`.
     """
-    local, tiled, notes = tile(lower(plan, rank), tiles, plan.problem.captured.hints)
+    local = lower(plan, rank)
+    band(local)
+    local, tiled, notes = tile(local, tiles, plan.problem.captured.hints)
     found = decide(local, examples, recompute, device=plan.device, p=plan.p, limit=limit, plan=plan.fingerprint())
     return None if found is None else Prediction(found, tiled, notes)
 

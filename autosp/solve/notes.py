@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..capture.masks import SDPA, drops_mask
+from ..capture.masks import SDPA, drops_mask, window_of
 from ..layout import Split
 from .problem import Op, Problem
 from .strategies import Strategy, contracts_length, is_random
@@ -35,7 +35,7 @@ def _masks(chosen: dict[Op, Strategy], p: int) -> list[str]:
     """The masks of attention that every rank makes, as they say more than `causal`."""
     made: dict[tuple, tuple[int, list[str]]] = {}
     for op, s in chosen.items():
-        if op.node.target is not SDPA or len(op.operands) < 4 or drops_mask(op.node, s.needs[0]):
+        if op.node.target is not SDPA or len(op.operands) < 4 or drops_mask(op.node, s.needs[0]) or window_of(op.node, s.needs[0]):
             continue
         mask, need = op.operands[3], s.needs[3]
         held = mask.bytes // (p if isinstance(need, Split) else 1)
