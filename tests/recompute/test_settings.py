@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import attrs
 import pytest
-import torch
 
-from autosp.cli._launch import errors, launch
+from autosp import resources
+from autosp.cli._launch import launch
 from autosp.cli._trial import Trial
 from autosp.cli._verdict import of_outcomes, references
 from autosp.cli.parity import page
 from autosp.engine.compile import spec_for
-from tests.execute.families import FAMILIES, build
+from tests.execute.families import build
 
 LLAMA = Trial("tests.execute.families:LlamaForCausalLM", labels="unequal")
-SETTINGS = ("none", "sac", "sac budget 0.6", "sac budget 0.3", "sac budget 1GiB", "sac budget auto", "full")
+TILES = resources.read("models", "llama").replace("tile      loss auto", "tile mlp 2\ntile loss 3")
+SETTINGS = ("none", "sac", "sac budget 0.6", "sac budget 1GiB", "sac budget auto", "full")
 TRIALS = [
     *(attrs.evolve(LLAMA, recompute=setting) for setting in SETTINGS),
-    attrs.evolve(LLAMA, recompute="full", dynamic=True, lengths=(32, 27)),
-    attrs.evolve(LLAMA, recompute="sac budget 0.4", zero=1, optimizer="adam"),
+    *(attrs.evolve(LLAMA, recompute=setting, spec=TILES) for setting in ("none", "sac", "full")),
+    attrs.evolve(LLAMA, recompute="full", spec=TILES, dynamic=True, lengths=(32, 27)),
+    attrs.evolve(LLAMA, recompute="sac budget 0.4", spec=TILES, zero=1, optimizer="adam", labels="empty"),
     attrs.evolve(LLAMA, recompute="sac", lengths=(31,), mask="right"),
     attrs.evolve(LLAMA, model="tests.execute.families:MixtralForCausalLM", recompute="full"),
     attrs.evolve(LLAMA, model="tests.execute.families:GPT2LMHeadModel", recompute="sac"),
-    pytest.param(attrs.evolve(LLAMA, recompute="sac budget 0.4", backend="inductor"), marks=pytest.mark.inductor),
+    pytest.param(
+        attrs.evolve(LLAMA, recompute="sac budget 0.4", spec=TILES, backend="inductor"), marks=pytest.mark.inductor
+    ),
 ]
 
 
 def _name(trial: Trial) -> str:
-    words = [trial.model.rsplit(":", 1)[1], trial.recompute, *(["dynamic"] * trial.dynamic)]
-    return "-".join([*words, *([trial.backend] if trial.backend != "aot_eager" else []), *([f"zero{trial.zero}"] if trial.zero else [])])
+    words = [trial.model.rsplit(":", 1)[1], trial.recompute]
+    words += ["tiles"] * (trial.spec == TILES) + ["dynamic"] * trial.dynamic + ["zero"] * (trial.zero is not None)
+    return "-".join([*words, *([trial.backend] if trial.backend != "aot_eager" else [])])
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def verdicts(request: pytest.FixtureRequest) -> dict:
     """All selected trials, in one launch of two ranks."""
     trials = [i.callspec.params["trial"] for i in request.session.items if "verdicts" in getattr(i, "fixturenames", ())]
     specs = [spec_for(trial.spec, build(trial.model.rsplit(":", 1)[1])) for trial in trials]
-    outcomes = launch(2, "autosp.cli._sharded:on_rank", list(zip(trials, specs)), 900.0)
+    outcomes = launch(2, "autosp.cli._sharded:on_rank", list(zip(trials, specs, strict=True)), 900.0)
     return {
         trial: of_outcomes(trial, references(trial, spec), found)
         for trial, spec, found in zip(trials, specs, outcomes, strict=True)
