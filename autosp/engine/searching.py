@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NEAR = 1.5  # a least peak is known well enough up to this many times its length
 LAYERS = (4, 8)  # of the shallow models that the first length is guessed from
+LONG = 4 * FIRST  # their length: long enough that most of a peak grows with it
 
 
 class Search:
@@ -83,13 +84,13 @@ class Search:
         except Exception:  # it is only where to begin: the model itself will say what is wrong
             return FIRST
         activations = few + (more - few) * (count - LAYERS[0]) // (LAYERS[1] - LAYERS[0])
-        return FIRST * self.request.available // max(activations, 1)
+        return LONG * self.request.available // max(activations, 1)
 
     def _shallow(self, layers: int) -> int:
-        """Bytes of the least peak of the first layers alone, without states, at the first length."""
+        """Bytes of the least peak of the first layers alone, without states, at a long length."""
         begin = time.perf_counter()
         request = attrs.evolve(self.request, model=shallow(self.request.model, layers), kept={})
-        peak = request.predicted(request.of_length(FIRST), 0 if self.auto else request.available)[1]
+        peak = request.predicted(request.of_length(LONG), 0 if self.auto else request.available)[1]
         print(words.tried_shallow(layers, time.perf_counter() - begin), file=sys.stderr, flush=True)
         return peak - request.state.lasting
 
