@@ -15,7 +15,17 @@ from autosp.solve import load_device, solve
 from autosp.spec import Tile
 from tests.lower.models import ends, layout_of
 from tests.recompute.programs import (
-    LOSSES, VOCAB, WIDTH, Gated, Head, local, misses, planned, rows, run_all, tokens,
+    LOSSES,
+    VOCAB,
+    WIDTH,
+    Gated,
+    Head,
+    local,
+    misses,
+    planned,
+    rows,
+    run_all,
+    tokens,
 )  # fmt: skip
 
 tiling = import_module("autosp.recompute.tile")  # the package's own name for it is the function

@@ -1,0 +1,73 @@
+"""One tile after another in a compiler that fuses: Inductor joins the tiles' kernels side by side
+(they read one gradient), and would first make every tile's logits.
+
+A pass over the graph that Inductor lowers: each product of a tile waits for what the tile before
+it leaves. A product is no part of a fused kernel, so kernels of two tiles can't be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch.utils._ordered_set import OrderedSet
+
+aten = torch.ops.aten
+PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
+
+
+class InOrder(CustomGraphPass):
+    """For `torch._inductor.config.post_grad_custom_post_pass`."""
+
+    def __call__(self, graph: fx.Graph) -> None:
+        waits = {product: OrderedSet(before) for product, before in waiting(graph)}
+        if waits:
+            from torch._inductor.fx_passes.control_dependencies import preserve_node_ordering
+
+            preserve_node_ordering(graph, waits)
+
+    def uuid(self) -> str:
+        return "autosp tiles in order, 2"  # keys compiled code: a change of what this pass does needs another
+
+
+def waiting(graph: fx.Graph) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
+    """Products of tiles with what each has to wait for; empty for a graph without tiles."""
+    order = {n: i for i, n in enumerate(graph.nodes)}
+    for tiles in regions(graph).values():
+        for before, after in zip(tiles, tiles[1:], strict=False):
+            left = leaves(before)
+            for product in after:
+                found = [n for n in left if order[n] < order[product]]
+                if product.target in PRODUCTS and found:
+                    yield product, found
+
+
+def regions(graph: fx.Graph) -> dict[str, list[list[fx.Node]]]:
+    """The calls of every region's tiles, the tile with the first product in front. The backward of
+    a call has the name of its tile too: autograd's nodes take the metadata of the forward's."""
+    order = {n: i for i, n in enumerate(graph.nodes)}
+    found: dict[str, dict[int, list[fx.Node]]] = {}
+    for node in graph.nodes:
+        name = (node.meta.get("custom") or {}).get("autosp_tile")
+        if name is not None and node.op == "call_function":
+            found.setdefault(name[0], {}).setdefault(name[1], []).append(node)
+    made = {r: [t for t in tiles.values() if _products(t)] for r, tiles in found.items()}
+    return {r: sorted(tiles, key=lambda t: order[_products(t)[0]]) for r, tiles in made.items()}
+
+
+def _products(calls: list[fx.Node]) -> list[fx.Node]:
+    return [n for n in calls if n.target in PRODUCTS]
+
+
+def leaves(tile: list[fx.Node]) -> list[fx.Node]:
+    """What a tile ends in: calls that need one of its products and that no call inside reads; and
+    products outside that read the tile (a weight's gradient, added to that of the tiles before)."""
+    inside, after = set(tile), set(_products(tile))
+    for n in tile:
+        if any(i in after for i in n.all_input_nodes):
+            after.add(n)
+    ends = [n for n in tile if n in after and not any(u in inside for u in n.users)]
+    outside = [u for n in tile if n in after for u in n.users if u not in inside and u.target in PRODUCTS]
+    return [n for n in dict.fromkeys(ends + outside) if isinstance(n.meta.get("val"), torch.Tensor)]
