@@ -7,6 +7,7 @@ it leaves. A product is no part of a fused kernel, so kernels of two tiles can't
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -36,7 +37,7 @@ def waiting(graph: fx.Graph) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
     """Products of tiles with what each has to wait for; empty for a graph without tiles."""
     order = {n: i for i, n in enumerate(graph.nodes)}
     for tiles in regions(graph).values():
-        for before, after in zip(tiles, tiles[1:], strict=False):
+        for before, after in itertools.pairwise(tiles):
             left = leaves(before)
             for product in after:
                 found = [n for n in left if order[n] < order[product]]

@@ -48,7 +48,7 @@ def test_no_more_than_a_few_tiles_of_an_mlp_live_at_once(make):
 
 def test_every_value_of_a_tile_is_to_be_made_again():
     """The tags and the tile's name reach the forward that the partitioner sees."""
-    _, (fw, bw) = made_of(partial(Head, LOSSES["soft_cap"], vocab=WIDE), tokens(2, TOKENS // 2, vocab=WIDE), "loss")
+    _, (fw, _bw) = made_of(partial(Head, LOSSES["soft_cap"], vocab=WIDE), tokens(2, TOKENS // 2, vocab=WIDE), "loss")
     logits = [n for n in made(fw) if wide(WIDE)(n)]
     assert logits and all(n.meta["recompute"] is CheckpointPolicy.MUST_RECOMPUTE for n in logits)
     assert {n.meta["custom"]["autosp_tile"] for n in logits} == {("loss.0", i) for i in range(TILES)}

@@ -150,7 +150,7 @@ def test_logits_that_are_read_elsewhere_are_not_moved_or_tiled():
             return loss, logits
 
     x = torch.randn(1, 9, 8)
-    captured, inputs = trace(Both(), {"x": x, "labels": torch.randint(VOCAB, (1, 9))})
+    captured, _inputs = trace(Both(), {"x": x, "labels": torch.randint(VOCAB, (1, 9))})
     plan = solve(captured, Ends(("whole", "whole")), axis="sp", p=1, device=load_device("a100-80gb"))
     gm = local(plan)
     new, tiled, notes = tile(gm, [Tile("loss", 4)])

@@ -1,5 +1,6 @@
 """Tiles one after another, in a compiler that would join their kernels."""
 
+import itertools
 from functools import partial
 
 import pytest
@@ -32,7 +33,7 @@ def test_every_product_waits_for_the_tile_before(make, inputs, what):
         (found,) = regions(graph).values()
         assert [t[0].meta["custom"]["autosp_tile"] for t in found] == [(f"{what}.0", i) for i in order]
         waits = dict(waiting(graph))
-        for before, after in zip(found, found[1:], strict=False):
+        for before, after in itertools.pairwise(found):
             products = [n for n in after if n.target in PRODUCTS]
             assert products and all(set(waits[p]) == set(leaves(before)) for p in products if p in waits)
             assert products[0] in waits
