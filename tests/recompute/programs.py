@@ -105,7 +105,7 @@ LOSSES = {
         nll,
         by_hand,
         padded_vocab,
-    )  # fmt: skip
+    )
 }
 
 
