@@ -17,6 +17,7 @@ from ..errors import EngineError, PlanError, Problem, did_you_mean
 from ..lower import Rank, band, check, lower
 from ..recompute import Decision, tile
 from ..recompute.notes import tile_notes
+from ..recompute.tile_hoist import hoisted
 from ..solve import Device, Ends, Plan, load_device, solve
 from ..spec import Recompute, Spec
 from ..spec.policies import as_recompute
@@ -107,6 +108,7 @@ class Backend:
             maps=self.spec.maps,
             dynamic=dynamic,
         )
+        captured = hoisted(captured)
         plan = solve(
             captured, ends(self.spec, captured), axis=self.mesh.axis, p=self.mesh.size, device=self.options.device
         )

@@ -19,10 +19,13 @@ def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence, choi
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
 
-    if choice is None:
-        return compile_fx(gm, example_inputs)
-    with config.patch(custom_partitioner_fn=Partitioner(choice)):
-        return compile_fx(gm, example_inputs)
+    from ..recompute.tile_order import InOrder
+
+    patches = {} if choice is None else {"custom_partitioner_fn": Partitioner(choice)}
+    if any("autosp_tile" in n.meta for n in gm.graph.nodes):
+        patches["post_grad_custom_post_pass"] = InOrder()
+    with config.patch(patches):  # the partitioner is asked now,
+        return compile_fx(gm, example_inputs, config_patches=patches or None)  # the pass for the backward later
 
 
 def _aot_eager(choice: Choice | None) -> Callable:
@@ -32,7 +35,10 @@ def _aot_eager(choice: Choice | None) -> Callable:
     from torch._dynamo.backends.debugging import boxed_nop
 
     return aot_autograd(
-        fw_compiler=boxed_nop, bw_compiler=boxed_nop, partition_fn=Partitioner(choice), keep_inference_input_mutations=True
+        fw_compiler=boxed_nop,
+        bw_compiler=boxed_nop,
+        partition_fn=Partitioner(choice),
+        keep_inference_input_mutations=True,
     )
 
 

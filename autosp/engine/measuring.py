@@ -59,7 +59,9 @@ def measure(model_or_engine) -> Measured:
     if clock.seconds is None:
         raise EngineError(_no_step(clock.calls))
     plan = step.backend.plans[-1]
-    return Measured(_peak(plan, step.backend), clock.peak, plan.step_seconds, clock.seconds, plan.device.name, clock.calls)
+    return Measured(
+        _peak(plan, step.backend), clock.peak, plan.step_seconds, clock.seconds, plan.device.name, clock.calls
+    )
 
 
 def _peak(plan: Plan, backend: Backend) -> int | None:

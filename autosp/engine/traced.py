@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..capture import Captured, trace
+from ..recompute.tile_hoist import hoisted
 from ..solve import Device, Plan, load_device, solve
 from ..spec import check_inputs
 from .backend import ends
@@ -42,5 +43,6 @@ def planned(
         if raised is e:
             raise
         raise raised from None
+    captured = hoisted(captured)
     chip = device if isinstance(device, Device) else load_device(device)
     return solve(captured, ends(chosen, captured), axis=axis, p=sp, device=chip), captured, examples

@@ -14,12 +14,11 @@ A value that leaves its layer is always saved: recomputed, it would keep all lay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 
 import attrs
 import numpy as np
 from torch import fx
-from torch.utils.checkpoint import CheckpointPolicy
 
 from ..solve import Device
 from ..solve.program import Program
@@ -56,6 +55,7 @@ class Chooser:
         self.in_forward = set(schedule(joint, ()).forward)
         self.layers = list(dict.fromkeys(s.layer for s in joint.saveable if s.layer))
         self._candidates: dict[frozenset[int], Candidate] = {}
+        self._hull: list[Candidate] = []
 
     def candidate(self, saved: Collection[int]) -> Candidate:
         """What comes of a choice."""
@@ -73,27 +73,24 @@ class Chooser:
 
     def fitting(self, limit: int) -> Candidate | None:
         """The fewest seconds whose peak is at most `limit` bytes, or None."""
-        return self._first(lambda c: c.peak.bytes <= limit)
+        corners = sorted(self.corners(), key=lambda c: c.seconds)
+        first = next((i for i, c in enumerate(corners) if c.peak.bytes <= limit), None)
+        if first is None:
+            return None
+        mixed = self._between(corners[first - 1], corners[first], limit) if first else ()
+        return min((corners[first], *mixed), key=lambda c: c.seconds)
 
     def smallest(self) -> Candidate:
         """The least peak of all."""
         return min(self.corners(), key=lambda c: (c.peak.bytes, c.seconds))
 
-    def _first(self, fits: Callable[[Candidate], bool]) -> Candidate | None:
-        corners = sorted(self.corners(), key=lambda c: c.seconds)
-        found = next((i for i, c in enumerate(corners) if fits(c)), None)
-        if found in (None, 0):
-            return None if found is None else corners[0]
-        return min((c for c in (corners[found], *self._between(corners[found - 1], corners[found], fits)) if fits(c)),
-                   key=lambda c: c.seconds)  # fmt: skip
-
-    def _between(self, fast: Candidate, small: Candidate, fits) -> Iterator[Candidate]:
+    def _between(self, fast: Candidate, small: Candidate, limit: int) -> Iterator[Candidate]:
         """Layers of one corner and of the other: the last ones, whose backward comes first, save more."""
         low, high = 0, len(self.layers)
         while high - low > 1:
             middle = (low + high) // 2
             mixed = self.candidate(self._mixed(fast, small, set(self.layers[-middle:])))
-            if fits(mixed):
+            if mixed.peak.bytes <= limit:
                 yield mixed
                 low = middle
             else:
@@ -108,7 +105,7 @@ class Chooser:
 
     def corners(self) -> list[Candidate]:
         """The corners of the trade-off between bytes and seconds, from both ends inwards."""
-        if not hasattr(self, "_hull"):
+        if not self._hull:
             ends = [self.candidate(self._cut(0.0, False)), self.candidate(self._cut(self._dearest(), False))]
             self._hull = [ends[0], *self._inside(*ends), ends[1], self.least(protect=True)]
         return self._hull
@@ -175,5 +172,5 @@ class Chooser:
 
 
 def must_recompute(n: fx.Node) -> bool:
-    """Whether a node is a tile's: what it makes is never held."""
-    return "autosp_tile" in n.meta or (n.meta.get("recompute") is CheckpointPolicy.MUST_RECOMPUTE)
+    """Whether a node is a tile's (`tile` marks them): what it makes is never held."""
+    return "autosp_tile" in (n.meta.get("custom") or {})

@@ -7,6 +7,7 @@ crosses from forward to backward is counted by storage, once.
 from __future__ import annotations
 
 import re
+
 import attrs
 import torch
 from torch import fx
@@ -164,7 +165,6 @@ def where(node: fx.Node) -> str:
     module = next((c for path, _ in reversed(list(stack.values())) if (c := clean_path(path))), "")
     line = source_line(node)
     return f"{kinds.name_of(node)} in {module or '<root>'}" + (f" ({line})" if line else "")
-
 
 
 def crosses_layers(s: Storage) -> bool:

@@ -24,9 +24,24 @@ ATTENTION = frozenset(
     }
 )
 MATMULS = frozenset(
-    {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "_scaled_mm", "_grouped_mm", "convolution", "addmv", "mv", "dot"}
+    {
+        "mm",
+        "addmm",
+        "bmm",
+        "baddbmm",
+        "matmul",
+        "linear",
+        "_scaled_mm",
+        "_grouped_mm",
+        "convolution",
+        "addmv",
+        "mv",
+        "dot",
+    }
 )
-_NORMS = frozenset({"native_layer_norm", "rms_norm", "_fused_rms_norm", "mean", "var_mean", "rsqrt", "pow", "native_group_norm"})
+_NORMS = frozenset(
+    {"native_layer_norm", "rms_norm", "_fused_rms_norm", "mean", "var_mean", "rsqrt", "pow", "native_group_norm"}
+)
 _COPIES = frozenset(
     "clone _to_copy copy contiguous cat view reshape _unsafe_view permute transpose t slice narrow unsqueeze squeeze "
     "expand alias detach select split split_with_sizes unbind movedim as_strided".split()

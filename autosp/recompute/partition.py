@@ -7,7 +7,6 @@ rank's), so it names operators by where they stand: module, operator, ordinal.
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections import Counter
 from collections.abc import Iterable
 
@@ -75,9 +74,7 @@ def saved_by(joint: Joint, choice: Choice) -> frozenset[int]:
     """The storages of this joint graph that cross by a choice: those that it names, and all that
     draws, attention and collectives make of which it does not say that they run twice."""
     return frozenset(
-        s.id
-        for k, s in named(joint).items()
-        if k in choice.saved or (k not in choice.twice and protected(s.maker))
+        s.id for k, s in named(joint).items() if k in choice.saved or (k not in choice.twice and protected(s.maker))
     )
 
 
@@ -93,10 +90,9 @@ class Partitioner(CustomPartitionerFn):
         tidy(gm)
         joint = read_joint(gm, num_fwd_outputs)
         s = schedule(joint, saved_by(joint, self.choice))
-        extras = {"saved_opaque_nodes": []} if _takes(partitioners._extract_fwd_bwd_modules, "saved_opaque_nodes") else {}
         inputs = [n for n in s.inputs if n not in joint.numbers]
         forward, backward = partitioners._extract_fwd_bwd_modules(
-            gm, [*inputs, *(x.head for x in s.saved)], list(s.numbers), num_fwd_outputs=num_fwd_outputs, **extras
+            gm, [*inputs, *(x.head for x in s.saved)], list(s.numbers), num_fwd_outputs=num_fwd_outputs
         )
         backward = partitioners.reordering_to_mimic_autograd_engine(backward)
         return partitioners.raise_getitems(forward), partitioners.raise_getitems(backward)
@@ -104,10 +100,6 @@ class Partitioner(CustomPartitionerFn):
     def uuid(self) -> str:
         """Keys Inductor's caches on the plan and the choice."""
         return f"autosp-{self.choice.fingerprint()}"
-
-
-def _takes(function, name: str) -> bool:
-    return name in inspect.signature(function).parameters
 
 
 def tidy(gm: fx.GraphModule) -> None:
