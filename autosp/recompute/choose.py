@@ -76,13 +76,22 @@ class Chooser:
         corners = sorted(self.corners(), key=lambda c: c.seconds)
         first = next((i for i, c in enumerate(corners) if c.peak.bytes <= limit), None)
         if first is None:
-            return None
+            least = self.smallest()
+            return least if least.peak.bytes <= limit else None
         mixed = self._between(corners[first - 1], corners[first], limit) if first else ()
         return min((corners[first], *mixed), key=lambda c: c.seconds)
 
     def smallest(self) -> Candidate:
-        """The least peak of all."""
-        return min(self.corners(), key=lambda c: (c.peak.bytes, c.seconds))
+        """The least peak of the corners, and of those that save more in the last layers alone: there the
+        backward begins, while all of what crosses is alive, and what is saved need not be made again."""
+        least = min(self.corners(), key=lambda c: (c.peak.bytes, c.seconds))
+        mixed = (
+            self.candidate(self._mixed(c, least, set(self.layers[-n:])))
+            for c in self.corners()
+            for n in (1, 2, 4)
+            if n < len(self.layers)
+        )
+        return min((least, *mixed), key=lambda c: (c.peak.bytes, c.seconds))
 
     def _between(self, fast: Candidate, small: Candidate, limit: int) -> Iterator[Candidate]:
         """Layers of one corner and of the other: the last ones, whose backward comes first, save more."""
@@ -104,10 +113,13 @@ class Chooser:
         )
 
     def corners(self) -> list[Candidate]:
-        """The corners of the trade-off between bytes and seconds, from both ends inwards."""
+        """The corners of the trade-off between bytes and seconds, from both ends inwards; and those that
+        save the least in layers and what another one saves outside of them (the loss), where the peak may be."""
         if not self._hull:
             ends = [self.candidate(self._cut(0.0, False)), self.candidate(self._cut(self._dearest(), False))]
-            self._hull = [ends[0], *self._inside(*ends), ends[1], self.least(protect=True)]
+            hull = [ends[0], *self._inside(*ends), ends[1], self.least(protect=True)]
+            outside = [self.candidate(self._mixed(ends[1], c, set(self.layers))) for c in hull]
+            self._hull = list(dict.fromkeys([*hull, *outside]))
         return self._hull
 
     def _inside(self, fast: Candidate, small: Candidate, depth: int = 6) -> list[Candidate]:

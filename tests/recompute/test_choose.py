@@ -11,9 +11,10 @@ from torch import nn
 
 from autosp.recompute import Choice, Partitioner, kinds
 from autosp.recompute.choose import Chooser
+from autosp.recompute.joint import crosses_layers
 from autosp.recompute.partition import choice_of, named, protected, saved_by
 from autosp.recompute.schedule import schedule
-from autosp.recompute.trace import trace_joint
+from autosp.recompute.trace import default_saved, trace_joint
 from autosp.solve import load_device
 from tests.recompute.ranks import One, llama, one_rank, silent_group
 
@@ -79,9 +80,13 @@ def test_what_leaves_a_layer_is_always_saved(rank: One) -> None:
         assert {"model.layers.0", "model.layers.1"} <= {s.layer for s in kept}
 
 
-def test_never_worse_than_layers_recomputed_whole(rank: One) -> None:
-    chooser = Chooser(rank.joint(), rank.plan.device, rank.plan.p)
-    layerwise = chooser.least(protect=False)
+def test_never_worse_than_layers_checkpointed_whole(rank: One) -> None:
+    """What leaves a layer is saved, and outside of layers what PyTorch saves."""
+    joint, gm = trace_joint(rank.local, rank.examples)
+    chooser = Chooser(joint, rank.plan.device, rank.plan.p)
+    none = default_saved(joint, gm, len(gm.graph.output_node().args[0]) - joint.inputs)
+    layers = {s.id for s in joint.saveable if crosses_layers(s) or (s.layer is None and s.id in none)}
+    layerwise = chooser.candidate(layers)
     ours = chooser.fitting(layerwise.peak.bytes)
     assert ours.seconds <= layerwise.seconds and ours.peak.bytes <= layerwise.peak.bytes
 
