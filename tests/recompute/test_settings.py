@@ -15,18 +15,23 @@ from tests.execute.families import build
 
 LLAMA = Trial("tests.execute.families:LlamaForCausalLM", labels="unequal")
 TILES = resources.read("models", "llama").replace("tile      loss auto", "tile mlp 2\ntile loss 3")
-SETTINGS = ("none", "sac", "sac budget 0.6", "sac budget 1GiB", "sac budget auto", "full")
-TRIALS = [
-    *(attrs.evolve(LLAMA, recompute=setting) for setting in SETTINGS),
-    *(attrs.evolve(LLAMA, recompute=setting, spec=TILES) for setting in ("none", "sac", "full")),
+FIRST = [
+    attrs.evolve(LLAMA, recompute="sac"),
     attrs.evolve(LLAMA, recompute="full", spec=TILES, dynamic=True, lengths=(32, 27)),
-    attrs.evolve(LLAMA, recompute="sac budget 0.4", spec=TILES, zero=1, optimizer="adam", labels="empty"),
+    attrs.evolve(LLAMA, recompute="sac budget 0.6", spec=TILES, zero=1, optimizer="adam", labels="empty"),
+]
+REST = [
+    *(attrs.evolve(LLAMA, recompute=s) for s in ("none", "sac budget 0.6", "sac budget 1GiB", "sac budget auto")),
+    *(attrs.evolve(LLAMA, recompute=s, spec=TILES) for s in ("none", "sac", "full")),
     attrs.evolve(LLAMA, recompute="sac", lengths=(31,), mask="right"),
     attrs.evolve(LLAMA, model="tests.execute.families:MixtralForCausalLM", recompute="full"),
     attrs.evolve(LLAMA, model="tests.execute.families:GPT2LMHeadModel", recompute="sac"),
-    pytest.param(
-        attrs.evolve(LLAMA, recompute="sac budget 0.4", spec=TILES, backend="inductor"), marks=pytest.mark.inductor
-    ),
+]
+INDUCTOR = attrs.evolve(LLAMA, recompute="sac budget 0.6", spec=TILES, backend="inductor")
+TRIALS = [
+    *FIRST,
+    *(pytest.param(trial, marks=pytest.mark.slow) for trial in REST),
+    pytest.param(INDUCTOR, marks=[pytest.mark.slow, pytest.mark.inductor]),
 ]
 
 
