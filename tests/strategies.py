@@ -106,6 +106,7 @@ def specs(draw):
         maps=maps,
         recompute=draw(recomputes()),
         tile=tiles,
+        offload=draw(st.sampled_from(("none", "auto"))),
         reduce=tuple(dict.fromkeys([*needed, *extra])),
     )
 

@@ -16,7 +16,7 @@ from ..capture import Captured, Output, capture
 from ..errors import EngineError, PlanError, Problem, did_you_mean
 from ..lower import Rank, band, check, lower
 from ..recompute import Decision, tile
-from ..recompute.notes import tile_notes
+from ..recompute.notes import offload_notes, tile_notes
 from ..recompute.tile_hoist import hoisted
 from ..solve import Device, Ends, Plan, load_device, solve
 from ..spec import Recompute, Spec
@@ -121,7 +121,9 @@ class Backend:
         dump(self.spec, captured, plan, local, self.mesh.rank)
         if captured.training and self.options.inner != "eager":  # without a joint graph all is held anyway
             local, tiled, notes = tile(local, self.spec.tile, captured.hints)
-            plan = attrs.evolve(plan, notes=(*plan.notes, *tile_notes(tiled, notes)))
+            host = plan.device.host if torch.cuda.is_available() else 0.0
+            said = (*tile_notes(tiled, notes), *offload_notes(self.spec.offload == "auto", host))
+            plan = attrs.evolve(plan, notes=(*plan.notes, *said))
         self.plans.append(plan)
         self.on_plan(plan)
         return local, dynamic
@@ -137,7 +139,7 @@ class Backend:
             return None
         found = decided(
             self.policy, self.plans[-1], local, examples, self.agreement, self.options.states,
-            decompositions_of(self.options.inner),
+            decompositions_of(self.options.inner), offload=self.spec.offload == "auto",
         )  # fmt: skip
         dump_recompute(found, local, self.mesh.rank)
         return found

@@ -48,6 +48,7 @@ def decided(
     agreement: Agreement,
     states: States,
     decompositions: dict | None,
+    offload: bool = False,
 ) -> Decision | None:
     """The group's decision, or None where nothing need be decided: no gradient flows, PyTorch's own
     choice is asked for, or all of it fits anyway. Raises RankError where ranks ask for different things."""
@@ -58,7 +59,7 @@ def decided(
     if agreement.mesh.rank == 0 and not (policy.budget == "auto" and _most(plan) <= limit):
         found = decide(
             local, examples, policy, device=plan.device, p=plan.p, limit=limit,
-            plan=plan.fingerprint(), decompositions=decompositions,
+            plan=plan.fingerprint(), decompositions=decompositions, offload=offload and torch.cuda.is_available(),
         )  # fmt: skip
         if found is not None and not found.fits:
             warnings.warn(f"autosp: {_too_little(policy, found)}", stacklevel=2)
@@ -100,7 +101,9 @@ def _written(found: Decision | None) -> str:
         return ""
     fields = {f.name: getattr(found, f.name) for f in attrs.fields(Decision)}
     if found.choice is not None:
-        fields["choice"] = [sorted(found.choice.saved), sorted(found.choice.twice), found.choice.plan]
+        fields["choice"] = [
+            sorted(found.choice.saved), sorted(found.choice.twice), found.choice.plan, found.choice.offload,
+        ]  # fmt: skip
     return json.dumps(fields)
 
 
@@ -109,8 +112,8 @@ def _read(text: str) -> Decision | None:
         return None
     fields = json.loads(text)
     if fields["choice"] is not None:
-        saved, twice, plan = fields["choice"]
-        fields["choice"] = Choice(frozenset(map(tuple, saved)), frozenset(map(tuple, twice)), plan)
+        saved, twice, *rest = fields["choice"]
+        fields["choice"] = Choice(frozenset(map(tuple, saved)), frozenset(map(tuple, twice)), *rest)
     return Decision(**fields)
 
 

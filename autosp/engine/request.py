@@ -82,11 +82,13 @@ class Request:
     def predicted(self, inputs: Mapping[str, Any], room: int) -> tuple[Plan, int]:
         """The plan, and the bytes of the program's own peak with the states that last, where activations
         and gradients have `room` bytes. Without a backward there is no memory, and 0 bytes."""
-        from ..recompute.notes import tile_notes
+        from ..recompute.notes import offload_notes, tile_notes
         from ..recompute.predict import predict
 
         solved, examples = self._solved(inputs)
-        found = predict(solved, self.recompute, self.spec.tile, examples=examples, limit=room)
+        found = predict(
+            solved, self.recompute, self.spec.tile, examples=examples, limit=room, offload=self.spec.offload == "auto"
+        )
         length = next((inputs[name].shape[d] for name, d in sorted(self._lengths())), None)
         solved = attrs.evolve(solved, length=length, recompute=str(self.recompute))
         if found is None:
@@ -98,7 +100,11 @@ class Request:
             recomputed=decision.text,
             recompute_seconds=decision.seconds,
             tiled=found.tiled,
-            notes=(*solved.notes, *tile_notes(found.tiled, found.notes)),
+            notes=(
+                *solved.notes,
+                *tile_notes(found.tiled, found.notes),
+                *offload_notes(self.spec.offload == "auto", self.device.host),
+            ),
             longest=self.longest,
         )
         return plan, self.state.lasting + decision.peak

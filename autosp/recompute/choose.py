@@ -49,39 +49,61 @@ class Candidate:
 class Chooser:
     """The trade-off of one joint graph, solved corner by corner as it is asked for."""
 
-    def __init__(self, joint: Joint, device: Device, p: int):
-        self.joint = joint
+    def __init__(self, joint: Joint, device: Device, p: int, *, offload: bool = False):
+        self.joint, self.device = joint, device
+        self.offload = offload and device.host > 0
         self.seconds = {n: node_seconds(joint, n, device, p) for n in joint.forward if n in joint.makes}
         self.in_forward = set(schedule(joint, ()).forward)
         self.layers = list(dict.fromkeys(s.layer for s in joint.saveable if s.layer))
-        self._candidates: dict[frozenset[int], Candidate] = {}
+        self._candidates: dict[tuple[frozenset[int], bool], Candidate] = {}
         self._hull: list[Candidate] = []
 
-    def candidate(self, saved: Collection[int]) -> Candidate:
-        """What comes of a choice."""
-        saved = frozenset(saved)
-        if saved not in self._candidates:
-            s = schedule(self.joint, saved)
+    def candidate(self, saved: Collection[int], offload: bool = False) -> Candidate:
+        """What comes of a choice; with `offload`, of one whose residual stream crosses in the host's memory."""
+        key = frozenset(saved), offload
+        if key not in self._candidates:
+            s = schedule(self.joint, key[0], offload)
             at, phase = peak(self.joint, s)
             twice = sum(self.seconds.get(n, 0.0) for n in s.again if n in self.in_forward)
-            self._candidates[saved] = Candidate(saved, s, at, phase, twice)
-        return self._candidates[saved]
+            self._candidates[key] = Candidate(key[0], s, at, phase, twice + self._waiting(s))
+        return self._candidates[key]
+
+    def _waiting(self, s: Schedule) -> float:
+        """Seconds by which copies to the host, and back, outlast the forward and the backward beside them."""
+        if not s.offloaded:
+            return 0.0
+        copies = sum(x.bytes for x in s.saved if x.id in s.offloaded) / self.device.host
+        forward = sum(self.seconds.values())
+        return max(0.0, copies - forward) + max(0.0, copies - 2 * forward)
 
     def least(self, *, protect: bool) -> Candidate:
         """The fewest bytes that cross. protect: no attention and no collective runs again."""
         return self.candidate(self._cut(self._dearest(), protect))
 
     def fitting(self, limit: int) -> Candidate | None:
-        """The fewest seconds whose peak is at most `limit` bytes, or None."""
+        """The fewest seconds whose peak is at most `limit` bytes, or None; where it may, with the residual
+        stream in the host's memory if that is faster, or alone fits."""
+        here = self._fitting(limit)
+        if not self.offload or (here is not None and here.seconds == 0.0):
+            return here
+        away = [c for c in (self.candidate(c.saved, offload=True) for c in self.corners()) if c.peak.bytes <= limit]
+        return min((*([here] if here else []), *away), key=lambda c: c.seconds, default=None)
+
+    def _fitting(self, limit: int) -> Candidate | None:
         corners = sorted(self.corners(), key=lambda c: c.seconds)
         first = next((i for i, c in enumerate(corners) if c.peak.bytes <= limit), None)
         if first is None:
-            least = self.smallest()
+            least = self._smallest()
             return least if least.peak.bytes <= limit else None
         mixed = self._between(corners[first - 1], corners[first], limit) if first else ()
         return min((corners[first], *mixed), key=lambda c: c.seconds)
 
     def smallest(self) -> Candidate:
+        """The least peak of all."""
+        away = [self.candidate(c.saved, offload=True) for c in self.corners()] if self.offload else []
+        return min((self._smallest(), *away), key=lambda c: (c.peak.bytes, c.seconds))
+
+    def _smallest(self) -> Candidate:
         """The least peak of the corners, and of those that save more in the last layers alone: there the
         backward begins, while all of what crosses is alive, and what is saved need not be made again."""
         least = min(self.corners(), key=lambda c: (c.peak.bytes, c.seconds))

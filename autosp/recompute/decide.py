@@ -56,9 +56,11 @@ def decide(
     limit: int | None = None,
     plan: str = "",
     decompositions: dict | None = None,
+    offload: bool = False,
 ) -> Decision | None:
     """What one rank saves and what it recomputes; None where no gradient flows.
 
+    offload: whether the residual stream may cross in the host's memory, for a policy with a budget.
     limit: bytes that activations and gradients may take at the peak, for `sac budget SIZE` and `sac
     budget auto` (without parameters and optimizer); a fraction is one of the peak that `none` has. plan: the
     plan's fingerprint. Where nothing fits, the least peak is chosen and `fits` is False.
@@ -67,14 +69,14 @@ def decide(
     if traced is None:
         return None
     joint, gm = traced
-    chooser = Chooser(joint, device, p)
+    chooser = Chooser(joint, device, p, offload=offload)
 
     def default() -> Candidate:
         return chooser.candidate(default_saved(joint, gm, len(gm.graph.output_node().args[0]) - joint.inputs))
 
     def told(c: Candidate, text: str, choice: bool = True) -> Decision:
         return Decision(
-            choice_of(joint, c.saved, c.schedule.again, plan) if choice else None,
+            choice_of(joint, c.saved, c.schedule.again, plan, bool(c.schedule.offloaded)) if choice else None,
             saved_by_kind(c.schedule), c.peak.held, c.peak.transient, c.peak.gradients, c.phase,
             where(c.peak.at) if c.peak.at is not None else "", c.seconds, limit, text,
         )  # fmt: skip
@@ -95,4 +97,5 @@ def decide(
     found = chooser.fitting(limit)
     if found is None:
         return told(chooser.smallest(), "the least peak: nothing fits")
-    return told(found, "the least time that fits")
+    there = "; the residual stream crosses in the host's memory" if found.schedule.offloaded else ""
+    return told(found, f"the least time that fits{there}")

@@ -2,7 +2,9 @@
 
 A storage lives from the operator that makes it to the last operator that reads it or a view of it;
 what crosses lives from its maker in the forward to its last reader in the backward. A gradient of
-an input lives from its maker to the end of the backward, which returns all of them together.
+an input lives from its maker to the end of the backward, which returns all of them together. What
+is offloaded crosses in the host's memory: it lives to its last reader in the forward, and again from its
+first reader in the backward.
 Inputs of the forward are not counted: they are the model's states, or the user's.
 """
 
@@ -37,8 +39,10 @@ def peaks(joint: Joint, s: Schedule, *, gradients: bool = True) -> tuple[Peak, P
     """The fullest moments of forward and backward, with the gradients of inputs or without them."""
     crossing = {x.id for x in s.saved}
     ends = {x.id for n in joint.outputs for x in joint.of.get(n, ())}
-    forward = _walk(joint, s.forward, (), crossing | ends, crossing, gradients)
-    backward = _walk(joint, s.backward, s.saved, joint.gradients, crossing, gradients)
+    away = s.offloaded
+    forward = _walk(joint, s.forward, (), (crossing | ends) - away, crossing, gradients)
+    here = tuple(x for x in s.saved if x.id not in away)
+    backward = _walk(joint, s.backward, here, joint.gradients, crossing, gradients, away)
     return forward, backward
 
 
@@ -59,7 +63,7 @@ def saved_by_kind(s: Schedule) -> Mapping[str, int]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _walk(joint: Joint, nodes, start, keep, crossing, with_gradients: bool) -> Peak:
+def _walk(joint: Joint, nodes, start, keep, crossing, with_gradients: bool, away=frozenset()) -> Peak:
     dies = _deaths(joint, nodes)
     alive = {x.id: x.bytes for x in start}
     held = sum(alive.values())
@@ -70,7 +74,8 @@ def _walk(joint: Joint, nodes, start, keep, crossing, with_gradients: bool) -> P
         return "gradients" if x.id in joint.gradients else "held" if x.id in crossing else "transient"
 
     for i, n in enumerate(nodes):
-        for x in joint.makes.get(n, ()):
+        back = (x for x in joint.needs.get(n, ()) if x.id in away)
+        for x in (*back, *joint.makes.get(n, ())):
             if x.id not in alive and not x.given and (with_gradients or x.id not in joint.gradients):
                 alive[x.id] = x.bytes
                 now[part(x)] += x.bytes

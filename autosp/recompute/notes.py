@@ -23,6 +23,11 @@ def tile_notes(tiled: Sequence[Tiled], notes: Sequence[str]) -> tuple[str, ...]:
     return (*made, *notes)
 
 
+def offload_notes(asked: bool, host: float) -> tuple[str, ...]:
+    """What is said where the residual stream should be offloaded, and the device has no link to a host."""
+    return ("offload residual: the memory is the host's own; nothing is moved",) if asked and not host else ()
+
+
 def recompute_text(found: Decision) -> str:
     """A decision for a reader: what crosses, by kind, the peak and where it is, and every name."""
     saved = [f"  {kind:12} {size(count)}" for kind, count in found.saved.items()]
@@ -33,6 +38,7 @@ def recompute_text(found: Decision) -> str:
         f"crosses from forward to backward: {size(sum(found.saved.values()))}",
         *saved,
         f"seconds spent twice, predicted: {found.seconds:.4f}",
+        *(["what leaves a layer crosses in the host's memory"] if found.choice and found.choice.offload else []),
     ]
     if found.choice is not None:
         lines += ["", "saved:", *(f"  {_name(key)}" for key in sorted(found.choice.saved))]

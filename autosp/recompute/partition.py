@@ -6,15 +6,19 @@ rank's), so it names operators by where they stand: module, operator, ordinal.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import attrs
+import torch
 from torch import fx
-from torch._functorch import partitioners
+from torch._functorch import config, partitioners
+from torch._functorch._activation_offloading.activation_offloading import enable_activation_offloading
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
+from torch.utils._ordered_set import OrderedSet
 
 from . import kinds
 from .joint import Joint, Storage, layer_of, read_joint
@@ -27,16 +31,17 @@ Key = tuple[str, str, int, int]  # layer, operator, its ordinal among these, pos
 class Choice:
     """What crosses from forward to backward, and which attentions and collectives run twice.
 
-    Both by name, alike on all ranks. fingerprint: of the plan and of the choice.
+    Both by name, alike on all ranks. offload: what leaves a layer crosses in the host's memory.
     """
 
     saved: frozenset[Key] = attrs.field(repr=False)
     twice: frozenset[Key] = attrs.field(repr=False)
     plan: str = ""
+    offload: bool = False
 
     def fingerprint(self) -> str:
         """What keys a compiler's caches."""
-        text = repr((sorted(self.saved), sorted(self.twice), self.plan))
+        text = repr((sorted(self.saved), sorted(self.twice), self.plan, self.offload))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -54,7 +59,9 @@ def named(joint: Joint) -> dict[Key, Storage]:
     return found
 
 
-def choice_of(joint: Joint, saved: Iterable[int], again: Iterable[fx.Node], plan: str = "") -> Choice:
+def choice_of(
+    joint: Joint, saved: Iterable[int], again: Iterable[fx.Node], plan: str = "", offload: bool = False
+) -> Choice:
     """A choice by name."""
     saved, again = set(saved), set(again)
     names = named(joint)
@@ -62,6 +69,7 @@ def choice_of(joint: Joint, saved: Iterable[int], again: Iterable[fx.Node], plan
         frozenset(k for k, s in names.items() if s.id in saved),
         frozenset(k for k, s in names.items() if s.maker in again and protected(s.maker)),
         plan,
+        offload,
     )
 
 
@@ -89,17 +97,45 @@ class Partitioner(CustomPartitionerFn):
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
         tidy(gm)
         joint = read_joint(gm, num_fwd_outputs)
-        s = schedule(joint, saved_by(joint, self.choice))
+        s = schedule(joint, saved_by(joint, self.choice), self.choice.offload)
         inputs = [n for n in s.inputs if n not in joint.numbers]
         forward, backward = partitioners._extract_fwd_bwd_modules(
             gm, [*inputs, *(x.head for x in s.saved)], list(s.numbers), num_fwd_outputs=num_fwd_outputs
         )
         backward = partitioners.reordering_to_mimic_autograd_engine(backward)
+        if s.offloaded:
+            offload(forward, backward, num_fwd_outputs, {x.head.name for x in s.saved if x.id in s.offloaded})
         return partitioners.raise_getitems(forward), partitioners.raise_getitems(backward)
 
     def uuid(self) -> str:
         """Keys Inductor's caches on the plan and the choice."""
         return f"autosp-{self.choice.fingerprint()}"
+
+
+def offload(forward: fx.GraphModule, backward: fx.GraphModule, num_fwd_outputs: int, names: set[str]) -> None:
+    """PyTorch's own offloading of what the forward saves under these names: copies to pinned memory of the
+    host on a stream of their own, and back a layer ahead, where there is a device that has streams."""
+    for node in forward.graph.nodes:
+        node.meta["should_offload"] = node.name in names
+    streams = torch.cuda.is_available()
+    asynchronous = dict.fromkeys(
+        ("activation_offload_separate_stream", "activation_offload_sink_wait", "activation_reload_prefetch"), streams
+    )
+    with config.patch(asynchronous), _only_nodes(forward.graph):
+        enable_activation_offloading(forward, backward, num_fwd_outputs, OrderedSet())
+    forward.recompile()
+    backward.recompile()
+
+
+@contextlib.contextmanager
+def _only_nodes(graph: fx.Graph) -> Iterator[None]:
+    """The graph with a value in place of every output that is none, which PyTorch's offloading cannot read."""
+    values = list(graph.output_node().args[0])
+    some = next(v for v in values if isinstance(v, fx.Node))
+    graph.output_node().args = (tuple(v if isinstance(v, fx.Node) else some for v in values),)
+    yield
+    now = graph.output_node().args[0]
+    graph.output_node().args = (tuple(n if isinstance(v, fx.Node) else v for v, n in zip(values, now, strict=True)),)
 
 
 def tidy(gm: fx.GraphModule) -> None:

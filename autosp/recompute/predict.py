@@ -31,17 +31,20 @@ def predict(
     *,
     examples: Sequence,
     limit: int | None = None,
+    offload: bool = False,
     rank: Rank = FIRST,
 ) -> Prediction | None:
     """What one rank saves, recomputes and holds at the peak; None where no gradient flows.
 
     examples: the values of the captured graph's placeholders, fake or real. limit: bytes that
-    activations and gradients may take, for a policy with a budget of bytes or `auto`.
+    activations and gradients may take, for a policy with a budget of bytes or `auto`. offload: whether
+    the residual stream may cross in the host's memory.
     """
     local = lower(plan, rank)
     band(local)
     local, tiled, notes = tile(local, tiles, plan.problem.captured.hints)
-    found = decide(local, examples, recompute, device=plan.device, p=plan.p, limit=limit, plan=plan.fingerprint())
+    found = decide(local, examples, recompute, device=plan.device, p=plan.p, limit=limit, plan=plan.fingerprint(),
+                   offload=offload)  # fmt: skip
     return None if found is None else Prediction(found, tiled, notes)
 
 

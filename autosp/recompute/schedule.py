@@ -8,7 +8,7 @@ import attrs
 from torch import fx
 
 from . import kinds
-from .joint import Joint, Storage
+from .joint import Joint, Storage, crosses_layers
 
 
 @attrs.frozen(eq=False)
@@ -17,7 +17,8 @@ class Schedule:
 
     saved: the storages that cross from forward to backward; inputs, numbers: inputs of the forward
     and sizes that the backward reads as well.
-    again: operators of the forward that the backward runs again.
+    again: operators of the forward that the backward runs again. offloaded: storages that cross in the
+    host's memory: the residual stream, which leaves its layers.
     """
 
     forward: tuple[fx.Node, ...]
@@ -26,9 +27,10 @@ class Schedule:
     inputs: tuple[fx.Node, ...]
     numbers: tuple[fx.Node, ...]
     again: tuple[fx.Node, ...]
+    offloaded: frozenset[int] = frozenset()
 
 
-def schedule(joint: Joint, saved: Collection[int]) -> Schedule:
+def schedule(joint: Joint, saved: Collection[int], offload: bool = False) -> Schedule:
     """The programs where the storages `saved` cross. What the backward needs beyond them it runs again."""
     heads = {s.head for s in joint.saveable if s.id in saved}
     had = heads | joint.numbers
@@ -44,6 +46,7 @@ def schedule(joint: Joint, saved: Collection[int]) -> Schedule:
         inputs=tuple(n for n in joint.nodes if n.op == "placeholder" and n in given),
         numbers=tuple(n for n in joint.nodes if n in joint.numbers and n in in_backward),
         again=again,
+        offloaded=frozenset(s.id for s in crossing if offload and crosses_layers(s)),
     )
 
 

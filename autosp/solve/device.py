@@ -19,7 +19,8 @@ class Device:
     """peak: FLOP/s by dtype. efficiency: the part of a peak that a kernel reaches. memory: bytes.
     bandwidth: bytes/s of device memory. node: devices per node. inside, across: (bytes/s, s) of a
     link within and between nodes, per direction and device. reserve: bytes of the memory that no
-    tensor can have (the driver's context, the communication library's buffers, the allocator's slack)."""
+    tensor can have (the driver's context, the communication library's buffers, the allocator's slack).
+    host: bytes/s to and from the memory of the host, each way; 0 where that is the device's own."""
 
     name: str
     peak: dict[str, float] = attrs.field(hash=False)
@@ -30,6 +31,7 @@ class Device:
     inside: tuple[float, float]
     across: tuple[float, float]
     reserve: int = 0
+    host: float = 0.0
 
     @property
     def usable(self) -> int:
@@ -103,7 +105,7 @@ def _line(fields: dict, words: list[str]) -> None:
             fields[key] = int(float(value[:-3]) * _UNITS[value[-3:]])
         case ["node", value]:
             fields["node"] = int(value)
-        case [("efficiency" | "bandwidth") as key, value]:
+        case [("efficiency" | "bandwidth" | "host") as key, value]:
             fields[key] = float(value)
         case _:
             raise ValueError(words)
@@ -113,7 +115,7 @@ def _bad_line(filename: str, number: int, line: str) -> Problem:
     return Problem(
         what=f"not a line of a device description: {line.strip()}",
         rule="a line is device NAME, peak DTYPE FLOP/S, efficiency X, memory SIZE(GiB), reserve SIZE(GiB), "
-        "bandwidth BYTES/S, node N, or link inside|across BYTES/S SECONDS",
+        "bandwidth BYTES/S, host BYTES/S, node N, or link inside|across BYTES/S SECONDS",
         fix="compare with specs/devices/a100-80gb.device",
         where=f"{filename}:{number}",
     )

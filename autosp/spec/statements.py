@@ -32,6 +32,7 @@ KEYWORDS = (
     "map",
     "recompute",
     "tile",
+    "offload",
     "reduce",
 )
 BEGINS = re.compile(rf"[ \t]*({'|'.join(KEYWORDS)})[ \t]+[A-Za-z\[]")
@@ -187,6 +188,7 @@ MAKERS: dict[str, Callable[[Reader, Tree], Any]] = {
     "map": map_of,
     "recompute": recompute_of,
     "tile": tile_of,
+    "offload": lambda read, tree: tree.children[1].value,
     "reduce": names_of,
 }
 

@@ -54,6 +54,7 @@ CELLS: dict[str, Callable[[Any], tuple[str, ...]]] = {
     "map": lambda m: (m.module, f"over {m.over}"),
     "recompute": lambda value: (tail(value),),
     "tile": lambda value: (tail(value),),
+    "offload": lambda mode: (f"residual {mode}",),
     "reduce": lambda axes: (f"loss mean over [{', '.join(axes)}]",),
 }
 
@@ -112,6 +113,7 @@ def blocks_of(spec: Spec) -> Iterator[list[Row]]:
     yield [
         row("recompute", spec.recompute),
         *(row("tile", each) for each in spec.tile),
+        *([row("offload", spec.offload)] if spec.offload != "none" else []),
         *([row("reduce", spec.reduce)] if spec.reduce != default_reduce(spec.mesh) else []),
     ]
 

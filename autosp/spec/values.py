@@ -198,6 +198,7 @@ class Spec:
     maps: tuple[Map, ...] = listed()
     recompute: Recompute = Recompute()
     tile: tuple[Tile, ...] = listed()
+    offload: Literal["auto", "none"] = "none"
     reduce: tuple[str, ...] = attrs.field(
         default=attrs.Factory(lambda self: default_reduce(self.mesh), takes_self=True), converter=tuple
     )

@@ -45,6 +45,7 @@ FORMS = {
     "map": "map MODULE-PATH over DIM",
     "recompute": "recompute none, full, sac, or sac budget AMOUNT",
     "tile": "tile loss or tile mlp, then auto, none, or a number of tiles",
+    "offload": "offload residual auto, or offload residual none",
     "reduce": "reduce loss mean over [AXIS, AXIS]",
 }
 LAYOUT_FORM = "a layout is [DIM, DIM], each DIM a name, name@axis, name@(axis axis), (name name@axis), '_' or '...'"

@@ -101,6 +101,12 @@ def test_a_budget_goes_with_sac_and_is_a_fraction_or_bytes():
         Recompute("sac", 2.0)
 
 
+def test_offload():
+    assert parse("mesh [sp]").offload == "none"
+    spec = parse("mesh [sp]\noffload residual auto")
+    assert spec.offload == "auto" and parse(str(spec)) == spec
+
+
 def test_tiles():
     spec = parse("mesh [sp]\ntile mlp 4\ntile loss none")
     assert spec.tile == (Tile("mlp", 4), Tile("loss", "none"))
