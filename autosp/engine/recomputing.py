@@ -89,7 +89,7 @@ def _most(plan: Plan) -> float:
 
 def _agreed(policy: Recompute, found: Decision | None, agreement: Agreement) -> Decision | None:
     """The first rank's decision, on every rank."""
-    said = agreement.first_says("recompute", f"{policy}\n{_written(found)}")
+    said = agreement.first_says("plan", f"{policy}\n{_written(found)}")
     asked, _, decision = said.partition("\n")
     if asked != str(policy):
         raise RankError(_differ(agreement.mesh.ranks[0], asked, str(policy)))

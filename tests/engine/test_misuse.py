@@ -17,7 +17,7 @@ def test_misuse_stops_every_rank_with_this_text(name: str, ranks: tuple[Outcome,
     for outcome in ranks:
         assert issubclass(getattr(autosp_errors, outcome.value.kind), autosp_errors.AutospError)
         assert outcome.value.collectives == 0 or (name in misuse.LAST and outcome.rank == 0)
-        assert outcome.value.seconds < 10
+        assert outcome.value.seconds < 20  # far below the time after which a collective gives up
 
 
 def test_no_text_is_left_over():
