@@ -55,6 +55,7 @@ def test_every_tutorial_is_run():
     assert {path.name for path in DOCS.glob("tutorial_*.md")} == set(COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", COMMANDS)
 def test_a_tutorial_is_true(page: str, tmp_path: Path):
     run = 0

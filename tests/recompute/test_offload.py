@@ -70,6 +70,7 @@ def test_the_peak_holds_the_residual_of_few_layers(program) -> None:
     assert away.seconds >= least.seconds
 
 
+@pytest.mark.slow
 def test_it_is_used_where_a_budget_needs_it() -> None:
     model, inputs = llama(layers=8, length=1024)
     spec = parse(SPEC + "tile loss 8\ntile mlp 4\n")

@@ -47,6 +47,7 @@ def test_a_graph_without_tiles_is_left_alone():
         assert str(graph.graph) == before
 
 
+@pytest.mark.slow
 @pytest.mark.inductor
 def test_inductor_holds_one_tile_of_logits():
     """Without the pass all tiles' softmax backwards are one kernel, and all logits wait for it."""
