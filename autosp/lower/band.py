@@ -13,6 +13,8 @@ import attrs
 import torch
 from torch import fx
 
+from ..capture.masks import SDPA
+
 aten = torch.ops.aten
 BAND = "autosp_band"  # in the meta of a local attention that may run as a band
 MOST = 32  # blocks, which bounds the size of the graph
@@ -114,6 +116,3 @@ class _Writer:
         node = self.graph.call_function(target, args, dict(kwargs or {}))
         node.meta.update(self.meta)
         return node
-
-
-SDPA = aten.scaled_dot_product_attention.default

@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import fx
 
-# Every attention kernel that PyTorch may choose, forward and backward: its own table of
+# Every attention kernel that PyTorch may choose, by its forward: its own table of
 # "compute-intensive" operators leaves out the CPU's and cuDNN's.
 ATTENTION = frozenset(
     {
@@ -62,14 +62,6 @@ def name_of(node: fx.Node) -> str:
 def is_attention(node: fx.Node) -> bool:
     """Whether a node is a fused attention's forward."""
     return node.op == "call_function" and name_of(node) in ATTENTION
-
-
-def is_attention_backward(node: fx.Node) -> bool:
-    """Whether a node is a fused attention's backward."""
-    return node.op == "call_function" and name_of(node).replace("_backward", "_forward") in _BACKWARDS
-
-
-_BACKWARDS = {f"{a}_forward" for a in ATTENTION} | {a for a in ATTENTION if a.endswith("_forward")}
 
 
 def is_wait(node: fx.Node) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import fx
 
+from ..solve.words import size
+
 WHAT = {"loss": "the loss", "mlp": "the mlp"}
 SHAPE = {
     "loss": "no product with a weight is followed by a loss over its features",
@@ -67,14 +69,6 @@ def gathered(notes: Iterable[tuple[str, str, str]]) -> Iterator[str]:
         yield f"tile {what}: {name} stays whole: {why}"
 
 
-def amount(count: int) -> str:
-    """A number of bytes, as read: `31.3 MiB`."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
-
-
 def nothing(what: str) -> str:
     return SHAPE[what]
 
@@ -85,7 +79,7 @@ def random(node: fx.Node) -> str:
 
 def small(what: str, count: int, least: int) -> str:
     held = "its widest value is" if what == "loss" else "its intermediates are"
-    return f"{held} {amount(count)}, and 'auto' makes tiles from {amount(least)}"
+    return f"{held} {size(count)}, and 'auto' makes tiles from {size(least)}"
 
 
 def few_tokens(count: int) -> str:

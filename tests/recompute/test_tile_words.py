@@ -103,8 +103,8 @@ NODE = SimpleNamespace(target=print)
         (words.biased_sum(NODE), "'print' adds a bias to a sum over the tokens"),
         (words.two_dims(NODE), "'print' is read along two different dims"),
         (words.reordered(), "nothing is tiled: tiles would change the order of what ranks send"),
-        (words.amount(3 * 2**30), "3.0 GiB"),
-        (words.amount(5), "5 B"),
+        (words.size(3 * 2**30), "3.0 GiB"),
+        (words.size(5), "5 B"),
     ],
 )
 def test_words(said, text):
