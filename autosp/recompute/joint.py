@@ -116,8 +116,9 @@ def _storages(nodes):
             continue
         if kinds.is_wait(node):
             of[node] = of[node.args[0]]
-            for s in of[node]:
+            for s, t in zip(of[node], tensors_of(node.meta.get("val")), strict=True):
                 s.head = node  # the collective's own value is not ready before
+                by_key[t.untyped_storage()._cdata] = s  # views of it are views of that
             continue
         found = []
         for t in tensors_of(node.meta.get("val")):

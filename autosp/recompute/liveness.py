@@ -16,7 +16,11 @@ import attrs
 from torch import fx
 
 from . import kinds
+from .fuse import fused
 from .joint import Joint, Storage, crosses_layers
+from .order import ordered
+from .reuse import held
+from .runs import Run, one_by_one
 from .schedule import Schedule
 
 
@@ -35,14 +39,19 @@ class Peak:
         return self.held + self.transient + self.gradients
 
 
-def peaks(joint: Joint, s: Schedule, *, gradients: bool = True) -> tuple[Peak, Peak]:
-    """The fullest moments of forward and backward, with the gradients of inputs or without them."""
+def peaks(joint: Joint, s: Schedule, *, gradients: bool = True, fuses: str = "") -> tuple[Peak, Peak]:
+    """The fullest moments of forward and backward, with the gradients of inputs or without them.
+
+    fuses: "cpu" or "cuda" where a compiler joins operators to kernels for such a device.
+    """
     crossing = {x.id for x in s.saved}
     ends = {x.id for n in joint.outputs for x in joint.of.get(n, ())}
     away = s.offloaded
-    forward = _walk(joint, s.forward, (), (crossing | ends) - away, crossing, gradients)
+    first = _runs(joint, s.forward, (), crossing | ends, fuses)
+    forward = _walk(joint, first, (), (crossing | ends) - away, crossing, gradients, fuses=fuses)
     here = tuple(x for x in s.saved if x.id not in away)
-    backward = _walk(joint, s.backward, here, joint.gradients, crossing, gradients, away)
+    second = _runs(joint, s.backward, here, joint.gradients, fuses)
+    backward = _walk(joint, second, here, joint.gradients, crossing, gradients, away, fuses)
     return forward, backward
 
 
@@ -63,35 +72,46 @@ def saved_by_kind(s: Schedule) -> Mapping[str, int]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _walk(joint: Joint, nodes, start, keep, crossing, with_gradients: bool, away=frozenset()) -> Peak:
-    dies = _deaths(joint, nodes)
+def _runs(joint: Joint, nodes, start, keep, fuses: str) -> tuple[Run, ...]:
+    if not fuses:
+        return one_by_one(joint, nodes)
+    return ordered(fused(joint, nodes, keep, fuses), start, keep)
+
+
+def _walk(joint: Joint, runs, start, keep, crossing, with_gradients: bool, away=frozenset(), fuses="") -> Peak:
+    dies = deaths(runs)
+    waiting = held(runs, start, keep) if fuses else [0] * len(runs)
     alive = {x.id: x.bytes for x in start}
-    held = sum(alive.values())
-    now = {"held": held, "transient": 0, "gradients": 0}
-    best = Peak(**now, at=nodes[0] if nodes else None)
+    now = {"held": sum(alive.values()), "transient": 0, "gradients": 0}
+    best = Peak(**now, at=runs[0].at if runs else None)
 
     def part(x: Storage) -> str:
         return "gradients" if x.id in joint.gradients else "held" if x.id in crossing else "transient"
 
-    for i, n in enumerate(nodes):
-        back = (x for x in joint.needs.get(n, ()) if x.id in away)
-        for x in (*back, *joint.makes.get(n, ())):
+    for i, run in enumerate(runs):
+        ends = {x.id: x for x in dies.get(i, ()) if x.id not in keep}
+        for new, old in run.over:
+            if old.id in ends and old.id in alive:
+                now[part(old)] -= alive.pop(old.id)
+        back = (x for x in run.needs if x.id in away)
+        for x in (*back, *run.makes):
             if x.id not in alive and not x.given and (with_gradients or x.id not in joint.gradients):
                 alive[x.id] = x.bytes
                 now[part(x)] += x.bytes
-        if sum(now.values()) > best.bytes:
-            best = Peak(**now, at=n)
-        for x in dies.get(i, ()):
-            if x.id in alive and x.id not in keep:
+        own = waiting[i] + run.own
+        if sum(now.values()) + own > best.bytes:
+            best = Peak(now["held"], now["transient"] + own, now["gradients"], run.at)
+        for x in ends.values():
+            if x.id in alive:
                 now[part(x)] -= alive.pop(x.id)
     return best
 
 
-def _deaths(joint: Joint, nodes) -> dict[int, list[Storage]]:
-    """The storages that no operator after the i-th one touches."""
+def deaths(runs) -> dict[int, list[Storage]]:
+    """The storages that no run after the i-th one touches."""
     last: dict[int, tuple[int, Storage]] = {}
-    for i, n in enumerate(nodes):
-        for x in (*joint.needs.get(n, ()), *joint.of.get(n, ())):
+    for i, run in enumerate(runs):
+        for x in (*run.needs, *run.makes):
             last[x.id] = i, x
     found: dict[int, list[Storage]] = {}
     for i, x in last.values():

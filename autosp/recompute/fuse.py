@@ -1,0 +1,292 @@
+"""What a compiler that fuses leaves of a program: the kernels, and the storages between them.
+
+A model of Inductor's, on values and bytes alone: pointwise work is written into its readers where
+that reads little (`GraphLowering.run_node`, `StorageBox.should_realize_on_reuse`), loops over one
+domain are joined where they share a value (`Scheduler.fuse_nodes`, `score_fusion`), and of four orders of the
+kernels the one with the least peak runs (`_inductor/memory.py`, in `order.py` here).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import attrs
+import torch
+from torch import fx
+
+from . import kinds
+from .joint import Joint, Storage
+from .runs import Run, one
+
+# Inductor's own thresholds (torch/_inductor/config.py).
+READS_OF_A_SHARED_VALUE = 4
+READS = {"cpu": 12, "cuda": 8}
+OPERATIONS = {"cpu": 50, "cuda": 30}
+OPERATIONS_AT_ALL = 100
+LOOPS_OF_A_KERNEL = 64
+HEAVY_ON_CPU = frozenset("exp log log10 log1p log2 sigmoid tanh silu gelu softplus erf _softmax _log_softmax".split())
+
+_MOVES = frozenset(
+    "clone _to_copy convert_element_type cat index gather embedding constant_pad_nd slice_scatter select_scatter where "
+    "full full_like zeros ones zeros_like ones_like scalar_tensor iota arange lift_fresh_copy repeat flip roll tril triu "
+    "inductor_random inductor_lookup_seed masked_fill copy logical_not fma".split()
+)
+_REDUCTIONS = frozenset("sum mean amax amin prod var var_mean argmax argmin any all max min".split())
+
+
+def fused(joint: Joint, nodes: Sequence[fx.Node], keep: Collection[int], kind: str = "cuda") -> tuple[Run, ...]:
+    """The kernels of a program, in the order of their first operators.
+
+    keep: the storages that outlive the program: its outputs. kind: the device's, "cpu" or "cuda".
+    """
+    values = _Values(joint, nodes, keep, kind)
+    return values.runs(_Kernels(values.loops, values.others, joint).joined())
+
+
+@attrs.define(eq=False)
+class _Loop:
+    """A value that is written, and the operators that are written into it. outer: elements of its
+    result; inner: elements that are reduced into each."""
+
+    at: int
+    nodes: list[fx.Node]
+    makes: tuple[Storage, ...]
+    reads: dict[int, Storage]
+    outer: int
+    inner: int
+
+    @property
+    def reduces(self) -> bool:
+        return self.inner > 1
+
+
+@attrs.frozen(eq=False)
+class _Inlined:
+    """A value that no memory holds: what its readers read instead, and how much work it is."""
+
+    nodes: tuple[fx.Node, ...]
+    reads: dict[int, Storage]
+    work: int
+    heavy: bool
+
+
+class _Values:
+    """Which storages of a program are written, and which are worked out where they are read."""
+
+    def __init__(self, joint: Joint, nodes: Sequence[fx.Node], keep: Collection[int], kind: str):
+        self.joint, self.keep, self.kind = joint, keep, kind
+        self.nodes = list(nodes)
+        self.readers: dict[int, list[fx.Node]] = {}
+        for n in self.nodes:
+            if not is_view(joint, n):
+                for s in joint.needs.get(n, ()):
+                    self.readers.setdefault(s.id, []).append(n)
+        self.inlined: dict[int, _Inlined] = {}
+        self.loops: list[_Loop] = []
+        self.others: list[tuple[int, fx.Node]] = []
+        for i, n in enumerate(self.nodes):
+            self._see(i, n)
+
+    def _see(self, i: int, n: fx.Node) -> None:
+        made = tuple(s for s in self.joint.makes.get(n, ()) if not s.given)
+        if not made or not is_fusible(n):
+            if made or not is_view(self.joint, n):
+                self.others.append((i, n))
+            return
+        sources = self.joint.needs.get(n, ())
+        inner = [self.inlined[s.id] for s in sources if s.id in self.inlined]
+        reads = {s.id: s for s in sources if s.id not in self.inlined}
+        for x in inner:
+            reads.update(x.reads)
+        nodes = (*dict.fromkeys(m for x in inner for m in x.nodes), n)
+        numbers = sum(isinstance(a, (int, float)) for a in n.args)
+        work = 1 + numbers + sum(x.work for x in inner) + sum(s.id not in self.inlined for s in sources)
+        name = kinds.name_of(n)
+        heavy = name in HEAVY_ON_CPU or any(x.heavy for x in inner)
+        if name not in _REDUCTIONS and not self._is_written(made, len(reads), work, heavy):
+            self.inlined[made[0].id] = _Inlined(nodes, reads, work, heavy)
+            return
+        outer = elements(n)
+        whole = max((elements(a) for a in n.all_input_nodes), default=outer) if name in _REDUCTIONS else outer
+        self.loops.append(_Loop(i, list(nodes), made, reads, outer, max(1, whole // max(1, outer))))
+
+    def _is_written(self, made, reads: int, work: int, heavy: bool) -> bool:
+        """`run_node`: what a reader needs in memory, what leaves the program, what is much work twice."""
+        if len(made) > 1 or made[0].id in self.keep:
+            return True
+        readers = self.readers.get(made[0].id, ())
+        if any(not is_fusible(r) for r in readers):
+            return True
+        shared = len(readers) > 1
+        if shared and (reads > READS_OF_A_SHARED_VALUE or work > OPERATIONS[self.kind]):
+            return True
+        if shared and heavy and self.kind == "cpu":
+            return True
+        return reads > READS[self.kind] or work > OPERATIONS_AT_ALL
+
+    def runs(self, kernels: list[list[_Loop]]) -> tuple[Run, ...]:
+        of = {s.id: k for k, loops in enumerate(kernels) for x in loops for s in x.makes}
+        outside = {s.id for _, n in self.others for s in self.joint.needs.get(n, ())} | set(self.keep)
+        for k, loops in enumerate(kernels):
+            outside |= {i for x in loops for i in x.reads if of.get(i) != k}
+        found = [(i, one(self.joint, n, copied(n))) for i, n in self.others]
+        for loops in kernels:
+            made = {s.id: s for x in loops for s in x.makes}
+            needs = {i: s for x in loops for i, s in x.reads.items() if i not in made}
+            left = tuple(s for i, s in made.items() if i in outside)
+            nodes = tuple(dict.fromkeys(n for x in loops for n in x.nodes))
+            inside = sum(s.bytes for i, s in made.items() if i not in outside)
+            run = Run(nodes, tuple(needs.values()), left, _over(loops, left), inside, kernel=True)
+            found.append((min(x.at for x in loops), run))
+        return tuple(r for _, r in sorted(found, key=lambda item: item[0]))
+
+
+def is_fusible(n: fx.Node) -> bool:
+    """Whether a compiler writes the operator's loops itself."""
+    if n.op != "call_function" or kinds.is_attention(n) or kinds.is_collective(n) or kinds.is_matmul(n):
+        return False
+    name = kinds.name_of(n)
+    if name == "scatter":  # onto a constant: a comparison of indices (`fx_passes/joint_graph.py`)
+        return kinds.name_of(n.args[0]) == "full" and not isinstance(n.args[-1], fx.Node)
+    return name in _MOVES or name in _REDUCTIONS or torch.Tag.pointwise in getattr(n.target, "tags", ())
+
+
+def copied(n: fx.Node) -> int:
+    """Bytes of the operands that are copied for a kernel of a library: repeated ones (`expand`) have no strides
+    that it is given."""
+    vals = (a.meta.get("val") for a in n.all_input_nodes)
+    return sum(
+        v.numel() * v.dtype.itemsize
+        for v in vals
+        if isinstance(v, torch.Tensor) and any(st == 0 and size > 1 for st, size in zip(v.stride(), v.shape, strict=True))
+    )
+
+
+def is_view(joint: Joint, n: fx.Node) -> bool:
+    """Whether a node names a value and makes none: a view, an item of a tuple, a wait, a size."""
+    return n not in joint.makes
+
+
+def elements(n: fx.Node) -> int:
+    """Elements of a node's value, the first where it has several."""
+    val = n.meta.get("val")
+    val = val[0] if isinstance(val, (tuple, list)) else val
+    return math.prod(int(x) for x in val.shape) if isinstance(val, torch.Tensor) else 1
+
+
+def _over(loops: list[_Loop], left: tuple[Storage, ...]) -> tuple[tuple[Storage, Storage], ...]:
+    """`decide_inplace_update`: what one loop alone reads may be written over by it, if alike in bytes and order."""
+    there = {s.id for s in left}
+    counts: dict[int, int] = {}
+    for x in loops:
+        for i in x.reads:
+            counts[i] = counts.get(i, 0) + 1
+    found, taken = [], set()
+    for x in loops:
+        for s in x.makes:
+            if s.id not in there or x.reduces:
+                continue
+            for i, r in x.reads.items():
+                if counts[i] == 1 and i not in taken and r.bytes == s.bytes and _alike(r, s):
+                    found.append((s, r))
+                    taken.add(i)
+                    break
+    return tuple(found)
+
+
+def _alike(a: Storage, b: Storage) -> bool:
+    x, y = a.head.meta.get("val"), b.head.meta.get("val")
+    return isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) and x.dtype == y.dtype
+
+
+class _Kernels:
+    """Operators and loops on their way to kernels: `parts[i]`, in the program's order; `of[i]`, the
+    kernel that it is in, by that kernel's first part."""
+
+    def __init__(self, loops: list[_Loop], others: list[tuple[int, fx.Node]], joint: Joint):
+        parts = [(x.at, x, x.makes, x.reads) for x in loops]
+        parts += [(i, None, joint.makes.get(n, ()), {s.id: s for s in joint.needs.get(n, ())}) for i, n in others]
+        parts.sort(key=lambda p: p[0])
+        self.loops = [loop for _, loop, _, _ in parts]
+        made = {s.id: k for k, (_, _, makes, _) in enumerate(parts) for s in makes}
+        self.sources = [{made[i] for i in reads if i in made} for _, _, _, reads in parts]
+        self.of = list(range(len(parts)))
+        self.members = {k: [k] for k in range(len(parts))}
+
+    def joined(self) -> list[list[_Loop]]:
+        for _ in range(10):
+            changed = False
+            for a, b in self._pairs():
+                a, b = sorted((self.of[a], self.of[b]))
+                if a != b and self._fits(a, b) and not self._waits(a, b) and not self._waits(b, a):
+                    self._merge(a, b)
+                    changed = True
+            if not changed:
+                break
+        return [[self.loops[m] for m in ms] for ms in self.members.values() if self.loops[ms[0]] is not None]
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        """Pairs of kernels that share values, the best first (`score_fusion`)."""
+        touch: dict[int, list[int]] = {}
+        bytes_of: dict[int, int] = {}
+        for k, ms in self.members.items():
+            if self.loops[k] is None:
+                continue
+            for s in {s.id: s for m in ms for s in (*self.loops[m].reads.values(), *self.loops[m].makes)}.values():
+                touch.setdefault(s.id, []).append(k)
+                bytes_of[s.id] = s.bytes
+        shared: dict[tuple[int, int], int] = {}
+        for i, ks in touch.items():
+            for x, a in enumerate(ks):
+                for b in ks[x + 1 : x + LOOPS_OF_A_KERNEL]:
+                    shared[a, b] = shared.get((a, b), 0) + bytes_of[i]
+        return sorted(shared, key=lambda ab: (-self._same(*ab), -shared[ab], ab[1] - ab[0], ab))
+
+    def _same(self, a: int, b: int) -> bool:
+        return self._reduces(a) == self._reduces(b)
+
+    def _reduces(self, k: int) -> bool:
+        return any(self.loops[m].reduces for m in self.members[k])
+
+    def _fits(self, a: int, b: int) -> bool:
+        """Whether two kernels run over one domain: alike, or the one over what the other reduces or leaves."""
+        if len(self.members[a]) + len(self.members[b]) > LOOPS_OF_A_KERNEL:
+            return False
+        return all(self._match(self.loops[x], self.loops[y]) for x in self._kinds(a) for y in self._kinds(b))
+
+    def _kinds(self, k: int) -> list[int]:
+        return list({(self.loops[m].outer, self.loops[m].inner): m for m in self.members[k]}.values())
+
+    @staticmethod
+    def _match(x: _Loop, y: _Loop) -> bool:
+        if x.reduces and y.reduces:
+            return (x.outer, x.inner) == (y.outer, y.inner)
+        if x.reduces or y.reduces:
+            r, p = (x, y) if x.reduces else (y, x)
+            return p.outer in (r.outer, r.outer * r.inner)
+        return x.outer == y.outer
+
+    def _waits(self, a: int, b: int) -> bool:
+        """Whether a kernel outside needs `a` and is needed by `b`."""
+        first = min(self.members[a])
+        stack = [self.of[s] for m in self.members[b] for s in self.sources[m]]
+        seen = {a, b}
+        if a in stack:
+            stack = [k for k in stack if k != a]
+        while stack:
+            k = stack.pop()
+            if k in seen or max(self.members[k]) < first:
+                continue
+            seen.add(k)
+            for m in self.members[k]:
+                for s in self.sources[m]:
+                    if self.of[s] == a:
+                        return True
+                    stack.append(self.of[s])
+        return False
+
+    def _merge(self, a: int, b: int) -> None:
+        self.members[a] = sorted(self.members[a] + self.members.pop(b))
+        for m in self.members[a]:
+            self.of[m] = a

@@ -1,0 +1,84 @@
+"""Memory that a compiled program keeps for a later value of the same size instead of giving it back.
+
+Inductor (`codegen/wrapper.py`, `AllocateLine.should_reuse_buffer`) gives a value that is made the place of
+the last one of its bytes and dtype that was freed, however long ago, unless the peak that it expects
+would rise by holding that place in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from . import kinds
+from .joint import Storage
+from .runs import Run
+
+
+def held(runs: Sequence[Run], start: Sequence[Storage], keep: Collection[int]) -> list[int]:
+    """For every run, the bytes that are held for a later value while it runs.
+
+    start: the storages that are there at the beginning: they are given back, never used again.
+    keep: those that are never freed.
+    """
+    ends = _ends(runs, keep)
+    expected = _expected(runs, start, keep, ends)
+    peak = int(expected.max(initial=0))
+    waiting = np.zeros(len(runs), dtype=np.int64)
+    pool: dict[tuple, list[int]] = {}
+    freed: dict[int, list[tuple]] = {}
+    for run in runs:
+        taken = {old.id for _, old in run.over}
+        for s in run.makes:
+            if s.id not in keep and s.id not in taken:
+                freed.setdefault(ends[s.id], []).append(_key(s))
+    for t, run in enumerate(runs):
+        new = {s.id for s, old in run.over if ends.get(old.id) == t}
+        for s in run.makes:
+            places = pool.get(_key(s))
+            if s.id in new or not places or not _is_allocated(run):
+                continue
+            since = places[-1]
+            if since + 1 == t or s.bytes + int(expected[since + 1 : t].max(initial=0)) <= peak:
+                places.pop()
+                expected[since + 1 : t] += s.bytes
+                waiting[since + 1 : t] += s.bytes
+        for key in freed.get(t, ()):
+            pool.setdefault(key, []).append(t)
+    return waiting.tolist()
+
+
+def _key(s: Storage) -> tuple:
+    val = s.head.meta.get("val")
+    return s.bytes, getattr(val, "dtype", None)
+
+
+def _is_allocated(run: Run) -> bool:
+    """Whether the compiler allocates what the run makes: kernels, and products that write where they are told."""
+    return run.kernel or kinds.is_matmul(run.at)
+
+
+def _ends(runs: Sequence[Run], keep: Collection[int]) -> dict[int, int]:
+    """The last run that touches a storage."""
+    last = {}
+    for t, run in enumerate(runs):
+        for s in (*run.makes, *run.needs):
+            last[s.id] = t
+    return last
+
+
+def _expected(runs, start, keep, ends) -> np.ndarray:
+    """Bytes while each run runs, as the compiler expects them: nothing takes another's place."""
+    change = np.zeros(len(runs) + 2, dtype=np.int64)
+    for s in start:
+        change[0] += s.bytes
+        if s.id not in keep:
+            change[ends.get(s.id, len(runs)) + 1] -= s.bytes
+    for t, run in enumerate(runs):
+        change[t] += run.inside + sum(s.bytes for s in run.makes)
+        change[t + 1] -= run.inside
+        for s in run.makes:
+            if s.id not in keep:
+                change[ends[s.id] + 1] -= s.bytes
+    return np.cumsum(change)[: len(runs)]
