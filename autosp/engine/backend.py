@@ -24,7 +24,7 @@ from ..spec.policies import as_recompute
 from .agree import Agreement
 from .dump import dump, dump_recompute
 from .failures import refuse_own_backwards
-from .inner import compile_inner, decompositions_of
+from .inner import compile_inner, compiler_of
 from .marks import layout_of
 from .mesh import Mesh
 from .random import with_own_stream
@@ -139,7 +139,7 @@ class Backend:
             return None
         found = decided(
             self.policy, self.plans[-1], local, examples, self.agreement, self.options.states,
-            decompositions_of(self.options.inner), offload=self.spec.offload == "auto",
+            compiler_of(self.options.inner, examples), offload=self.spec.offload == "auto",
         )  # fmt: skip
         dump_recompute(found, local, self.mesh.rank)
         return found

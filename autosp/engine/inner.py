@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import fx
 
-from ..recompute import Choice, Partitioner
+from ..recompute import Choice, Compiler, Partitioner
 
 
 def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence, choice: Choice | None = None) -> Callable:
@@ -42,10 +42,7 @@ def _aot_eager(choice: Choice | None) -> Callable:
     )
 
 
-def decompositions_of(inner: str) -> dict | None:
-    """What a compiler replaces operators by before it partitions."""
-    if inner != "inductor":
-        return None
-    from torch._inductor.decomposition import select_decomp_table
-
-    return select_decomp_table()
+def compiler_of(inner: str, examples: Sequence) -> Compiler:
+    """What memory is told of the backend by that name, for inputs on their device."""
+    on_gpu = any(isinstance(x, torch.Tensor) and x.device.type == "cuda" for x in examples)
+    return Compiler(inner == "inductor", "cuda" if on_gpu else "cpu")

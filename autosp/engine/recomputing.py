@@ -12,7 +12,7 @@ from torch import fx
 
 from ..capture import Captured
 from ..errors import Problem, RankError
-from ..recompute import Choice, Decision, decide
+from ..recompute import Choice, Compiler, Decision, decide
 from ..recompute.state import DTYPES, State, state_of
 from ..solve import Device, Plan
 from ..solve.cost import saved_bytes
@@ -47,7 +47,7 @@ def decided(
     examples: Sequence,
     agreement: Agreement,
     states: States,
-    decompositions: dict | None,
+    compiler: Compiler,
     offload: bool = False,
 ) -> Decision | None:
     """The group's decision, or None where nothing need be decided: no gradient flows, PyTorch's own
@@ -59,7 +59,7 @@ def decided(
     if agreement.mesh.rank == 0 and not (policy.budget == "auto" and _most(plan) <= limit):
         found = decide(
             local, examples, policy, device=plan.device, p=plan.p, limit=limit,
-            plan=plan.fingerprint(), decompositions=decompositions, offload=offload and torch.cuda.is_available(),
+            plan=plan.fingerprint(), compiler=compiler, offload=offload and torch.cuda.is_available(),
         )  # fmt: skip
         if found is not None and not found.fits:
             warnings.warn(f"autosp: {_too_little(policy, found)}", stacklevel=2)

@@ -11,6 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import PlanError
+from ..recompute.compiler import Compiler
 from ..recompute.state import Setting, State, state_of
 from ..solve import Device, Plan, load_device
 from ..solve.memory import Memory
@@ -68,6 +69,11 @@ class Request:
         budget = self.recompute.budget
         return max((budget if isinstance(budget, int) else self.device.usable) - self.state.lasting, 0)
 
+    @property
+    def compiler(self) -> Compiler:
+        """Inductor, as `autosp.compile` has it where nothing else is asked for."""
+        return Compiler(True, "cpu" if self.device.name == "cpu" else "cuda")
+
     def of_length(self, length: int) -> dict[str, Any]:
         """The inputs with another length, wherever a dim of that name stands."""
         dims = self._lengths()
@@ -87,8 +93,9 @@ class Request:
 
         solved, examples = self._solved(inputs)
         found = predict(
-            solved, self.recompute, self.spec.tile, examples=examples, limit=room, offload=self.spec.offload == "auto"
-        )
+            solved, self.recompute, self.spec.tile, examples=examples, limit=room,
+            offload=self.spec.offload == "auto", compiler=self.compiler,
+        )  # fmt: skip
         length = next((inputs[name].shape[d] for name, d in sorted(self._lengths())), None)
         solved = attrs.evolve(solved, length=length, recompute=str(self.recompute))
         if found is None:

@@ -24,8 +24,9 @@ from ..solve import Device
 from ..solve.program import Program
 from ..solve.program import solve as run
 from . import kinds
+from .compiler import Compiler
 from .joint import Joint, Storage, crosses_layers
-from .liveness import Peak, peak
+from .liveness import EAGER, Peak, peak
 from .schedule import Schedule, schedule
 from .seconds import node_seconds
 
@@ -49,8 +50,8 @@ class Candidate:
 class Chooser:
     """The trade-off of one joint graph, solved corner by corner as it is asked for."""
 
-    def __init__(self, joint: Joint, device: Device, p: int, *, offload: bool = False):
-        self.joint, self.device = joint, device
+    def __init__(self, joint: Joint, device: Device, p: int, *, offload: bool = False, compiler: Compiler = EAGER):
+        self.joint, self.device, self.compiler = joint, device, compiler
         self.offload = offload and device.host > 0
         self.seconds = {n: node_seconds(joint, n, device, p) for n in joint.forward if n in joint.makes}
         self.in_forward = set(schedule(joint, ()).forward)
@@ -63,7 +64,7 @@ class Chooser:
         key = frozenset(saved), offload
         if key not in self._candidates:
             s = schedule(self.joint, key[0], offload)
-            at, phase = peak(self.joint, s)
+            at, phase = peak(self.joint, s, self.compiler)
             twice = sum(self.seconds.get(n, 0.0) for n in s.again if n in self.in_forward)
             self._candidates[key] = Candidate(key[0], s, at, phase, twice + self._waiting(s))
         return self._candidates[key]

@@ -10,8 +10,9 @@ from torch import fx
 from ..solve import Device
 from ..spec import Recompute
 from .choose import Candidate, Chooser
+from .compiler import Compiler
 from .joint import where
-from .liveness import saved_by_kind
+from .liveness import EAGER, saved_by_kind
 from .partition import Choice, choice_of
 from .trace import default_saved, trace_joint
 
@@ -55,21 +56,21 @@ def decide(
     p: int,
     limit: int | None = None,
     plan: str = "",
-    decompositions: dict | None = None,
+    compiler: Compiler = EAGER,
     offload: bool = False,
 ) -> Decision | None:
     """What one rank saves and what it recomputes; None where no gradient flows.
 
-    offload: whether the residual stream may cross in the host's memory, for a policy with a budget.
+    compiler: what runs the graph. offload: whether the residual stream may cross in the host's memory, for a policy with a budget.
     limit: bytes that activations and gradients may take at the peak, for `sac budget SIZE` and `sac
     budget auto` (without parameters and optimizer); a fraction is one of the peak that `none` has. plan: the
     plan's fingerprint. Where nothing fits, the least peak is chosen and `fits` is False.
     """
-    traced = trace_joint(local, examples, decompositions)
+    traced = trace_joint(local, examples, compiler.decompositions())
     if traced is None:
         return None
     joint, gm = traced
-    chooser = Chooser(joint, device, p, offload=offload)
+    chooser = Chooser(joint, device, p, offload=offload, compiler=compiler)
 
     def default() -> Candidate:
         return chooser.candidate(default_saved(joint, gm, len(gm.graph.output_node().args[0]) - joint.inputs))

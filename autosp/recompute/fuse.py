@@ -16,8 +16,13 @@ import torch
 from torch import fx
 
 from . import kinds
+from .compiler import Place
 from .joint import Joint, Storage
 from .runs import Run, one
+from .tile_order import waiting
+
+aten = torch.ops.aten
+_TURNS = (aten.permute.default, aten.t.default, aten.transpose.int)
 
 # Inductor's own thresholds (torch/_inductor/config.py).
 READS_OF_A_SHARED_VALUE = 4
@@ -35,13 +40,24 @@ _MOVES = frozenset(
 _REDUCTIONS = frozenset("sum mean amax amin prod var var_mean argmax argmin any all max min".split())
 
 
-def fused(joint: Joint, nodes: Sequence[fx.Node], keep: Collection[int], kind: str = "cuda") -> tuple[Run, ...]:
+def fused(joint: Joint, nodes: Sequence[fx.Node], keep: Collection[int], device: Place) -> tuple[Run, ...]:
     """The kernels of a program, in the order of their first operators.
 
-    keep: the storages that outlive the program: its outputs. kind: the device's, "cpu" or "cuda".
+    keep: the storages that outlive the program: its outputs. device: that it runs on.
     """
-    values = _Values(joint, nodes, keep, kind)
-    return values.runs(_Kernels(values.loops, values.others, joint).joined())
+    values = _Values(_with_order(joint, nodes), nodes, keep, device)
+    return values.runs(_Kernels(values.loops, values.others).joined())
+
+
+def _with_order(joint: Joint, nodes: Sequence[fx.Node]) -> Joint:
+    """The joint graph where a product of a tile reads a value of no bytes of what it has to wait for (`InOrder`)."""
+    makes, needs = dict(joint.makes), dict(joint.needs)
+    for k, (product, before) in enumerate(waiting(nodes)):
+        for i, n in enumerate(before):
+            token = Storage(-1 - k * len(nodes) - i, n, n, 0, None)
+            makes[n] = (*makes.get(n, ()), token)
+            needs[product] = (*needs.get(product, ()), token)
+    return attrs.evolve(joint, makes=makes, needs=needs)
 
 
 @attrs.define(eq=False)
@@ -74,8 +90,8 @@ class _Inlined:
 class _Values:
     """Which storages of a program are written, and which are worked out where they are read."""
 
-    def __init__(self, joint: Joint, nodes: Sequence[fx.Node], keep: Collection[int], kind: str):
-        self.joint, self.keep, self.kind = joint, keep, kind
+    def __init__(self, joint: Joint, nodes: Sequence[fx.Node], keep: Collection[int], device: Place):
+        self.joint, self.keep, self.device = joint, keep, device
         self.nodes = list(nodes)
         self.readers: dict[int, list[fx.Node]] = {}
         for n in self.nodes:
@@ -84,15 +100,20 @@ class _Values:
                     self.readers.setdefault(s.id, []).append(n)
         self.inlined: dict[int, _Inlined] = {}
         self.loops: list[_Loop] = []
-        self.others: list[tuple[int, fx.Node]] = []
+        self.others: list[tuple[int, Run]] = []
+        self.added = dict(filter(None, map(_added_product, self.nodes)))
+        self.products = {mm: add for add, mm in self.added.items()}
         for i, n in enumerate(self.nodes):
             self._see(i, n)
 
     def _see(self, i: int, n: fx.Node) -> None:
         made = tuple(s for s in self.joint.makes.get(n, ()) if not s.given)
+        if n in self.added:
+            self.others.append((i, _with_product(self.joint, n, self.added[n])))
+        if n in self.added or n in self.products or is_view(self.joint, n):
+            return
         if not made or not is_fusible(n):
-            if made or not is_view(self.joint, n):
-                self.others.append((i, n))
+            self.others.append((i, one(self.joint, n, self.device, copied(n))))
             return
         sources = self.joint.needs.get(n, ())
         inner = [self.inlined[s.id] for s in sources if s.id in self.inlined]
@@ -116,21 +137,21 @@ class _Values:
         if len(made) > 1 or made[0].id in self.keep:
             return True
         readers = self.readers.get(made[0].id, ())
-        if any(not is_fusible(r) for r in readers):
+        if any(not is_fusible(r) or r in self.added for r in readers):
             return True
         shared = len(readers) > 1
-        if shared and (reads > READS_OF_A_SHARED_VALUE or work > OPERATIONS[self.kind]):
+        if shared and (reads > READS_OF_A_SHARED_VALUE or work > OPERATIONS[self.device]):
             return True
-        if shared and heavy and self.kind == "cpu":
+        if shared and heavy and self.device == "cpu":
             return True
-        return reads > READS[self.kind] or work > OPERATIONS_AT_ALL
+        return reads > READS[self.device] or work > OPERATIONS_AT_ALL
 
     def runs(self, kernels: list[list[_Loop]]) -> tuple[Run, ...]:
         of = {s.id: k for k, loops in enumerate(kernels) for x in loops for s in x.makes}
-        outside = {s.id for _, n in self.others for s in self.joint.needs.get(n, ())} | set(self.keep)
+        outside = {s.id for _, run in self.others for s in run.needs} | set(self.keep)
         for k, loops in enumerate(kernels):
             outside |= {i for x in loops for i in x.reads if of.get(i) != k}
-        found = [(i, one(self.joint, n, copied(n))) for i, n in self.others]
+        found = list(self.others)
         for loops in kernels:
             made = {s.id: s for x in loops for s in x.makes}
             needs = {i: s for x in loops for i, s in x.reads.items() if i not in made}
@@ -161,6 +182,25 @@ def copied(n: fx.Node) -> int:
         for v in vals
         if isinstance(v, torch.Tensor) and any(st == 0 and size > 1 for st, size in zip(v.stride(), v.shape, strict=True))
     )
+
+
+def _added_product(n: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """An addition to a product that nothing else reads, and that product: one call (`post_grad.py`, `addmm`)."""
+    if n.target is not aten.add.Tensor or n.kwargs or len(n.args) != 2:
+        return None
+    for a in n.args:
+        while isinstance(a, fx.Node) and a.target in _TURNS and len(a.users) == 1:
+            a = a.args[0]
+        if isinstance(a, fx.Node) and a.target is aten.mm.default and len(a.users) == 1:
+            return n, a
+    return None
+
+
+def _with_product(joint: Joint, add: fx.Node, mm: fx.Node) -> Run:
+    own = {s.id for s in joint.makes[mm]}
+    needs = {s.id: s for n in (mm, add) for s in joint.needs[n] if s.id not in own}
+    makes = (*joint.makes[add], *(s for s in joint.makes[mm] if not s.bytes))
+    return Run((mm, add), tuple(needs.values()), makes)
 
 
 def is_view(joint: Joint, n: fx.Node) -> bool:
@@ -204,9 +244,9 @@ class _Kernels:
     """Operators and loops on their way to kernels: `parts[i]`, in the program's order; `of[i]`, the
     kernel that it is in, by that kernel's first part."""
 
-    def __init__(self, loops: list[_Loop], others: list[tuple[int, fx.Node]], joint: Joint):
+    def __init__(self, loops: list[_Loop], others: list[tuple[int, Run]]):
         parts = [(x.at, x, x.makes, x.reads) for x in loops]
-        parts += [(i, None, joint.makes.get(n, ()), {s.id: s for s in joint.needs.get(n, ())}) for i, n in others]
+        parts += [(i, None, run.makes, {s.id: s for s in run.needs}) for i, run in others]
         parts.sort(key=lambda p: p[0])
         self.loops = [loop for _, loop, _, _ in parts]
         made = {s.id: k for k, (_, _, makes, _) in enumerate(parts) for s in makes}
@@ -269,21 +309,17 @@ class _Kernels:
 
     def _waits(self, a: int, b: int) -> bool:
         """Whether a kernel outside needs `a` and is needed by `b`."""
-        first = min(self.members[a])
-        stack = [self.of[s] for m in self.members[b] for s in self.sources[m]]
-        seen = {a, b}
-        if a in stack:
-            stack = [k for k in stack if k != a]
+        first, of, seen = self.members[a][0], self.of, {a, b}
+        stack = list({of[s] for m in self.members[b] for s in self.sources[m]} - seen)
         while stack:
             k = stack.pop()
-            if k in seen or max(self.members[k]) < first:
+            if k in seen or self.members[k][-1] < first:
                 continue
             seen.add(k)
-            for m in self.members[k]:
-                for s in self.sources[m]:
-                    if self.of[s] == a:
-                        return True
-                    stack.append(self.of[s])
+            before = {of[s] for m in self.members[k] for s in self.sources[m]}
+            if a in before:
+                return True
+            stack += before - seen
         return False
 
     def _merge(self, a: int, b: int) -> None:

@@ -16,12 +16,15 @@ import attrs
 from torch import fx
 
 from . import kinds
+from .compiler import Compiler
 from .fuse import fused
 from .joint import Joint, Storage, crosses_layers
 from .order import ordered
 from .reuse import held
 from .runs import Run, one_by_one
 from .schedule import Schedule
+
+EAGER = Compiler()
 
 
 @attrs.frozen
@@ -39,25 +42,25 @@ class Peak:
         return self.held + self.transient + self.gradients
 
 
-def peaks(joint: Joint, s: Schedule, *, gradients: bool = True, fuses: str = "") -> tuple[Peak, Peak]:
+def peaks(joint: Joint, s: Schedule, *, gradients: bool = True, compiler: Compiler = EAGER) -> tuple[Peak, Peak]:
     """The fullest moments of forward and backward, with the gradients of inputs or without them.
 
-    fuses: "cpu" or "cuda" where a compiler joins operators to kernels for such a device.
+    compiler: what runs them; its kernels are a model of Inductor's (`fuse`).
     """
     crossing = {x.id for x in s.saved}
     ends = {x.id for n in joint.outputs for x in joint.of.get(n, ())}
     away = s.offloaded
-    first = _runs(joint, s.forward, (), crossing | ends, fuses)
-    forward = _walk(joint, first, (), (crossing | ends) - away, crossing, gradients, fuses=fuses)
+    first = _runs(joint, s.forward, (), crossing | ends, compiler)
+    forward = _walk(joint, first, (), (crossing | ends) - away, crossing, gradients, compiler)
     here = tuple(x for x in s.saved if x.id not in away)
-    second = _runs(joint, s.backward, here, joint.gradients, fuses)
-    backward = _walk(joint, second, here, joint.gradients, crossing, gradients, away, fuses)
+    second = _runs(joint, s.backward, here, joint.gradients, compiler)
+    backward = _walk(joint, second, here, joint.gradients, crossing, gradients, compiler, away)
     return forward, backward
 
 
-def peak(joint: Joint, s: Schedule) -> tuple[Peak, str]:
+def peak(joint: Joint, s: Schedule, compiler: Compiler = EAGER) -> tuple[Peak, str]:
     """The fuller of the two, and its name."""
-    forward, backward = peaks(joint, s)
+    forward, backward = peaks(joint, s, compiler=compiler)
     return (forward, "forward") if forward.bytes > backward.bytes else (backward, "backward")
 
 
@@ -72,15 +75,15 @@ def saved_by_kind(s: Schedule) -> Mapping[str, int]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _runs(joint: Joint, nodes, start, keep, fuses: str) -> tuple[Run, ...]:
-    if not fuses:
-        return one_by_one(joint, nodes)
-    return ordered(fused(joint, nodes, keep, fuses), start, keep)
+def _runs(joint: Joint, nodes, start, keep, compiler: Compiler) -> tuple[Run, ...]:
+    if not compiler.fuses:
+        return one_by_one(joint, nodes, compiler.device)
+    return ordered(fused(joint, nodes, keep, compiler.device), start, keep)
 
 
-def _walk(joint: Joint, runs, start, keep, crossing, with_gradients: bool, away=frozenset(), fuses="") -> Peak:
+def _walk(joint: Joint, runs, start, keep, crossing, with_gradients: bool, compiler: Compiler, away=frozenset()) -> Peak:
     dies = deaths(runs)
-    waiting = held(runs, start, keep) if fuses else [0] * len(runs)
+    waiting = held(runs, start, keep) if compiler.fuses else [0] * len(runs)
     alive = {x.id: x.bytes for x in start}
     now = {"held": sum(alive.values()), "transient": 0, "gradients": 0}
     best = Peak(**now, at=runs[0].at if runs else None)

@@ -56,7 +56,7 @@ def _key(s: Storage) -> tuple:
 
 def _is_allocated(run: Run) -> bool:
     """Whether the compiler allocates what the run makes: kernels, and products that write where they are told."""
-    return run.kernel or kinds.is_matmul(run.at)
+    return run.kernel or any(map(kinds.is_matmul, run.nodes))
 
 
 def _ends(runs: Sequence[Run], keep: Collection[int]) -> dict[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import attrs
 from torch import fx
 
+from .compiler import Place
 from .joint import Joint, Storage
 from .scratch import scratch
 
@@ -35,11 +36,11 @@ class Run:
         return self.nodes[-1]
 
 
-def one(joint: Joint, n: fx.Node, copies: int = 0) -> Run:
+def one(joint: Joint, n: fx.Node, device: Place, copies: int = 0) -> Run:
     """An operator for itself. copies: bytes of operands that are copied for it."""
-    return Run((n,), joint.needs.get(n, ()), joint.makes.get(n, ()), own=scratch(n) + copies)
+    return Run((n,), joint.needs.get(n, ()), joint.makes.get(n, ()), own=scratch(n, device) + copies)
 
 
-def one_by_one(joint: Joint, nodes: Iterable[fx.Node]) -> tuple[Run, ...]:
+def one_by_one(joint: Joint, nodes: Iterable[fx.Node], device: Place) -> tuple[Run, ...]:
     """Every operator for itself, as PyTorch runs them without a compiler that fuses."""
-    return tuple(one(joint, n) for n in nodes)
+    return tuple(one(joint, n, device) for n in nodes)

@@ -13,14 +13,18 @@ import torch
 from torch import fx
 
 from . import kinds
+from .compiler import Place
 
 _KEYS = 512  # keys of a block of the CPU's kernel
 _FP32 = 4
 
 
-def scratch(node: fx.Node) -> int:
-    """Bytes of one call; 0 where nothing is known of the kernel, or it takes none."""
-    found = _KERNELS.get(kinds.name_of(node)) if node.op == "call_function" else None
+def scratch(node: fx.Node, device: Place) -> int:
+    """Bytes of one call; 0 where nothing is known of the kernel, or it takes none.
+
+    On fake tensors of the CPU attention is the CPU's; on "cuda" it is taken for FlashAttention's.
+    """
+    found = _KERNELS[device].get(kinds.name_of(node)) if node.op == "call_function" else None
     return found(node) if found else 0
 
 
@@ -58,8 +62,13 @@ def _flash_backward(node: fx.Node) -> int:
     return sums + repeated
 
 
-_KERNELS = {
-    "_scaled_dot_product_flash_attention_for_cpu": _cpu_forward,
-    "_scaled_dot_product_flash_attention_for_cpu_backward": _cpu_backward,
-    "_scaled_dot_product_flash_attention_backward": _flash_backward,
+_KERNELS: dict[Place, dict] = {
+    "cpu": {
+        "_scaled_dot_product_flash_attention_for_cpu": _cpu_forward,
+        "_scaled_dot_product_flash_attention_for_cpu_backward": _cpu_backward,
+    },
+    "cuda": {
+        "_scaled_dot_product_flash_attention_for_cpu_backward": _flash_backward,
+        "_scaled_dot_product_flash_attention_backward": _flash_backward,
+    },
 }

@@ -8,7 +8,7 @@ it leaves. A product is no part of a fused kernel, so kernels of two tiles can't
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import fx
@@ -23,7 +23,7 @@ class InOrder(CustomGraphPass):
     """For `torch._inductor.config.post_grad_custom_post_pass`."""
 
     def __call__(self, graph: fx.Graph) -> None:
-        waits = {product: OrderedSet(before) for product, before in waiting(graph)}
+        waits = {product: OrderedSet(before) for product, before in waiting(list(graph.nodes))}
         if waits:
             from torch._inductor.fx_passes.control_dependencies import preserve_node_ordering
 
@@ -33,24 +33,27 @@ class InOrder(CustomGraphPass):
         return "autosp tiles in order, 2"  # keys compiled code: a change of what this pass does needs another
 
 
-def waiting(graph: fx.Graph) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
-    """Products of tiles with what each has to wait for; empty for a graph without tiles."""
-    order = {n: i for i, n in enumerate(graph.nodes)}
-    for tiles in regions(graph).values():
+def waiting(nodes: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
+    """Products of tiles with what each has to wait for; empty for a program without tiles.
+
+    nodes: the calls of a program, in order.
+    """
+    order = {n: i for i, n in enumerate(nodes)}
+    for tiles in regions(nodes).values():
         for before, after in itertools.pairwise(tiles):
             left = leaves(before)
             for product in after:
-                found = [n for n in left if order[n] < order[product]]
+                found = [n for n in left if order.get(n, len(nodes)) < order[product]]
                 if product.target in PRODUCTS and found:
                     yield product, found
 
 
-def regions(graph: fx.Graph) -> dict[str, list[list[fx.Node]]]:
+def regions(nodes: Sequence[fx.Node]) -> dict[str, list[list[fx.Node]]]:
     """The calls of every region's tiles, the tile with the first product in front. The backward of
     a call has the name of its tile too: autograd's nodes take the metadata of the forward's."""
-    order = {n: i for i, n in enumerate(graph.nodes)}
+    order = {n: i for i, n in enumerate(nodes)}
     found: dict[str, dict[int, list[fx.Node]]] = {}
-    for node in graph.nodes:
+    for node in nodes:
         name = (node.meta.get("custom") or {}).get("autosp_tile")
         if name is not None and node.op == "call_function":
             found.setdefault(name[0], {}).setdefault(name[1], []).append(node)

@@ -1,42 +1,42 @@
-"""Bytes that a program really holds, by storages: for tests and benchmarks, on the CPU."""
+"""Bytes that a program really holds, as the allocator sees them: for tests and benchmarks, on the CPU."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable
+from collections.abc import Callable
 
+import attrs
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.profiler import ProfilerActivity, profile, record_function
+
+_FORWARD, _BACKWARD = "autosp forward", "autosp backward"
 
 
-class Tracker(TorchDispatchMode):
-    """Counts the storages that operators make while it is on, until nothing holds them.
+@attrs.frozen
+class Bytes:
+    """Beyond what was there before the step: at the fullest moments, and between forward and backward."""
 
-    held: tensors that are not counted (parameters, inputs). `peak` is the most at any one time,
-    after any operator, gradients of parameters included.
-    """
+    forward: int
+    between: int
+    backward: int
 
-    def __init__(self, held: Iterable[torch.Tensor] = ()):
-        super().__init__()
-        self.now = self.peak = 0
-        self._known = weakref.WeakSet()
-        self._skipped = {x.untyped_storage().data_ptr() for x in held}
+    @property
+    def peak(self) -> int:
+        return max(self.forward, self.backward)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in torch.utils._pytree.tree_leaves(out):
-            if isinstance(x, torch.Tensor):
-                self._see(x.untyped_storage())
-        self.peak = max(self.peak, self.now)
-        return out
 
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._known or storage.data_ptr() in self._skipped:
-            return
-        self._known.add(storage)
-        size = storage.nbytes()
-        self.now += size
-        weakref.finalize(storage, self._gone, size)
-
-    def _gone(self, size: int) -> None:
-        self.now -= size
+def step(forward: Callable[[], torch.Tensor]) -> Bytes:
+    """The bytes of one step; its second part is the backward of what `forward` gives."""
+    with profile(profile_memory=True, activities=[ProfilerActivity.CPU]) as seen:
+        with record_function(_FORWARD):
+            loss = forward()
+        with record_function(_BACKWARD):
+            loss.backward()
+    now, phase, most, between = 0, "", {_FORWARD: 0, _BACKWARD: 0}, 0
+    for event in sorted(seen.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() in most:
+            phase, between = event.name(), now
+        elif event.name() == "[memory]":
+            now += event.nbytes()
+            if phase:
+                most[phase] = max(most[phase], now)
+    return Bytes(most[_FORWARD], between, most[_BACKWARD])

@@ -11,15 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import fx, nn
 
-from autosp.engine.inner import compile_inner, decompositions_of
+from autosp.engine.inner import compile_inner, compiler_of
 from autosp.engine.traced import planned
-from autosp.lower import Rank, lower
-from autosp.recompute import Decision, decide
+from autosp.lower import Rank, band, lower
+from autosp.recompute import Decision, decide, tile
 from autosp.recompute.trace import trace_joint
 from autosp.solve import Plan
 from autosp.spec import parse
 from autosp.spec.policies import as_recompute
-from tests.recompute.measured import Tracker
+from tests.recompute.measured import Bytes, step
 
 SPEC = """
 mesh [sp]
@@ -56,32 +56,45 @@ class One:
 
     @cache
     def joint(self):
-        return trace_joint(self.local, self.examples, decompositions_of(self.inner))[0]
+        return trace_joint(self.local, self.examples, compiler_of(self.inner, ()).decompositions())[0]
 
     @cache
     def decide(self, setting: str, limit: int | None = None) -> Decision:
         return decide(
             self.local, self.examples, as_recompute(setting, None, "test"), device=self.plan.device, p=self.plan.p,
-            limit=limit, plan=self.plan.fingerprint(), decompositions=decompositions_of(self.inner),
+            limit=limit, plan=self.plan.fingerprint(), compiler=compiler_of(self.inner, ()),
         )  # fmt: skip
 
-    def measure(self, decision: Decision) -> tuple[int, int]:
-        """Bytes at the fullest moment of a step, and between forward and backward."""
+    def measure(self, decision: Decision) -> Bytes:
+        """What a step holds, the second one: the first compiles."""
         run = compile_inner(self.inner, self.local, self.examples, decision.choice)
-        for _ in range(2):  # the first call compiles
-            for p in self.model.parameters():
-                p.grad = None
-            with Tracker(x for x in self.examples if isinstance(x, torch.Tensor)) as tracker:
-                (loss,) = (x for x in run(*self.examples) if isinstance(x, torch.Tensor))
-                between = tracker.now
-                loss.backward()
-        return tracker.peak, between
+
+        def forward() -> torch.Tensor:
+            (loss,) = (x for x in run(*self.examples) if isinstance(x, torch.Tensor))
+            return loss
+
+        forward().backward()
+        for p in self.model.parameters():
+            p.grad = None
+        return step(forward)
 
 
-def one_rank(model: nn.Module, inputs: dict, group: str, spec: str = SPEC, inner: str = "aot_eager") -> One:
+def one_rank(model: nn.Module, inputs: dict, group: str, spec: str = SPEC, inner: str = "aot_eager", tiles=()) -> One:
     torch._dynamo.reset()
     plan, _, examples = planned(model, inputs, parse(spec), sp=SP)[:3]
-    return One(model, plan, lower(plan, Rank(0, group, complete=False)), examples, inner)
+    local = lower(plan, Rank(0, group, complete=False))
+    band(local)
+    return One(model, plan, tile(local, tiles)[0], examples, inner)
+
+
+def causal_lm(kind: str, length: int = 1024, **sizes) -> tuple[nn.Module, dict]:
+    """A model of transformers by its configuration's name, without weights from anywhere, and a batch."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(vocab_size=512, use_cache=False, **sizes)
+    ids = torch.randint(512, (1, length))
+    return transformers.AutoModelForCausalLM.from_config(config).train(), {"input_ids": ids, "labels": ids}
 
 
 def llama(layers: int = 4, length: int = 1024, **config) -> tuple[nn.Module, dict]:
