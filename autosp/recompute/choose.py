@@ -14,7 +14,8 @@ A value that leaves its layer is always saved: recomputed, it would keep all lay
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cached_property, partial
 
 import attrs
 import numpy as np
@@ -31,20 +32,41 @@ from .schedule import Schedule, schedule
 from .seconds import node_seconds
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class Candidate:
-    """One way: the storages that cross, what then runs, its peak, and seconds spent twice."""
+    """One way: the storages that cross, what then runs, and seconds spent twice."""
 
     saved: frozenset[int]
     schedule: Schedule = attrs.field(repr=False)
-    peak: Peak
-    phase: str
     seconds: float
+    _peaks: Callable[[Schedule], tuple[Peak, str]] = attrs.field(repr=False)
 
     @property
+    def peak(self) -> Peak:
+        """Its fullest moment; worked out when it is asked for, as that takes the longest."""
+        return self._fullest[0]
+
+    @property
+    def phase(self) -> str:
+        """Whether that is in the forward or in the backward."""
+        return self._fullest[1]
+
+    @cached_property
+    def _fullest(self) -> tuple[Peak, str]:
+        return self._peaks(self.schedule)
+
+    @cached_property
     def bytes(self) -> int:
         """What crosses."""
         return sum(s.bytes for s in self.schedule.saved)
+
+    @cached_property
+    def floor(self) -> int:
+        """Less than its peak: what crosses on the device is there at once."""
+        return sum(s.bytes for s in self.schedule.saved if s.id not in self.schedule.offloaded)
+
+    def fits(self, limit: int) -> bool:
+        return self.floor <= limit and self.peak.bytes <= limit
 
 
 class Chooser:
@@ -64,9 +86,9 @@ class Chooser:
         key = frozenset(saved), offload
         if key not in self._candidates:
             s = schedule(self.joint, key[0], offload)
-            at, phase = peak(self.joint, s, self.compiler)
             twice = sum(self.seconds.get(n, 0.0) for n in s.again if n in self.in_forward)
-            self._candidates[key] = Candidate(key[0], s, at, phase, twice + self._waiting(s))
+            peaks = partial(peak, self.joint, compiler=self.compiler)
+            self._candidates[key] = Candidate(key[0], s, twice + self._waiting(s), peaks)
         return self._candidates[key]
 
     def _waiting(self, s: Schedule) -> float:
@@ -87,34 +109,35 @@ class Chooser:
         here = self._fitting(limit)
         if not self.offload or (here is not None and here.seconds == 0.0):
             return here
-        away = [c for c in (self.candidate(c.saved, offload=True) for c in self.corners()) if c.peak.bytes <= limit]
-        return min((*([here] if here else []), *away), key=lambda c: c.seconds, default=None)
+        away = (self.candidate(c.saved, offload=True) for c in self.corners())
+        there = next((c for c in sorted(away, key=lambda c: c.seconds) if c.fits(limit)), None)
+        return min((c for c in (here, there) if c), key=lambda c: c.seconds, default=None)
 
     def _fitting(self, limit: int) -> Candidate | None:
         corners = sorted(self.corners(), key=lambda c: c.seconds)
-        first = next((i for i, c in enumerate(corners) if c.peak.bytes <= limit), None)
+        first = next((i for i, c in enumerate(corners) if c.fits(limit)), None)
         if first is None:
             least = self._smallest()
-            return least if least.peak.bytes <= limit else None
+            return least if least.fits(limit) else None
         mixed = self._between(corners[first - 1], corners[first], limit) if first else ()
         return min((corners[first], *mixed), key=lambda c: c.seconds)
 
     def smallest(self) -> Candidate:
         """The least peak of all."""
         away = [self.candidate(c.saved, offload=True) for c in self.corners()] if self.offload else []
-        return min((self._smallest(), *away), key=lambda c: (c.peak.bytes, c.seconds))
+        return _lowest((self._smallest(), *away))
 
     def _smallest(self) -> Candidate:
         """The least peak of the corners, and of those that save more in the last layers alone: there the
         backward begins, while all of what crosses is alive, and what is saved need not be made again."""
-        least = min(self.corners(), key=lambda c: (c.peak.bytes, c.seconds))
+        least = _lowest(self.corners())
         mixed = (
             self.candidate(self._mixed(c, least, set(self.layers[-n:])))
             for c in self.corners()
             for n in (1, 2, 4)
             if n < len(self.layers)
         )
-        return min((least, *mixed), key=lambda c: (c.peak.bytes, c.seconds))
+        return _lowest((least, *mixed))
 
     def _between(self, fast: Candidate, small: Candidate, limit: int) -> Iterator[Candidate]:
         """Layers of one corner and of the other: the last ones, whose backward comes first, save more."""
@@ -122,7 +145,7 @@ class Chooser:
         while high - low > 1:
             middle = (low + high) // 2
             mixed = self.candidate(self._mixed(fast, small, set(self.layers[-middle:])))
-            if mixed.peak.bytes <= limit:
+            if mixed.fits(limit):
                 yield mixed
                 low = middle
             else:
@@ -206,6 +229,17 @@ class Chooser:
         return kinds.is_random(n) or (protect and (kinds.is_attention(n) or kinds.is_collective(n)))
 
 
+def _lowest(candidates: Iterable[Candidate]) -> Candidate:
+    """The one of the least peak, the fastest of several."""
+    best = None
+    for c in sorted(candidates, key=lambda c: c.floor):
+        if best is not None and c.floor > best.peak.bytes:
+            break
+        if best is None or (c.peak.bytes, c.seconds) < (best.peak.bytes, best.seconds):
+            best = c
+    return best
+
+
 def must_recompute(n: fx.Node) -> bool:
-    """Whether a node is a tile's (`tile` marks them): what it makes is never held."""
-    return "autosp_tile" in (n.meta.get("custom") or {})
+    """Whether a node is a tile's (`tile` marks them): what it makes is never held, but for attention's results."""
+    return "autosp_tile" in (n.meta.get("custom") or {}) and not kinds.is_attention(n)

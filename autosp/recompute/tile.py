@@ -22,20 +22,21 @@ from ..spec import Tile
 from . import tile_words as words
 from .tile_emit import Cut, collectives, emit, in_place_of, placements
 from .tile_hoist import hoist, last_products
+from .tile_mask import mask_of, mask_region, masked, own_masks
 from .tile_region import Region, Track, grow
-from .tile_values import Values, quiet
+from .tile_values import Values, quiet, ref
 
 MiB = 2**20
-MOST = {"loss": 64, "mlp": 16}  # tiles that `auto` makes
-LEAST = {"loss": 32 * MiB, "mlp": 256 * MiB}  # bytes below which `auto` makes none
+MOST = {"loss": 64, "mlp": 16, "mask": 32}  # tiles that `auto` makes
+LEAST = {"loss": 32 * MiB, "mlp": 256 * MiB, "mask": 64 * MiB}  # bytes below which `auto` makes none
 
 
 @attrs.frozen
 class Tiled:
     """What one region became.
 
-    bytes_whole, bytes_tile: of its widest value (loss) or of all its intermediates (mlp), on this
-    rank, as one and in one tile. source: the user's line of the product that it begins with.
+    bytes_whole, bytes_tile: of its widest value (loss), of all its intermediates (mlp), or of the
+    mask, on this rank, as one and in one tile. source: the user's line of the product that it begins with.
     """
 
     what: str
@@ -56,11 +57,14 @@ def tile(
     that symbolic sizes had in the example. The graph that is given stays as it is; it is given
     back where nothing is tiled.
     """
-    wanted = {t.what: t.mode for t in tiles if t.mode != "none"}
+    asked = {"mask": "auto"} | {t.what: t.mode for t in tiles}
+    wanted = {what: mode for what, mode in asked.items() if mode != "none" and (what != "mask" or masked(gm))}
     if not wanted:
         return gm, (), ()
     work = _copy(gm)
     values = Values(work, default_rules(), hints)
+    if "mask" in wanted and own_masks(work, values, LEAST["mask"] if wanted["mask"] == "auto" else 0):
+        values = Values(work, values.book, hints)
     if "loss" in wanted:
         values = _prepared(work, values, hints)
     return _Tiling(gm, values, wanted).run()
@@ -90,6 +94,8 @@ class _Tiling:
 
     def run(self) -> tuple[fx.GraphModule, tuple[Tiled, ...], tuple[str, ...]]:
         with quiet(self.values.gm):
+            if "mask" in self.wanted:
+                self._masks()
             if "loss" in self.wanted:
                 self._losses()
             if "mlp" in self.wanted:
@@ -109,6 +115,18 @@ class _Tiling:
                 self._make("loss", region)
         if not again and not any(_is_loss(r) or r.fault or r.random for r in found):
             self.notes.append(("loss", "", words.nothing("loss")))
+
+    def _masks(self) -> None:
+        for node in masked(self.values.gm):
+            if "autosp_tile" in node.meta or mask_of(node).op == "placeholder":
+                continue
+            region = mask_region(self.values, node)
+            if self.wanted["mask"] == "auto" and _bytes("mask", region)[0] < LEAST["mask"]:
+                continue
+            if region.fault or region.random:
+                self._note("mask", region, region.fault or words.random(region.random))
+            else:
+                self._make("mask", region)
 
     def _mlps(self) -> None:
         taken: set[fx.Node] = {n for c in self.cuts for n in c.region.members}
@@ -148,7 +166,8 @@ class _Tiling:
         self.cuts.append(cut)
         whole = sizes[0]
         part = whole * ceil(longest / number) // longest
-        self.tiled.append(Tiled(what, _module(region), number, whole, part, source_line(region.seed)))
+        module = module_path(region.seed) if what == "mask" else _module(region)
+        self.tiled.append(Tiled(what, module, number, whole, part, source_line(region.seed)))
 
     def _note(self, what: str, region: Region, why: str) -> None:
         self.notes.append((what, _module(region), why))
@@ -175,8 +194,10 @@ def _is_mlp(region: Region) -> bool:
 
 def _bytes(what: str, region: Region) -> tuple[int, int]:
     """What a tile is to make small, and what it is measured against: the widest value and the
-    activation that goes in; or all intermediates and the activations in and out."""
+    activation that goes in; all intermediates and the activations in and out; or the mask and the queries."""
     values = region.values
+    if what == "mask":
+        return values.bytes(ref(mask_of(region.seed))), values.bytes(region.x)
     made = [r for r in region.wide_values() if not values.call(r[0]).movement or what == "loss"]
     if what == "loss":
         return max(map(values.bytes, made)), values.bytes(region.x)

@@ -21,6 +21,7 @@ from ..layout import PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..lower.sizes import Sizes
 from ..rules import localise
 from ..rules.strategies import split_of
+from .tile_mask import after, mask_of
 from .tile_region import UNCUT, Region, Track, _found
 from .tile_values import COLLECTIVE, Ref, Values, ref
 
@@ -194,12 +195,15 @@ class _Tiler:
     def __init__(self, cut: Cut, values: Values, outer: _Outer, node: Callable, size: Callable):
         self.cut, self.values, self.outer, self.node, self.size = cut, values, outer, node, size
         self.pieces: dict[tuple[Ref, Split], list[fx.Node]] = {}
+        self.waited: dict[tuple[Ref, Split, int], fx.Node] = {}
+        self.made: dict[Ref, tuple[fx.Node, tuple]] = {}  # of the tile before
 
     def run(self, tile: int) -> dict[Ref, tuple[fx.Node, tuple]]:
         """The tile's values, with their shapes."""
         made: dict[Ref, tuple[fx.Node, tuple]] = {}
         for node in self.cut.region.nodes:
             self._call(node, tile, made)
+        self.made = made
         return made
 
     def _call(self, node: fx.Node, tile: int, made: dict) -> None:
@@ -211,7 +215,7 @@ class _Tiler:
             if not _is_tensor(n):
                 return self.node(n)
             r, need = next(operands)
-            return made[r][0] if r in made else self._piece(r, need, n, tile)
+            return made[r][0] if r in made else self._waiting(r, need, n, tile, node)
 
         args, kwargs = fx.map_arg(node.args, local), fx.map_arg(node.kwargs, local)
         results = values.results(node)
@@ -230,6 +234,18 @@ class _Tiler:
             shape[at.dim] = as_size(at.outer * count(at.units, self.cut.tiles, tile) * at.inner)
         return tuple(shape)
 
+    def _waiting(self, r: Ref, need: Placement, n: fx.Node, tile: int, like: fx.Node) -> fx.Node:
+        """An operand; a piece that a mask is made from is there once the tile before has run."""
+        seed = self.cut.region.seed
+        if mask_of(seed) is None or like is seed or not isinstance(need, Split):
+            return self._piece(r, need, n, tile)
+        if (r, need, tile) not in self.waited:
+            query, at = self.values.operands(seed)[0], placements(self.cut, seed)[0][0]
+            before = self.made[seed, 0][0] if tile else self._piece(query, at, seed.args[0], tile)
+            emit = partial(self._emit, like, tile)
+            self.waited[r, need, tile] = after(emit, self._piece(r, need, n, tile), before)
+        return self.waited[r, need, tile]
+
     def _piece(self, r: Ref, need: Placement, n: fx.Node, tile: int) -> fx.Node:
         """An input's part in the tile; the whole where it holds no tokens."""
         if not isinstance(need, Split):
@@ -240,11 +256,13 @@ class _Tiler:
 
     def _emit(self, like: fx.Node, tile: int, target, args, kwargs) -> fx.Node:
         """A call of a tile: whatever is chosen for the rest of the program, it is made again in the
-        backward, so that no tile's values wait for it. Its place in the user's code is `like`'s."""
+        backward, so that no tile's values wait for it; an attention's results may be held. Its place in
+        the user's code is `like`'s."""
         node = self.outer.graph.call_function(target, tuple(args), dict(kwargs))
         node.meta = {k: v for k, v in like.meta.items() if k not in _OWN}
-        node.meta["recompute"] = CheckpointPolicy.MUST_RECOMPUTE
-        node.meta.setdefault("ac_graph_id", 0)  # a user's own checkpoint keeps its number
+        if mask_of(like) is None or like is not self.cut.region.seed:
+            node.meta["recompute"] = CheckpointPolicy.MUST_RECOMPUTE
+            node.meta.setdefault("ac_graph_id", 0)  # a user's own checkpoint keeps its number
         node.meta["autosp_tile"] = (self.cut.name, tile)
         node.meta["custom"] = {**like.meta.get("custom", {}), "autosp_tile": (self.cut.name, tile)}
         return node

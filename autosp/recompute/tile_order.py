@@ -15,8 +15,12 @@ from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.utils._ordered_set import OrderedSet
 
+from .tile_mask import AFTER
+
 aten = torch.ops.aten
 PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
+WAIT = (*PRODUCTS, AFTER)  # what a tile begins with, and no fused kernel can hold
+SUMS = (*PRODUCTS, aten.add.Tensor)
 
 
 class InOrder(CustomGraphPass):
@@ -30,7 +34,7 @@ class InOrder(CustomGraphPass):
             preserve_node_ordering(graph, waits)
 
     def uuid(self) -> str:
-        return "autosp tiles in order, 2"  # keys compiled code: a change of what this pass does needs another
+        return "autosp tiles in order, 3"  # keys compiled code: a change of what this pass does needs another
 
 
 def waiting(nodes: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
@@ -44,12 +48,12 @@ def waiting(nodes: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node]]]
             left = leaves(before)
             for product in after:
                 found = [n for n in left if order.get(n, len(nodes)) < order[product]]
-                if product.target in PRODUCTS and found:
+                if product.target in WAIT and found:
                     yield product, found
 
 
 def regions(nodes: Sequence[fx.Node]) -> dict[str, list[list[fx.Node]]]:
-    """The calls of every region's tiles, the tile with the first product in front. The backward of
+    """The calls of every region's tiles, the tile that begins first in front. The backward of
     a call has the name of its tile too: autograd's nodes take the metadata of the forward's."""
     order = {n: i for i, n in enumerate(nodes)}
     found: dict[str, dict[int, list[fx.Node]]] = {}
@@ -57,21 +61,22 @@ def regions(nodes: Sequence[fx.Node]) -> dict[str, list[list[fx.Node]]]:
         name = (node.meta.get("custom") or {}).get("autosp_tile")
         if name is not None and node.op == "call_function":
             found.setdefault(name[0], {}).setdefault(name[1], []).append(node)
-    made = {r: [t for t in tiles.values() if _products(t)] for r, tiles in found.items()}
-    return {r: sorted(tiles, key=lambda t: order[_products(t)[0]]) for r, tiles in made.items()}
+    made = {r: [t for t in tiles.values() if _beginning(t)] for r, tiles in found.items()}
+    return {r: sorted(tiles, key=lambda t: order[_beginning(t)[0]]) for r, tiles in made.items()}
 
 
-def _products(calls: list[fx.Node]) -> list[fx.Node]:
-    return [n for n in calls if n.target in PRODUCTS]
+def _beginning(calls: list[fx.Node]) -> list[fx.Node]:
+    return [n for n in calls if n.target in WAIT]
 
 
 def leaves(tile: list[fx.Node]) -> list[fx.Node]:
-    """What a tile ends in: calls that need one of its products and that no call inside reads; and
-    products outside that read the tile (a weight's gradient, added to that of the tiles before)."""
-    inside, after = set(tile), set(_products(tile))
+    """What a tile ends in: calls that need what it begins with and that no call inside reads; and sums
+    outside that read the tile (the gradient of a weight, or of keys and values, added to that of the
+    tiles before)."""
+    inside, after = set(tile), set(_beginning(tile))
     for n in tile:
         if any(i in after for i in n.all_input_nodes):
             after.add(n)
     ends = [n for n in tile if n in after and not any(u in inside for u in n.users)]
-    outside = [u for n in tile if n in after for u in n.users if u not in inside and u.target in PRODUCTS]
+    outside = [u for n in tile if n in after for u in n.users if u not in inside and u.target in SUMS]
     return [n for n in dict.fromkeys(ends + outside) if isinstance(n.meta.get("val"), torch.Tensor)]

@@ -10,10 +10,11 @@ from torch import fx
 
 from ..solve.words import size
 
-WHAT = {"loss": "the loss", "mlp": "the mlp"}
+WHAT = {"loss": "the loss", "mlp": "the mlp", "mask": "the mask"}
 SHAPE = {
     "loss": "no product with a weight is followed by a loss over its features",
     "mlp": "no product with a weight widens what another one narrows again, token by token",
+    "mask": "no attention has a mask that is made here",
 }
 
 
@@ -78,7 +79,7 @@ def random(node: fx.Node) -> str:
 
 
 def small(what: str, count: int, least: int) -> str:
-    held = "its widest value is" if what == "loss" else "its intermediates are"
+    held = {"loss": "its widest value is", "mlp": "its intermediates are", "mask": "it is"}[what]
     return f"{held} {size(count)}, and 'auto' makes tiles from {size(least)}"
 
 

@@ -144,12 +144,12 @@ class Recompute:
 class Tile(Placed):
     """What is computed in tiles, so that it never stands whole; `mode` may be a number of tiles."""
 
-    what: Literal["loss", "mlp"] = "loss"
+    what: Literal["loss", "mlp", "mask"] = "loss"
     mode: int | Literal["auto", "none"] = "auto"
 
     def __attrs_post_init__(self) -> None:
-        if self.what not in ("loss", "mlp"):
-            raise ValueError("what is tiled is the loss or the mlp")
+        if self.what not in ("loss", "mlp", "mask"):
+            raise ValueError("what is tiled is the loss, the mlp or the mask")
         if self.mode not in ("auto", "none") and (not isinstance(self.mode, int) or self.mode < 1):
             raise ValueError("a number of tiles is from 1")
 

@@ -44,7 +44,7 @@ FORMS = {
     "constrain": "constrain MODULE-PATH input LAYOUT, or constrain MODULE-PATH output LAYOUT",
     "map": "map MODULE-PATH over DIM",
     "recompute": "recompute none, full, sac, or sac budget AMOUNT",
-    "tile": "tile loss or tile mlp, then auto, none, or a number of tiles",
+    "tile": "tile loss, tile mlp or tile mask, then auto, none, or a number of tiles",
     "offload": "offload residual auto, or offload residual none",
     "reduce": "reduce loss mean over [AXIS, AXIS]",
 }

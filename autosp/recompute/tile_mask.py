@@ -1,0 +1,105 @@
+"""Masks of attention, a few queries at a time: queries x keys is never held whole.
+
+A mask that depends on data (padding, packed documents), or was written out by hand, is computed from
+values of one length: positions, document numbers, a row of padding. So an attention, and all that makes its
+mask from them, is a region whose tokens are the queries, cut by the same rules as a loss. Each tile's
+mask is made again in the backward. It waits for the tile before it (`autosp::after`), or a
+compiler would make the masks of all tiles, and of all layers, side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import fx
+
+from ..capture.masks import SDPA
+from ..layout import Split
+from .tile_region import Region, Track, _enter, barrier
+from .tile_values import COLLECTIVE, Values, ref
+
+LIBRARY = torch.library.Library("autosp_tiles", "FRAGMENT")
+LIBRARY.define("after(Tensor x, Tensor other) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+LIBRARY.impl("after", lambda x, other: x.clone(), "CompositeExplicitAutograd")
+AFTER = torch.ops.autosp_tiles.after.default
+
+
+def mask_of(node: fx.Node) -> fx.Node | None:
+    """The mask of an attention, if it is given one."""
+    if node.target is not SDPA:
+        return None
+    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    return mask if isinstance(mask, fx.Node) else None
+
+
+def masked(gm: fx.GraphModule) -> list[fx.Node]:
+    """The attentions of a graph that have a mask."""
+    return [n for n in gm.graph.nodes if mask_of(n) is not None]
+
+
+def own_masks(gm: fx.GraphModule, values: Values, least: int) -> bool:
+    """Gives every attention whose mask takes `least` bytes or more the calls that make it for itself alone;
+    whether there was any."""
+    changed = False
+    for node in masked(gm):
+        mask = mask_of(node)
+        if values.bytes(ref(mask)) >= least:
+            changed |= _copied(gm.graph, node, mask, list(_makers(values, node, mask)))
+    if changed:
+        gm.graph.eliminate_dead_code()
+    return changed
+
+
+def _makers(values: Values, node: fx.Node, mask: fx.Node) -> Iterator[fx.Node]:
+    """The calls whose results are as large as queries times keys, and that the mask comes from, in order."""
+    least = values.shape((node, 0))[-2], values.shape(ref(node.args[1]))[-2]
+    square = values.number(least[0]) * values.number(least[1])
+    found, stack = set(), [mask]
+    while stack:
+        n = stack.pop()
+        if n in found or n.op != "call_function" or n.target in COLLECTIVE:
+            continue
+        if isinstance(n.meta.get("val"), torch.Tensor) and values.numel((n, 0)) >= square:
+            found.add(n)
+            stack += n.all_input_nodes
+    yield from sorted(found, key=values.order.__getitem__)
+
+
+def _copied(graph: fx.Graph, node: fx.Node, mask: fx.Node, makers: list[fx.Node]) -> bool:
+    copies: dict[fx.Node, fx.Node] = {}
+    with graph.inserting_before(node):
+        for n in makers:
+            copies[n] = graph.node_copy(n, lambda x: copies.get(x, x))
+    if mask in copies:
+        node.replace_input_with(mask, copies[mask])
+    return mask in copies
+
+
+def mask_region(values: Values, node: fx.Node) -> Region:
+    """An attention, and what makes its mask; the tokens are the queries."""
+    result, mask = (node, 0), ref(mask_of(node))
+    rows, shape = len(values.shape(result)) - 2, values.shape(mask)
+    tokens = Track({result: Split(rows, 1, values.shape(result)[rows], 1)})
+    wide = Track({mask: Split(len(shape) - 1, 1, shape[-1], 1)})
+    region = Region(values, node, ref(node.args[0]), wide, [tokens])
+    pending = [node]
+    while pending and not region.fault:
+        n = pending.pop()
+        if n in region.members:
+            continue
+        _enter(region, n)
+        if not region.fault:
+            pending += [r[0] for r in values.operands(n) if _is_mask(region, tokens, r)]
+    region.fault = region.fault or tokens.fault
+    return region
+
+
+def _is_mask(region: Region, tokens: Track, r) -> bool:
+    whole = region.is_wide(r) and tokens.split(r) is not None
+    return whole and r[0] not in region.members and not barrier(region.values, r[0])
+
+
+def after(emit: Callable, piece: fx.Node, before: fx.Node) -> fx.Node:
+    """A value, once `before` is there."""
+    return emit(AFTER, (piece, emit(torch.ops.aten.detach.default, (before,), {})), {})
