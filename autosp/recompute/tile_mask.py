@@ -19,6 +19,10 @@ from ..layout import Split
 from .tile_region import Region, Track, _enter, barrier
 from .tile_values import COLLECTIVE, Values, ref
 
+aten = torch.ops.aten
+_CONSTANTS = {aten.ones.default: 1, aten.zeros.default: 0, aten.full.default: None}
+_TRIANGLES = {aten.tril.default: aten.le.Scalar, aten.triu.default: aten.ge.Scalar}
+
 LIBRARY = torch.library.Library("autosp_tiles", "FRAGMENT")
 LIBRARY.define("after(Tensor x, Tensor other) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 LIBRARY.impl("after", lambda x, other: x.clone(), "CompositeExplicitAutograd")
@@ -70,10 +74,36 @@ def _copied(graph: fx.Graph, node: fx.Node, mask: fx.Node, makers: list[fx.Node]
     copies: dict[fx.Node, fx.Node] = {}
     with graph.inserting_before(node):
         for n in makers:
-            copies[n] = graph.node_copy(n, lambda x: copies.get(x, x))
+            copies[n] = _by_index(graph, n, copies) or graph.node_copy(n, lambda x: copies.get(x, x))
     if mask in copies:
         node.replace_input_with(mask, copies[mask])
     return mask in copies
+
+
+def _by_index(graph: fx.Graph, n: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node | None:
+    """A constant, or a triangle, as a call whose rule passes queries: one element expanded, or a choice by
+    the indices of query and key; None for other calls."""
+    val = n.meta["val"]
+
+    def call(target, *args, **kwargs) -> fx.Node:
+        made = graph.call_function(target, args, kwargs)
+        made.meta.update({k: v for k, v in n.meta.items() if k in ("nn_module_stack", "stack_trace")})
+        return made
+
+    made = dict(dtype=val.dtype, device=val.device, pin_memory=False)
+    if n.target in _CONSTANTS and not isinstance(n.args[-1], fx.Node):
+        value = _CONSTANTS[n.target] if n.target in (aten.ones.default, aten.zeros.default) else n.args[1]
+        return call(aten.expand.default, call(aten.full.default, [1] * val.dim(), value, **made), list(n.args[0]))
+    if n.target not in _TRIANGLES or not all(isinstance(size, int) for size in val.shape[-2:]):
+        return None
+    made["dtype"] = torch.int64
+    rows, columns = (call(aten.arange.default, size, **made) for size in val.shape[-2:])
+    apart = call(aten.sub.Tensor, columns, call(aten.unsqueeze.default, rows, 1))
+    inside = call(_TRIANGLES[n.target], apart, n.args[1] if len(n.args) > 1 else 0)
+    x = copies.get(n.args[0], n.args[0])
+    if val.dtype is torch.bool:
+        return call(aten.logical_and.default, inside, x)
+    return call(aten.where.ScalarOther, inside, x, 0)
 
 
 def mask_region(values: Values, node: fx.Node) -> Region:

@@ -14,15 +14,16 @@ from autosp.engine.compile import spec_for
 from tests.execute.families import build
 
 LLAMA = Trial("tests.execute.families:LlamaForCausalLM", labels="unequal")
-TILES = resources.read("models", "llama").replace("tile      loss auto", "tile mlp 2\ntile loss 3")
+TILES = resources.read("models", "llama").replace("tile      loss auto", "tile mlp 2\ntile loss 3\ntile mask 3")
 FIRST = [
     attrs.evolve(LLAMA, recompute="sac"),
     attrs.evolve(LLAMA, recompute="full", spec=TILES, dynamic=True, lengths=(32, 27)),
-    attrs.evolve(LLAMA, recompute="sac budget 0.6", spec=TILES, zero=1, optimizer="adam", labels="empty"),
+    attrs.evolve(LLAMA, recompute="sac budget 0.6", spec=TILES, zero=1, optimizer="adam", labels="empty",
+                 mask="left"),  # fmt: skip
 ]
 REST = [
     *(attrs.evolve(LLAMA, recompute=s) for s in ("none", "sac budget 0.6", "sac budget 1GiB", "sac budget auto")),
-    *(attrs.evolve(LLAMA, recompute=s, spec=TILES) for s in ("none", "sac", "full")),
+    *(attrs.evolve(LLAMA, recompute=s, spec=TILES, mask="right") for s in ("none", "sac", "full")),
     attrs.evolve(LLAMA, recompute="sac", lengths=(31,), mask="right"),
     attrs.evolve(LLAMA, model="tests.execute.families:MixtralForCausalLM", recompute="full"),
     attrs.evolve(LLAMA, model="tests.execute.families:GPT2LMHeadModel", recompute="sac"),

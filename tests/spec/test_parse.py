@@ -111,7 +111,7 @@ def test_tiles():
     spec = parse("mesh [sp]\ntile mlp 4\ntile loss none")
     assert spec.tile == (Tile("mlp", 4), Tile("loss", "none"))
     assert parse(str(spec)) == spec
-    with pytest.raises(ValueError, match="the loss or the mlp"):
+    with pytest.raises(ValueError, match="the loss, the mlp or the mask"):
         Tile("logits")
     for mode in (0, -1, "all"):
         with pytest.raises(ValueError, match="a number of tiles is from 1"):
