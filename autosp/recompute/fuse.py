@@ -180,7 +180,8 @@ def copied(n: fx.Node) -> int:
     return sum(
         v.numel() * v.dtype.itemsize
         for v in vals
-        if isinstance(v, torch.Tensor) and any(st == 0 and size > 1 for st, size in zip(v.stride(), v.shape, strict=True))
+        if isinstance(v, torch.Tensor)
+        and any(st == 0 and size > 1 for st, size in zip(v.stride(), v.shape, strict=True))
     )
 
 

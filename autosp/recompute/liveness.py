@@ -81,7 +81,9 @@ def _runs(joint: Joint, nodes, start, keep, compiler: Compiler) -> tuple[Run, ..
     return ordered(fused(joint, nodes, keep, compiler.device), start, keep)
 
 
-def _walk(joint: Joint, runs, start, keep, crossing, with_gradients: bool, compiler: Compiler, away=frozenset()) -> Peak:
+def _walk(
+    joint: Joint, runs, start, keep, crossing, with_gradients: bool, compiler: Compiler, away=frozenset()
+) -> Peak:
     dies = deaths(runs)
     waiting = held(runs, start, keep) if compiler.fuses else [0] * len(runs)
     alive = {x.id: x.bytes for x in start}

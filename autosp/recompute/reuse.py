@@ -22,19 +22,18 @@ def held(runs: Sequence[Run], start: Sequence[Storage], keep: Collection[int]) -
     start: the storages that are there at the beginning: they are given back, never used again.
     keep: those that are never freed.
     """
-    ends = _ends(runs, keep)
+    ends = _ends(runs)
+    replaced = {old.id for t, run in enumerate(runs) for _, old in run.over if ends[old.id] == t}
     expected = _expected(runs, start, keep, ends)
     peak = int(expected.max(initial=0))
     waiting = np.zeros(len(runs), dtype=np.int64)
     pool: dict[tuple, list[int]] = {}
     freed: dict[int, list[tuple]] = {}
-    for run in runs:
-        taken = {old.id for _, old in run.over}
-        for s in run.makes:
-            if s.id not in keep and s.id not in taken:
-                freed.setdefault(ends[s.id], []).append(_key(s))
+    for s in (s for run in runs for s in run.makes):
+        if s.id not in keep and s.id not in replaced:
+            freed.setdefault(ends[s.id], []).append(_key(s))
     for t, run in enumerate(runs):
-        new = {s.id for s, old in run.over if ends.get(old.id) == t}
+        new = {s.id for s, old in run.over if old.id in replaced}
         for s in run.makes:
             places = pool.get(_key(s))
             if s.id in new or not places or not _is_allocated(run):
@@ -59,7 +58,7 @@ def _is_allocated(run: Run) -> bool:
     return run.kernel or any(map(kinds.is_matmul, run.nodes))
 
 
-def _ends(runs: Sequence[Run], keep: Collection[int]) -> dict[int, int]:
+def _ends(runs: Sequence[Run]) -> dict[int, int]:
     """The last run that touches a storage."""
     last = {}
     for t, run in enumerate(runs):

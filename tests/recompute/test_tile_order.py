@@ -29,7 +29,9 @@ def tiled(make, inputs, what):
 )
 def test_every_product_waits_for_the_tile_before(make, inputs, what):
     _, new, given = tiled(make, inputs, what)
-    for nodes, order in zip((list(g.graph.nodes) for g in graphs(new, given)), (range(TILES), range(TILES)[::-1]), strict=True):
+    for nodes, order in zip(
+        (list(g.graph.nodes) for g in graphs(new, given)), (range(TILES), range(TILES)[::-1]), strict=True
+    ):
         (found,) = regions(nodes).values()
         assert [t[0].meta["custom"]["autosp_tile"] for t in found] == [(f"{what}.0", i) for i in order]
         waits = dict(waiting(nodes))
