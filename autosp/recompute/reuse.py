@@ -23,7 +23,7 @@ def held(runs: Sequence[Run], start: Sequence[Storage], keep: Collection[int]) -
     keep: those that are never freed.
     """
     ends = _ends(runs)
-    replaced = {old.id for t, run in enumerate(runs) for _, old in run.over if ends[old.id] == t}
+    replaced = {old.id for t, run in enumerate(runs) for _, old in run.over if ends.get(old.id) == t}
     expected = _expected(runs, start, keep, ends)
     peak = int(expected.max(initial=0))
     waiting = np.zeros(len(runs), dtype=np.int64)
