@@ -28,7 +28,7 @@ from .inner import compile_inner, compiler_of
 from .marks import layout_of
 from .mesh import Mesh
 from .random import with_own_stream
-from .recomputing import States, decided
+from .recomputing import States, decided, limit_of
 
 BACKENDS = ("inductor", "aot_eager", "eager")
 
@@ -120,7 +120,9 @@ class Backend:
         band(local)
         dump(self.spec, captured, plan, local, self.mesh.rank)
         if captured.training and self.options.inner != "eager":  # without a joint graph all is held anyway
-            local, tiled, notes = tile(local, self.spec.tile, captured.hints)
+            state = self.options.states.of(captured, example_inputs)
+            room = max(limit_of(self.policy, state, plan.device.usable) or 0, 0)
+            local, tiled, notes = tile(local, self.spec.tile, captured.hints, room)
             host = plan.device.host if torch.cuda.is_available() else 0.0
             said = (*tile_notes(tiled, notes), *offload_notes(self.spec.offload == "auto", host))
             plan = attrs.evolve(plan, notes=(*plan.notes, *said))

@@ -12,7 +12,7 @@ from ..solve.words import size
 from .backend import Backend
 from .inner import compiler_of
 from .mesh import is_deepspeed
-from .recomputing import limit_of
+from .recomputing import device_memory, limit_of
 from .step import Step
 
 
@@ -70,7 +70,7 @@ def _peak(plan: Plan, backend: Backend) -> int | None:
     vals = {n.name: n.meta.get("val") for n in captured.graph.graph.nodes if n.op == "placeholder"}
     examples = [_example(vals[p.node], p.requires_grad) for p in captured.placeholders]
     state, policy = options.states.of(captured, examples), backend.policy
-    told = predict(plan, policy, backend.spec.tile, examples=examples, limit=limit_of(policy, state, plan.device),
+    told = predict(plan, policy, backend.spec.tile, examples=examples, limit=limit_of(policy, state, device_memory(plan.device).usable),
                    compiler=compiler_of(options.inner, examples))  # fmt: skip
     return None if told is None else state.parameters + state.optimizer + told.decision.peak
 

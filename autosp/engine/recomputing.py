@@ -54,7 +54,7 @@ def decided(
     choice is asked for, or all of it fits anyway. Raises RankError where ranks ask for different things."""
     if not plan.problem.captured.training or policy.mode == "none":
         return _agreed(policy, None, agreement)
-    limit = limit_of(policy, states.of(plan.problem.captured, examples), plan.device)
+    limit = limit_of(policy, states.of(plan.problem.captured, examples), device_memory(plan.device).usable)
     found = None
     if agreement.mesh.rank == 0 and not (policy.budget == "auto" and _most(plan) <= limit):
         found = decide(
@@ -73,12 +73,12 @@ def device_memory(device: Device) -> Device:
     return attrs.evolve(device, memory=torch.cuda.mem_get_info()[1])
 
 
-def limit_of(policy: Recompute, state: State, device: Device) -> int | None:
-    """What a policy leaves to activations and gradients, in bytes; None where it says nothing in bytes."""
-    rest = state.parameters + state.optimizer
-    if policy.budget == "auto":
-        return device_memory(device).usable - rest
-    return policy.budget - rest if isinstance(policy.budget, int) else None
+def limit_of(policy: Recompute, state: State, usable: int) -> int | None:
+    """What a policy leaves to activations and gradients on a device of so many usable bytes; None where
+    it says nothing in bytes."""
+    if not policy.in_bytes:
+        return None
+    return (usable if policy.budget == "auto" else policy.budget) - state.lasting
 
 
 def _most(plan: Plan) -> float:

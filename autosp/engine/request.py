@@ -22,6 +22,7 @@ from .compile import resolve_spec
 from .fakes import built, cast_of, fake_inputs, fake_model, without_cache
 from .marks import layout_of
 from .mesh import solved_axis
+from .recomputing import limit_of
 from .traced import planned
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ class Request:
     @property
     def available(self) -> int:
         """Bytes for activations and gradients, of the budget or of the device."""
-        budget = self.recompute.budget
-        return max((budget if isinstance(budget, int) else self.device.usable) - self.state.lasting, 0)
+        said = limit_of(self.recompute, self.state, self.device.usable)
+        return max(self.device.usable - self.state.lasting if said is None else said, 0)
 
     @property
     def compiler(self) -> Compiler:

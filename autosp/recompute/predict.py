@@ -45,7 +45,8 @@ def predict(
     """
     local = lower(plan, rank)
     band(local)
-    local, tiled, notes = tile(local, tiles, plan.problem.captured.hints)
+    room = limit if recompute.in_bytes and limit else 0
+    local, tiled, notes = tile(local, tiles, plan.problem.captured.hints, room)
     found = decide(local, examples, recompute, device=plan.device, p=plan.p, limit=limit, plan=plan.fingerprint(),
                    offload=offload, compiler=compiler)  # fmt: skip
     return None if found is None else Prediction(found, tiled, notes)

@@ -29,6 +29,7 @@ from .tile_values import Values, quiet, ref
 MiB = 2**20
 MOST = {"loss": 64, "mlp": 16, "mask": 32}  # tiles that `auto` makes
 LEAST = {"loss": 32 * MiB, "mlp": 256 * MiB, "mask": 64 * MiB}  # bytes below which `auto` makes none
+PART = 256  # a tile of `auto` takes no more than one part in so many of a budget, unless its input does
 
 
 @attrs.frozen
@@ -48,14 +49,14 @@ class Tiled:
 
 
 def tile(
-    gm: fx.GraphModule, tiles: Sequence[Tile], hints: Mapping | None = None
+    gm: fx.GraphModule, tiles: Sequence[Tile], hints: Mapping | None = None, room: int = 0
 ) -> tuple[fx.GraphModule, tuple[Tiled, ...], tuple[str, ...]]:
     """The local graph with its loss and its MLPs in tiles, as `tiles` asks; what was tiled, and
     notes on what was not and why.
 
     gm: the local graph of one rank, its inputs with their fake values in `val`. hints: the numbers
-    that symbolic sizes had in the example. The graph that is given stays as it is; it is given
-    back where nothing is tiled.
+    that symbolic sizes had in the example. room: bytes that activations may take, 0 where no budget
+    says so. The graph that is given stays as it is; it is given back where nothing is tiled.
     """
     asked = {"mask": "auto"} | {t.what: t.mode for t in tiles}
     wanted = {what: mode for what, mode in asked.items() if mode != "none" and (what != "mask" or masked(gm))}
@@ -67,7 +68,7 @@ def tile(
         values = Values(work, values.book, hints)
     if "loss" in wanted:
         values = _prepared(work, values, hints)
-    return _Tiling(gm, values, wanted).run()
+    return _Tiling(gm, values, wanted, room).run()
 
 
 def _copy(gm: fx.GraphModule) -> fx.GraphModule:
@@ -86,8 +87,8 @@ def _prepared(work: fx.GraphModule, values: Values, hints: Mapping | None) -> Va
 
 
 class _Tiling:
-    def __init__(self, gm: fx.GraphModule, values: Values, wanted: dict):
-        self.gm, self.values, self.wanted = gm, values, wanted
+    def __init__(self, gm: fx.GraphModule, values: Values, wanted: dict, room: int):
+        self.gm, self.values, self.wanted, self.room = gm, values, wanted, room
         self.cuts: list[Cut] = []
         self.tiled: list[Tiled] = []
         self.notes: list[tuple[str, str, str]] = []
@@ -153,7 +154,7 @@ class _Tiling:
         if wanted == "auto" and sizes[0] < LEAST[what]:
             self._note(what, region, words.small(what, sizes[0], LEAST[what]))
             return
-        number = min(MOST[what], ceil(sizes[0] / max(1, sizes[1]))) if wanted == "auto" else wanted
+        number = _number(what, *sizes, self.room) if wanted == "auto" else wanted
         track, longest = _longest(region, number)
         number = min(number, longest)
         if number < 2:
@@ -171,6 +172,11 @@ class _Tiling:
 
     def _note(self, what: str, region: Region, why: str) -> None:
         self.notes.append((what, _module(region), why))
+
+
+def _number(what: str, whole: int, small: int, room: int) -> int:
+    """How many tiles `auto` makes: each about as large as what goes in, or as a budget does not feel."""
+    return min(MOST[what], max(2, ceil(whole / max(1, small, room // PART))))
 
 
 def _made(gm: fx.GraphModule, what: str) -> bool:

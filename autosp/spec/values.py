@@ -133,6 +133,11 @@ class Recompute:
         if isinstance(self.budget, float) and not 0.0001 <= self.budget <= 1:
             raise ValueError("a budget that is a fraction is from 0.0001 to 1")
 
+    @property
+    def in_bytes(self) -> bool:
+        """Whether a number of bytes bounds the peak: a given one, or the device's."""
+        return self.budget == "auto" or isinstance(self.budget, int)
+
     def __str__(self) -> str:
         if self.budget is None:
             return f"recompute {self.mode}"

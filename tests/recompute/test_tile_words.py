@@ -43,6 +43,16 @@ def test_auto_makes_a_tile_of_logits_as_large_as_the_activations(monkeypatch, mo
     assert found.bytes_tile == -(-TOKENS // count) * VOCAB * 4
 
 
+@pytest.mark.parametrize(("room", "count"), [(0, 12), (4 * 12 * 1000, 5), (2**40, 2)])
+def test_a_budget_makes_fewer_tiles_that_it_does_not_feel(monkeypatch, room, count):
+    """One part of a budget in so many, and never the whole."""
+    monkeypatch.setitem(tiling.LEAST, "loss", 1000)
+    monkeypatch.setattr(tiling, "PART", 4)
+    plan, _ = planned(HEAD, tokens(1, TOKENS))
+    (found,) = tile(local(plan), [Tile("loss")], room=room)[1]
+    assert found.tiles == count
+
+
 def test_auto_makes_an_mlps_intermediates_as_large_as_its_ends(monkeypatch):
     """Gate, its activation, up and their product, 40 wide, against 8 in and 8 out."""
     monkeypatch.setitem(tiling.LEAST, "mlp", 1000)
