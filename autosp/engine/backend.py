@@ -121,6 +121,7 @@ class Backend:
         dump(self.spec, captured, plan, local, self.mesh.rank)
         if captured.training and self.options.inner != "eager":  # without a joint graph all is held anyway
             state = self.options.states.of(captured, example_inputs)
+            # of the description, which the ranks share: their tiles are alike
             room = max(limit_of(self.policy, state, plan.device.usable) or 0, 0)
             local, tiled, notes = tile(local, self.spec.tile, captured.hints, room)
             host = plan.device.host if torch.cuda.is_available() else 0.0

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Callable, Collection, Sequence
 
 from .joint import Storage
-from .runs import Run
+from .runs import Run, expected
 
 Order = list[int]
 
@@ -26,8 +26,8 @@ def ordered(runs: Sequence[Run], start: Sequence[Storage], keep: Collection[int]
     first = graph.depth_first(range(len(runs)))
     graph = _Graph([runs[i] for i in first], start, keep)
     tries: tuple[Callable[[], Order], ...] = (graph.as_it_is, graph.least_memory, graph.breadth_first, graph.by_bytes)
-    best = min((order() for order in tries), key=graph.peak)  # the first of equals, as `min` there
-    return tuple(graph.runs[i] for i in best)
+    found = (tuple(graph.runs[i] for i in order()) for order in tries)
+    return min(found, key=lambda runs: int(expected(runs, start, keep).max(initial=0)))  # the first of equals
 
 
 class _Graph:
@@ -52,8 +52,8 @@ class _Graph:
     def as_it_is(self) -> Order:
         return list(range(len(self.runs)))
 
-    def depth_first(self, order: Sequence[int]) -> Order:
-        """Each in turn, behind all that it needs."""
+    def depth_first(self, order: Sequence[int], turn: Callable[[int], object] | None = None) -> Order:
+        """Each in turn, behind all that it needs. turn: the order among these."""
         seen: set[int] = set()
         found: Order = []
         for k in order:
@@ -65,20 +65,14 @@ class _Graph:
                 elif n not in seen:
                     seen.add(n)
                     stack.append((n, True))
-                    stack += [(m, False) for m in reversed(self._in_turn(n)) if m not in seen]
+                    stack += [(m, False) for m in reversed(sorted(self.needs[n], key=turn)) if m not in seen]
         return found
-
-    def _in_turn(self, n: int) -> list[int]:
-        return self.needs[n]
 
     def by_bytes(self) -> Order:
         """`topological_sort_dfs`: the ones that touch the fewest bytes first, each behind all that it needs."""
         touched = [n + sum(self.bytes[i] for i in ids) for n, ids in zip(self.size, self.reads, strict=True)]
         key = {k: (touched[k], k) for k in range(len(self.runs))}
-        plain, self.needs = self.needs, [sorted(ns, key=key.__getitem__) for ns in self.needs]
-        found = self.depth_first(sorted(key, key=key.__getitem__))
-        self.needs = plain
-        return found
+        return self.depth_first(sorted(key, key=key.__getitem__), key.__getitem__)
 
     def breadth_first(self) -> Order:
         """`topological_sort_bfs`: the one whose needs ran the earliest."""
@@ -127,18 +121,3 @@ class _Graph:
                     for u in self.readers[i]:
                         frees[u] += self.bytes[i]
         return found
-
-    def peak(self, order: Order) -> int:
-        """Bytes at the fullest moment."""
-        at = {k: t for t, k in enumerate(order)}
-        ends: dict[int, int] = {}
-        for i, ks in self.readers.items():
-            if i not in self.keep:
-                end = max((at[k] for k in ks), default=at.get(self.maker.get(i, -1), -1))
-                ends[end] = ends.get(end, 0) + self.bytes[i]
-        now = most = sum(self.bytes[i] for i in self.start)
-        for t, k in enumerate(order):
-            now += self.size[k]
-            most = max(most, now)
-            now -= ends.get(t, 0) + self.runs[k].inside
-        return most

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import kinds
 from .joint import Storage
-from .runs import Run
+from .runs import Run, expected, last_touch
 
 
 def held(runs: Sequence[Run], start: Sequence[Storage], keep: Collection[int]) -> list[int]:
@@ -22,10 +22,10 @@ def held(runs: Sequence[Run], start: Sequence[Storage], keep: Collection[int]) -
     start: the storages that are there at the beginning: they are given back, never used again.
     keep: those that are never freed.
     """
-    ends = _ends(runs)
+    ends = last_touch(runs)
     replaced = {old.id for t, run in enumerate(runs) for _, old in run.over if ends.get(old.id) == t}
-    expected = _expected(runs, start, keep, ends)
-    peak = int(expected.max(initial=0))
+    there = expected(runs, start, keep)
+    peak = int(there.max(initial=0))
     waiting = np.zeros(len(runs), dtype=np.int64)
     pool: dict[tuple, list[int]] = {}
     freed: dict[int, list[tuple]] = {}
@@ -39,9 +39,9 @@ def held(runs: Sequence[Run], start: Sequence[Storage], keep: Collection[int]) -
             if s.id in new or not places or not _is_allocated(run):
                 continue
             since = places[-1]
-            if since + 1 == t or s.bytes + int(expected[since + 1 : t].max(initial=0)) <= peak:
+            if since + 1 == t or s.bytes + int(there[since + 1 : t].max(initial=0)) <= peak:
                 places.pop()
-                expected[since + 1 : t] += s.bytes
+                there[since + 1 : t] += s.bytes
                 waiting[since + 1 : t] += s.bytes
         for key in freed.get(t, ()):
             pool.setdefault(key, []).append(t)
@@ -56,28 +56,3 @@ def _key(s: Storage) -> tuple:
 def _is_allocated(run: Run) -> bool:
     """Whether the compiler allocates what the run makes: kernels, and products that write where they are told."""
     return run.kernel or any(map(kinds.is_matmul, run.nodes))
-
-
-def _ends(runs: Sequence[Run]) -> dict[int, int]:
-    """The last run that touches a storage."""
-    last = {}
-    for t, run in enumerate(runs):
-        for s in (*run.makes, *run.needs):
-            last[s.id] = t
-    return last
-
-
-def _expected(runs, start, keep, ends) -> np.ndarray:
-    """Bytes while each run runs, as the compiler expects them: nothing takes another's place."""
-    change = np.zeros(len(runs) + 2, dtype=np.int64)
-    for s in start:
-        change[0] += s.bytes
-        if s.id not in keep:
-            change[ends.get(s.id, len(runs)) + 1] -= s.bytes
-    for t, run in enumerate(runs):
-        change[t] += run.inside + sum(s.bytes for s in run.makes)
-        change[t + 1] -= run.inside
-        for s in run.makes:
-            if s.id not in keep:
-                change[ends[s.id] + 1] -= s.bytes
-    return np.cumsum(change)[: len(runs)]

@@ -79,7 +79,7 @@ def random(node: fx.Node) -> str:
 
 
 def small(what: str, count: int, least: int) -> str:
-    held = {"loss": "its widest value is", "mlp": "its intermediates are", "mask": "it is"}[what]
+    held = "its widest value is" if what == "loss" else "its intermediates are"
     return f"{held} {size(count)}, and 'auto' makes tiles from {size(least)}"
 
 
