@@ -1,6 +1,6 @@
 """Dynamo's graph to a global-view ATen graph."""
 
-from .capture import LayoutOf, capture, carry_placeholder
+from .capture import LayoutOf, capture
 from .captured import Captured, Output, Placeholder, module_path, source_line, tensors_of
 from .trace import trace, tracing
 
@@ -10,7 +10,6 @@ __all__ = [
     "Output",
     "Placeholder",
     "capture",
-    "carry_placeholder",
     "module_path",
     "source_line",
     "tensors_of",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import fx
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from ..compat.torch import statically_known_true
 from .means import MARK
 
 aten = torch.ops.aten

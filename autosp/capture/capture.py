@@ -7,9 +7,19 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..compat.torch import (
+    FakeTensor,
+    FakeTensorMode,
+    HigherOrderOperator,
+    carry_placeholder,
+    carry_sources,
+    fake_mode_of_trace,
+    fake_of_trace,
+    hints_of,
+    source_name,
+    trace_to_aten,
+)
 from ..errors import CaptureError, InputError, Problem
 from ..spec import Constraint, Map
 from ..syntax import Layout
@@ -50,13 +60,8 @@ def capture(
     args, mode = (_dynamic_args if dynamic else _static_args)(gm, example_inputs)
     interpreter = _Interpreter(_plain(gm))
     try:
-        with mode, torch.fx.traceback.preserve_node_meta():
-            graph = make_fx(
-                lambda *a: interpreter.run(*a),
-                pre_dispatch=True,
-                tracing_mode="real",
-                _allow_non_fake_inputs=True,
-            )(*args)
+        with mode:
+            graph = trace_to_aten(lambda *a: interpreter.run(*a), args)
     except Exception as e:  # any failure of tracing is the model's to know
         raise CaptureError(_untraceable(e, interpreter.at)) from e
     placeholders = _placeholders(gm, graph, example_inputs)
@@ -73,7 +78,7 @@ def capture(
         placeholders=placeholders,
         outputs=_outputs(graph),
         layouts={new.name: layouts[old] for old, new in zip(_inputs_of(gm), _inputs_of(graph)) if old in layouts},
-        hints=_hints(mode) if dynamic else {},
+        hints=hints_of(mode) if dynamic else {},
         training=torch.is_grad_enabled(),
     )
 
@@ -114,7 +119,7 @@ def _lost(graph: fx.GraphModule) -> fx.Node | None:
 
 
 def _higher_order(gm: fx.GraphModule) -> list[str]:
-    return sorted({str(n.target) for n in gm.graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)})
+    return sorted({str(n.target) for n in gm.graph.nodes if isinstance(n.target, HigherOrderOperator)})
 
 
 def _unequal(name: str, a: int, where: str, b: int, there: str) -> Problem:
@@ -145,27 +150,8 @@ def _static(e, mode: FakeTensorMode):
 
 def _dynamic_args(gm, example_inputs):
     """Fake tensors in Dynamo's own fake mode, with the symbols that Dynamo gave them."""
-    context = torch._guards.TracingContext.get()
-    mode = context.fake_mode
-    args = []
-    for node, e in zip(_inputs_of(gm), example_inputs):
-        if isinstance(e, torch.Tensor):
-            symbolic = context.tensor_to_context.get(e)
-            arg = node.meta.get("grapharg")
-            e = mode.from_tensor(
-                e,
-                static_shapes=symbolic is None,
-                symbolic_context=symbolic,
-                source=arg.source if arg is not None else None,
-            )
-        args.append(e)
-    return args, mode
-
-
-def _hints(mode) -> dict:
-    env = mode.shape_env
-    values = getattr(env, "backed_var_to_val", None) or env.var_to_val
-    return dict(values)
+    pairs = zip(_inputs_of(gm), example_inputs)
+    return [fake_of_trace(e, node) if isinstance(e, torch.Tensor) else e for node, e in pairs], fake_mode_of_trace()
 
 
 def _plain(gm: fx.GraphModule) -> fx.GraphModule:
@@ -200,26 +186,12 @@ def _placeholders(gm, graph, example_inputs) -> tuple[Placeholder, ...]:
         grad = isinstance(e, torch.Tensor) and e.requires_grad
         found.append(Placeholder(new.name, role, name, grad))
     graph.meta.update(gm.meta)
-    names = getattr(gm, "_param_name_to_source", None)
-    if names is not None:
-        graph._param_name_to_source = names
+    carry_sources(gm, graph)
     return tuple(found)
 
 
-def carry_placeholder(old: fx.Node, new: fx.Node) -> None:
-    """What AOTAutograd reads of a placeholder: without it parameters stop being static inputs."""
-    for key in ("tensor_dict", "grapharg"):
-        if key in old.meta:
-            new.meta[key] = old.meta[key]
-    if hasattr(old, "_dynamo_source"):
-        new._dynamo_source = old._dynamo_source
-
-
 def _role(node: fx.Node, example) -> tuple[Role, str]:
-    arg = node.meta.get("grapharg")
-    source = getattr(arg, "source", None)
-    text = source.name if source is not None else node.name
-    text = text() if callable(text) else text
+    text = source_name(node) or node.name
     if not isinstance(example, torch.Tensor):
         return "size", text
     path = re.sub(r"\['?|'?\]", ".", text.replace("L['self']", "", 1))

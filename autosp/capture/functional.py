@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import fx
 
+from ..compat.torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, storage_id
 from ..errors import CaptureError, Problem
 from . import words
 from .captured import Placeholder, tensors_of
@@ -113,11 +114,11 @@ class Functionaliser:
 
     def read(self, node: fx.Node, before: list[fx.Node], last: int) -> None:
         """A node that writes nothing: it owns its result, or views an operand."""
-        if node.target is torch._C._set_grad_enabled:
+        if node.target is SET_GRAD_ENABLED:
             self.grad = bool(node.args[0]) and self.training
-        if node.target is torch.amp.autocast_mode._enter_autocast:
+        if node.target is ENTER_AUTOCAST:
             self.casts.append(node.args)
-        if node.target is torch.amp.autocast_mode._exit_autocast:
+        if node.target is EXIT_AUTOCAST:
             self.casts.pop()
         for owner in silent_writes(node):
             self.faults.append(self.refused(node, owner))
@@ -240,6 +241,6 @@ class Functionaliser:
 def storage_of(t: torch.Tensor) -> int | None:
     """What tells a tensor's memory from another's; None for one that has none of its own (under vmap)."""
     try:
-        return t.untyped_storage()._cdata
+        return storage_id(t)
     except NotImplementedError:
         return None

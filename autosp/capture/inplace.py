@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..compat.torch import OpOverload, base_name, has_kernel, overload_name, schema_of
+
 aten = torch.ops.aten
 
 Emit = Callable[[Any, tuple, dict], fx.Node]
@@ -37,32 +39,32 @@ PERMUTES = frozenset(
 
 def is_mutable(target: Any) -> bool:
     """Whether the operator's schema says that it writes an argument."""
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+    return isinstance(target, OpOverload) and schema_of(target).is_mutable
 
 
-def is_inplace_view(target: torch._ops.OpOverload) -> bool:
+def is_inplace_view(target: OpOverload) -> bool:
     """Whether it changes a tensor's shape in place (`unsqueeze_`) and no value."""
     return torch.Tag.inplace_view in target.tags
 
 
-def functional_form(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+def functional_form(target: OpOverload) -> OpOverload | None:
     """`aten.add.Tensor` for `aten.add_.Tensor`: the operator of that name that takes the same arguments.
 
     None where there is none, or where more is written than the first argument.
     """
-    written = [i for i, a in enumerate(target._schema.arguments) if a.alias_info and a.alias_info.is_write]
-    name = target._opname
+    written = [i for i, a in enumerate(schema_of(target).arguments) if a.alias_info and a.alias_info.is_write]
+    name = base_name(target)
     known = target.namespace == "aten" and name.endswith("_") and name not in REBINDING
     if written != [0] or not known or not hasattr(torch.ops.aten, name[:-1]):
         return None
     packet = getattr(torch.ops.aten, name[:-1])
-    forms = [getattr(packet, n) for n in (target._overloadname, *packet.overloads()) if n in packet.overloads()]
+    forms = [getattr(packet, n) for n in (overload_name(target), *packet.overloads()) if n in packet.overloads()]
     wanted = _signature(target)
     return next((f for f in forms if not is_mutable(f) and _signature(f) == wanted), None)
 
 
-def _signature(target: torch._ops.OpOverload) -> list[tuple[str, str]]:
-    return [(a.name, str(a.type)) for a in target._schema.arguments]
+def _signature(target: OpOverload) -> list[tuple[str, str]]:
+    return [(a.name, str(a.type)) for a in schema_of(target).arguments]
 
 
 def silent_writes(node: fx.Node) -> list[fx.Node]:
@@ -74,10 +76,10 @@ def silent_writes(node: fx.Node) -> list[fx.Node]:
     return [node.args[i] for i in places if on and isinstance(node.args[i], fx.Node)]
 
 
-def autocast_changes(target: torch._ops.OpOverload, device: str) -> bool:
+def autocast_changes(target: OpOverload, device: str) -> bool:
     """Whether autocast casts the operands of an operator: it does so for functional forms only."""
     key = {"cuda": "AutocastCUDA", "cpu": "AutocastCPU"}.get(device, "AutocastCUDA")
-    return torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), key)
+    return has_kernel(target, key)
 
 
 def returns_its_input(node: fx.Node) -> bool:

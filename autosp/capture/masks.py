@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import attrs
 import torch
 from torch import fx
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from ..compat.torch import statically_known_true
 from ..layout import Split
 
 aten = torch.ops.aten

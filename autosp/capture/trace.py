@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import fx
-from torch._dynamo.exc import BackendCompilerFailed
 
+from ..compat.torch import BackendCompilerFailed, dynamo_settings, example_size
 from ..errors import AutospError
 from ..spec import Constraint, Map
 from .capture import LayoutOf, capture
@@ -36,7 +36,7 @@ def trace(
         found.append((captured, tuple(example_inputs)))
         return lambda *args: tuple(_empty(n) for n in _outputs(captured))
 
-    torch._dynamo.reset()
+    torch.compiler.reset()
     with tracing():
         try:
             torch.compile(model, backend=backend, fullgraph=True, dynamic=dynamic)(**inputs)
@@ -44,26 +44,18 @@ def trace(
             if isinstance(e.inner_exception, AutospError):
                 raise e.inner_exception from e.inner_exception.__cause__
             raise
-    torch._dynamo.reset()
+    torch.compiler.reset()
     return found[0]
 
 
-@contextlib.contextmanager
-def tracing():
+def tracing() -> contextlib.AbstractContextManager:
     """How Dynamo is to trace for us: equal sizes keep their own symbols, numbers stay numbers, and
     loggers (GPT-2's `warning_once`) do not break the graph."""
-    from torch.fx.experimental import _config as shapes
-
-    with (
-        shapes.patch(use_duck_shape=False),
-        torch._dynamo.config.patch(specialize_float=True, ignore_logging_functions=_loggers()),
-    ):
-        yield
+    return dynamo_settings(_loggers())
 
 
 def _loggers() -> set:
-    ignored = set(torch._dynamo.config.ignore_logging_functions)
-    ignored |= {logging.Logger.warning, logging.Logger.info, logging.Logger.debug, logging.Logger.error}
+    ignored = {logging.Logger.warning, logging.Logger.info, logging.Logger.debug, logging.Logger.error}
     once = getattr(logging.Logger, "warning_once", None)  # added by transformers where it is imported
     return ignored | ({once} if once else set())
 
@@ -77,5 +69,5 @@ def _empty(node):
     val = node.meta.get("val") if isinstance(node, fx.Node) else node
     if not isinstance(val, torch.Tensor):
         return val
-    shape = [s.node.hint if isinstance(s, torch.SymInt) else s for s in val.shape]
+    shape = [example_size(s) for s in val.shape]
     return torch.empty(shape, dtype=val.dtype, device="meta", requires_grad=val.requires_grad)

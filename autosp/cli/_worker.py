@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch._dynamo  # seconds, that would otherwise count against the first item
 import torch.distributed as dist
 
 from autosp.cli._launch import Outcome
+from autosp.compat.torch import dynamo_config  # noqa: F401 - seconds, that would count against the first item
 
 
 def main(folder: Path) -> None:
@@ -58,7 +58,7 @@ def _write(path: Path, outcome: Outcome) -> None:
 
 def _forget() -> None:
     """Each item starts with nothing compiled."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     gc.collect()
 
 

@@ -43,8 +43,7 @@ def unplanned(spec: Spec, model: Any, sp: int, length: int) -> list[Problem]:
 
     The model's tensors become fakes, in place.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
+    from ..compat.torch import FakeTensorMode
     from ..engine.planning import planned
     from ..spec.sample import on_fakes, samples
 

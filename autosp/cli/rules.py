@@ -93,9 +93,8 @@ def list_missing(model: str | None, spec: str | None, book: Any, as_json: bool) 
 
 def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
     """The gaps in the training graphs of a model, traced without computing anything."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     from ..capture import trace
+    from ..compat.torch import FakeTensorMode
     from ..engine.failures import as_raised
     from ..rules.missing import gaps
     from ..spec import for_class, load

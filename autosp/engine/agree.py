@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 import torch.distributed as dist
 
+from ..compat.torch import default_store
 from ..errors import RankError
 from . import agree_words as words
 from .mesh import Mesh
@@ -41,7 +42,7 @@ def _tell(key: str, error: BaseException) -> None:
 
 
 def _store() -> dist.Store:
-    return dist.distributed_c10d._get_default_store()
+    return default_store()
 
 
 @attrs.define(eq=False)

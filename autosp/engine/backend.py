@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from ..capture import Captured, Output, capture
+from ..compat.torch import fake_mode_of_trace, unguarded
 from ..errors import EngineError, PlanError, Problem, did_you_mean
 from ..lower import Rank, band, check, lower
 from ..recompute import Decision, tile
@@ -213,14 +214,7 @@ def _long_enough(gm: fx.GraphModule, p: int) -> bool:
     return all(bool(s >= 2 * p) for s in sizes)
 
 
-@contextlib.contextmanager
-def _no_local_guards(dynamic: bool):
+def _no_local_guards(dynamic: bool) -> contextlib.AbstractContextManager:
     """Local sizes are derived from global ones and never guarded: a guard on a rank's own size
     would let one rank recompile and leave the others waiting."""
-    context = torch._guards.TracingContext.try_get()
-    env = getattr(getattr(context, "fake_mode", None), "shape_env", None)
-    if not dynamic or env is None:
-        yield
-        return
-    with env.suppress_guards():
-        yield
+    return unguarded(fake_mode_of_trace() if dynamic else None)

@@ -9,6 +9,7 @@ from attrs import evolve
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
+from ..compat.torch import compiled_call, set_compiled_call
 from ..errors import EngineError, Problem, SpecError
 from ..solve import Device, load_device
 from ..spec import Spec, check_model, for_class, load, parse
@@ -93,7 +94,7 @@ def install(module: torch.nn.Module, program: Backend, dynamic: bool | None) -> 
     """Makes the module's call go through the compiled program."""
     prepare(module)
     module.compile(backend=program, fullgraph=True, dynamic=dynamic)
-    module._compiled_call_impl = Step(module, module._compiled_call_impl, program)
+    set_compiled_call(module, Step(module, compiled_call(module), program))
 
 
 def spec_for(spec: Spec | str | None, module: torch.nn.Module) -> Spec:

@@ -12,6 +12,8 @@ import attrs
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from ..compat.deepspeed import config_entry, deepcompile_passes
+from ..compat.torch import compiled_call, set_compiled_call
 from ..errors import EngineError, Problem
 from ..recompute.state import MOMENTS
 from ..spec import Spec
@@ -54,7 +56,7 @@ def compile_engine(
     engine.get_autosp_backend = lambda compile_kwargs: program
     prepare(engine.module)
     engine.compile(compile_kwargs={"fullgraph": True, "dynamic": dynamic})
-    engine.module._compiled_call_impl = Step(engine.module, engine.module._compiled_call_impl, program)
+    set_compiled_call(engine.module, Step(engine.module, compiled_call(engine.module), program))
     return engine
 
 
@@ -64,7 +66,7 @@ def sequence_parallel_size(engine) -> int:
 
 
 def _config_size(engine) -> int | None:
-    return engine._config._param_dict.get("sequence_parallel_size")
+    return config_entry(engine, "sequence_parallel_size")
 
 
 def _mesh(engine, spec: Spec) -> Mesh:
@@ -123,11 +125,10 @@ def _data_parallel(mesh: Mesh) -> float:
 
 
 def _config_problems(engine) -> Iterator[Problem]:
-    config = getattr(engine._config, "compile_config", None)
-    if "autosp" not in (getattr(config, "passes", None) or []) or not getattr(config, "deepcompile", False):
+    deepcompile, passes = deepcompile_passes(engine)
+    if "autosp" not in passes or not deepcompile:
         yield Problem(
-            what=f"the DeepSpeed config has compile.deepcompile {getattr(config, 'deepcompile', False)} "
-            f"and compile.passes {getattr(config, 'passes', None) or []}",
+            what=f"the DeepSpeed config has compile.deepcompile {deepcompile} and compile.passes {passes}",
             rule="autosp runs as DeepCompile's pass 'autosp'",
             fix='set "compile": {"deepcompile": true, "passes": ["autosp"]}',
             where="DeepSpeed config, compile",

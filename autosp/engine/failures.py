@@ -12,9 +12,17 @@ from traceback import FrameSummary
 
 import attrs
 import torch
-from torch._dynamo import exc
 
 from ..capture import module_path, source_line
+from ..compat.torch import (
+    BackendCompilerFailed,
+    FailOnRecompileLimitHit,
+    TorchRuntimeError,
+    UncapturedHigherOrderOpError,
+    Unsupported,
+    UserError,
+    recompile_limit,
+)
 from ..errors import AutospError, CaptureError, Problem
 
 # Kinds of graph breaks by Dynamo's name for them, and what to do about each; others get `_ANY_FIX`.
@@ -31,13 +39,13 @@ _ANY_FIX = "take that line out of the forward, or try torch.compile(model, fullg
 def as_raised(error: Exception, module: torch.nn.Module) -> Exception:
     """The error that the user of `module` should see: an autosp error as itself, a graph break as a
     CaptureError, anything else as it came."""
-    if isinstance(error, exc.BackendCompilerFailed) and isinstance(error.inner_exception, AutospError):
+    if isinstance(error, BackendCompilerFailed) and isinstance(error.inner_exception, AutospError):
         return error.inner_exception
-    if isinstance(error, exc.FailOnRecompileLimitHit):
-        return CaptureError(too_many_sizes(torch._dynamo.config.recompile_limit, type(module).__name__))
-    if isinstance(error, exc.TorchRuntimeError):
+    if isinstance(error, FailOnRecompileLimitHit):
+        return CaptureError(too_many_sizes(recompile_limit(), type(module).__name__))
+    if isinstance(error, TorchRuntimeError):
         return CaptureError(not_traced(str(error.msg), list(error.real_stack), module))
-    if isinstance(error, (exc.Unsupported, exc.UserError, exc.UncapturedHigherOrderOpError)):
+    if isinstance(error, (Unsupported, UserError, UncapturedHigherOrderOpError)):
         return CaptureError(_broken(str(error.msg), list(error.real_stack), module))
     return error
 

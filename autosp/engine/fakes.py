@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from ..compat.torch import FakeTensor, FakeTensorMode
 from ..errors import PlanError
 from ..spec import annotate, annotation_of
 from .plan_words import no_module

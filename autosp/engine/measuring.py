@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import torch
 
+from ..compat.torch import compiled_call
 from ..errors import EngineError, Problem
 from ..recompute import predict
 from ..solve import Plan
@@ -53,7 +54,7 @@ def measure(model_or_engine) -> Measured:
     Raises EngineError for what was not compiled, and before three training steps.
     """
     module = model_or_engine.module if is_deepspeed(model_or_engine) else model_or_engine
-    step = getattr(module, "_compiled_call_impl", None)
+    step = compiled_call(module)
     if not isinstance(step, Step):
         raise EngineError(_not_compiled(type(model_or_engine).__name__))
     clock = step.clock

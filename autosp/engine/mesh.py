@@ -9,6 +9,7 @@ import attrs
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from ..compat.torch import joined_group
 from ..errors import EngineError, Problem, did_you_mean
 from ..spec import Spec
 
@@ -64,7 +65,7 @@ def from_device_mesh(spec: Spec, mesh: DeviceMesh | None) -> Mesh:
     if axis in names:
         group = mesh.get_group(axis)
     elif parts := _parts(axis, names):
-        group = mesh[parts]._flatten(axis).get_group()
+        group = joined_group(mesh, parts, axis)
         sizes[axis] = math.prod(sizes[name] for name in parts)
     else:
         raise EngineError(no_axis(axis, names))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..compat.torch import FakeTensorMode
 from ..errors import PlanError
 from ..recompute.compiler import Compiler
 from ..recompute.state import Setting, State, state_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 import warnings
 from collections.abc import Callable
 
@@ -13,6 +12,8 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from ..capture import tracing
+from ..compat.torch import maybe_mark_dynamic, whole_graph_under_ddp
+from ..compat.transformers import install_hooks
 from ..errors import EngineError, InputError, Problem
 from ..spec import Spec, annotation_of, check_inputs
 from .agree_words import batch_notes
@@ -48,8 +49,7 @@ class Step:
                 self._check(inputs)
                 self._mark(inputs)
             try:
-                # A DDP wrapper's splitting of graphs would leave no full one.
-                with tracing(), torch._dynamo.config.patch(optimize_ddp=False):
+                with tracing(), whole_graph_under_ddp():
                     return self.program(**inputs)
             except Exception as e:
                 raised = as_raised(e, self.module)
@@ -99,7 +99,7 @@ class Step:
         split = {dim.name for _, _, dim in dims if self.mesh.axis in dim.axes}
         for name, d, dim in dims:
             if dim.name in split:
-                torch._dynamo.maybe_mark_dynamic(inputs[name], d)
+                maybe_mark_dynamic(inputs[name], d)
 
 
 def _all_optional(spec: Spec) -> Spec:
@@ -130,9 +130,7 @@ def _unnamed(model: str, name: str) -> Problem:
 def prepare(module: torch.nn.Module) -> None:
     """What must be settled before Dynamo looks at a module."""
     switch_off_cache(module)
-    capturing = sys.modules.get("transformers.utils.output_capturing")
-    if hasattr(capturing, "maybe_install_capturing_hooks") and hasattr(module, "_can_record_outputs"):
-        capturing.maybe_install_capturing_hooks(module)  # else at the first call, under a lock that breaks the graph
+    install_hooks(module)
 
 
 def switch_off_cache(module: torch.nn.Module) -> None:

@@ -17,6 +17,8 @@ import attrs
 import sympy
 import torch
 
+from ..compat.torch import size_expression
+
 Size: TypeAlias = "int | sympy.Expr"
 
 
@@ -67,7 +69,7 @@ def divide(a: Size, b: Size) -> Size | None:
 def as_size(x: Any) -> Size:
     """An int where `x` is a known number, else a sympy expression. SymInts give their expression."""
     if isinstance(x, torch.SymInt):
-        x = x.node.expr
+        x = size_expression(x)
     if isinstance(x, sympy.Expr):
         x = sympy.expand(x)
         return int(x) if x.is_Integer else x

@@ -15,12 +15,11 @@ import attrs
 import sympy
 import torch
 from torch import fx
-from torch._dynamo.source import ConstantSource
-from torch.utils._pytree import tree_map
 
-from ..capture import carry_placeholder, tensors_of
+from ..capture import tensors_of
 from ..capture.masks import SDPA, drops_mask, window_of, without_mask
 from ..capture.regions import KEY
+from ..compat.torch import carry_placeholder, carry_sources, tree_map
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..rules import localise
 from ..solve import Change, Plan
@@ -89,10 +88,7 @@ class _Lowering:
                 if n.op == "get_attr" and n.target not in self.functions}  # fmt: skip
         gm = fx.GraphModule({**kept, **self.functions}, self.graph)
         gm.meta.update(source.meta)
-        names = getattr(source, "_param_name_to_source", None)
-        if names is not None:
-            constants = {name: ConstantSource(name) for name, _ in gm.named_buffers()}  # that capture lifted
-            gm._param_name_to_source = constants | names
+        carry_sources(source, gm, constants=(name for name, _ in gm.named_buffers()))  # that capture lifted
         gm.graph.lint()
         return gm
 

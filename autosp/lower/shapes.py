@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..compat.torch import FakeTensorMode
 from ..layout import Placement, Split, as_size, local_shape
 from ..solve import Plan
 from ..solve.problem import hint_of

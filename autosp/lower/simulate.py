@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..compat.torch import example_size
 from ..solve import Plan
 from .band import band
 from .check import check
@@ -83,4 +84,4 @@ def _own(x):
     """A rank's copy of an input; the example's number for a symbol."""
     if isinstance(x, torch.Tensor):
         return x.detach().clone().requires_grad_(x.requires_grad)
-    return x.node.hint if isinstance(x, torch.SymInt) else x
+    return example_size(x)

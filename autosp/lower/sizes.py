@@ -6,8 +6,8 @@ import operator
 
 import sympy
 from torch import fx
-from torch.utils._sympy.functions import CleanDiv, FloorDiv, Max, Min, Mod
 
+from ..compat.torch import CleanDiv, FloorDiv, Max, Min, Mod
 from ..layout import as_size
 
 

@@ -21,6 +21,6 @@ class Compiler:
         """What it replaces operators by before it partitions."""
         if not self.fuses:
             return None
-        from torch._inductor.decomposition import select_decomp_table
+        from ..compat.torch import select_decomp_table
 
         return select_decomp_table()

@@ -14,6 +14,7 @@ from torch import fx
 
 from ..capture import source_line, tensors_of
 from ..capture.captured import clean_path
+from ..compat.torch import example_size, storage_id
 from . import kinds
 
 _NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -118,11 +119,11 @@ def _storages(nodes):
             of[node] = of[node.args[0]]
             for s, t in zip(of[node], tensors_of(node.meta.get("val")), strict=True):
                 s.head = node  # the collective's own value is not ready before
-                by_key[t.untyped_storage()._cdata] = s  # views of it are views of that
+                by_key[storage_id(t)] = s  # views of it are views of that
             continue
         found = []
         for t in tensors_of(node.meta.get("val")):
-            key = t.untyped_storage()._cdata
+            key = storage_id(t)
             if key not in by_key:
                 maker = _maker(node)
                 s = Storage(len(storages), maker, node, _bytes(t), layer_of(maker))
@@ -148,7 +149,7 @@ def _unique(storages) -> tuple[Storage, ...]:
 
 def _bytes(t: torch.Tensor) -> int:
     size = t.untyped_storage().nbytes()
-    return size if isinstance(size, int) else int(size.node.hint)
+    return int(example_size(size))
 
 
 def layer_of(node: fx.Node) -> str | None:

@@ -7,6 +7,8 @@ import operator
 import torch
 from torch import fx
 
+from ..compat.torch import OpOverload, base_name, schema_of
+
 # Every attention kernel that PyTorch may choose, by its forward: its own table of
 # "compute-intensive" operators leaves out the CPU's and cuDNN's.
 ATTENTION = frozenset(
@@ -53,7 +55,7 @@ _RANDOM_WORDS = ("rand", "dropout", "bernoulli", "multinomial", "inductor_seed",
 def name_of(node: fx.Node) -> str:
     """The operator's name without namespace and overload: `mm`, `all_to_all_single`."""
     target = node.target
-    packet = getattr(target, "overloadpacket", None) or getattr(target, "_opname", None)
+    packet = getattr(target, "overloadpacket", None) or base_name(target)
     if packet is not None:
         return str(packet).rsplit(".", 1)[-1].rsplit("::", 1)[-1]
     return str(getattr(target, "__name__", target))
@@ -74,7 +76,7 @@ def is_collective(node: fx.Node) -> bool:
     target = node.target
     return (
         node.op == "call_function"
-        and isinstance(target, torch._ops.OpOverload)
+        and isinstance(target, OpOverload)
         and target.namespace in ("_c10d_functional", "c10d_functional", "_c10d_functional_autograd")
         and not is_wait(node)
     )
@@ -93,7 +95,7 @@ def is_random(node: fx.Node) -> bool:
 
 def argument(node: fx.Node, name: str):
     """A call's argument by its name in the schema, or None."""
-    for i, a in enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ())):
+    for i, a in enumerate(getattr(schema_of(node.target), "arguments", ())):
         if a.name == name:
             return node.kwargs.get(name, node.args[i] if i < len(node.args) else a.default_value)
     return None

@@ -14,12 +14,17 @@ from collections.abc import Iterable, Iterator
 import attrs
 import torch
 from torch import fx
-from torch._functorch import config, partitioners
-from torch._functorch._activation_offloading.activation_offloading import enable_activation_offloading
-from torch._functorch.compile_utils import fx_graph_cse
-from torch._inductor.custom_graph_pass import CustomPartitionerFn
-from torch.utils._ordered_set import OrderedSet
 
+from ..compat.torch import (
+    CustomPartitionerFn,
+    OrderedSet,
+    aot_settings,
+    enable_activation_offloading,
+    extract_fwd_bwd_modules,
+    fx_graph_cse,
+    raise_getitems,
+    reordering_to_mimic_autograd_engine,
+)
 from . import kinds
 from .joint import Joint, Storage, layer_of, read_joint
 from .schedule import schedule
@@ -99,13 +104,13 @@ class Partitioner(CustomPartitionerFn):
         joint = read_joint(gm, num_fwd_outputs)
         s = schedule(joint, saved_by(joint, self.choice), self.choice.offload)
         inputs = [n for n in s.inputs if n not in joint.numbers]
-        forward, backward = partitioners._extract_fwd_bwd_modules(
+        forward, backward = extract_fwd_bwd_modules(
             gm, [*inputs, *(x.head for x in s.saved)], list(s.numbers), num_fwd_outputs=num_fwd_outputs
         )
-        backward = partitioners.reordering_to_mimic_autograd_engine(backward)
+        backward = reordering_to_mimic_autograd_engine(backward)
         if s.offloaded:
             offload(forward, backward, num_fwd_outputs, {x.head.name for x in s.saved if x.id in s.offloaded})
-        return partitioners.raise_getitems(forward), partitioners.raise_getitems(backward)
+        return raise_getitems(forward), raise_getitems(backward)
 
     def uuid(self) -> str:
         """Keys Inductor's caches on the plan and the choice."""
@@ -121,7 +126,7 @@ def offload(forward: fx.GraphModule, backward: fx.GraphModule, num_fwd_outputs: 
     asynchronous = dict.fromkeys(
         ("activation_offload_separate_stream", "activation_offload_sink_wait", "activation_reload_prefetch"), streams
     )
-    with config.patch(asynchronous), _only_nodes(forward.graph):
+    with aot_settings(**asynchronous), _only_nodes(forward.graph):
         enable_activation_offloading(forward, backward, num_fwd_outputs, OrderedSet())
     forward.recompile()
     backward.recompile()

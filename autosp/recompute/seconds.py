@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 from torch import fx
-from torch.utils.flop_counter import flop_registry
 
 from ..capture import tensors_of
+from ..compat.torch import flop_registry
 from ..solve import Device
 from . import kinds
 from .joint import Joint

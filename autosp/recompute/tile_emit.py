@@ -16,7 +16,7 @@ import torch
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
-from ..capture import carry_placeholder
+from ..compat.torch import carry_placeholder, carry_sources
 from ..layout import PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..lower.sizes import Sizes
 from ..rules import localise
@@ -57,9 +57,7 @@ def in_place_of(gm: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
         new.meta["val"] = old.meta.get("val")
     new = fx.GraphModule(gm, graph)
     new.meta.update(gm.meta)
-    names = getattr(gm, "_param_name_to_source", None)
-    if names is not None:
-        new._param_name_to_source = names
+    carry_sources(gm, new)
     new.graph.lint()
     return new
 

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import fx
-from torch._inductor.custom_graph_pass import CustomGraphPass
-from torch.utils._ordered_set import OrderedSet
 
+from ..compat.torch import CustomGraphPass, OrderedSet
 from .tile_mask import AFTER
 
 aten = torch.ops.aten
@@ -29,7 +28,7 @@ class InOrder(CustomGraphPass):
     def __call__(self, graph: fx.Graph) -> None:
         waits = {product: OrderedSet(before) for product, before in waiting(list(graph.nodes))}
         if waits:
-            from torch._inductor.fx_passes.control_dependencies import preserve_node_ordering
+            from ..compat.torch import preserve_node_ordering
 
             preserve_node_ordering(graph, waits)
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from ..capture import tensors_of
+from ..compat.torch import FakeTensor, FakeTensorMode, OpOverload, unguarded
 from ..errors import RuleError
 from ..layout import Size, as_size, count
 from ..lower.convert import convert, mean_over, scale_gradient
@@ -94,7 +94,7 @@ class Values:
         return self._calls[node]
 
     def _bind(self, node: fx.Node) -> Projection | None:
-        if not isinstance(node.target, torch._ops.OpOverload):
+        if not isinstance(node.target, OpOverload):
             return None
         try:
             return self.book.bind(node.target, concrete(node.args), concrete(node.kwargs), node.meta["val"])
@@ -124,15 +124,9 @@ class Values:
         return (x, w) if self.is_weight(w) else None
 
 
-@contextlib.contextmanager
-def quiet(gm: fx.GraphModule):
+def quiet(gm: fx.GraphModule) -> contextlib.AbstractContextManager:
     """Local sizes are never guarded: what is looked at here must not make a rank compile anew."""
-    env = getattr(mode_of(gm), "shape_env", None)
-    if env is None:
-        yield
-    else:
-        with env.suppress_guards():
-            yield
+    return unguarded(mode_of(gm))
 
 
 def mode_of(gm: fx.GraphModule) -> FakeTensorMode | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-import torch
 from torch import fx
 
+from ..compat.torch import OpOverload, base_name
 from ..solve.words import size
 
 WHAT = {"loss": "the loss", "mlp": "the mlp", "mask": "the mask"}
@@ -27,8 +27,8 @@ ONE_FEATURE = "it has one feature"
 def name_of(node: fx.Node) -> str:
     """An operator as a rule names it."""
     target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return f"{target.namespace}.{target._opname}"
+    if isinstance(target, OpOverload):
+        return f"{target.namespace}.{base_name(target)}"
     return str(getattr(target, "__name__", target))
 
 

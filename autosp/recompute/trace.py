@@ -6,12 +6,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import fx
-from torch._functorch import config
-from torch._functorch.aot_autograd import aot_module_simplified
-from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..compat.torch import (
+    FakeTensorMode,
+    TracingContext,
+    aot_module_simplified,
+    aot_settings,
+    example_size,
+    min_cut_rematerialization_partition,
+    within_trace,
+)
 from .joint import Joint, read_joint
 from .partition import tidy
 
@@ -37,7 +41,7 @@ def trace_joint(
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = [_fake(x, mode) for x in examples]
-    with tracing(TracingContext(mode)), torch.enable_grad(), config.patch(enable_autograd_cache=False):
+    with within_trace(TracingContext(mode)), torch.enable_grad(), aot_settings(enable_autograd_cache=False):
         try:
             aot_module_simplified(
                 local, fakes, fw_compiler=_unused, bw_compiler=_unused, inference_compiler=_unused,
@@ -54,11 +58,11 @@ def _unused(gm: fx.GraphModule, inputs):
 
 def _fake(x, mode: FakeTensorMode):
     if isinstance(x, torch.SymInt):
-        return int(x.node.hint)
+        return int(example_size(x))
     if not isinstance(x, torch.Tensor):
         return x
-    sizes = [int(s.node.hint) if isinstance(s, torch.SymInt) else int(s) for s in x.shape]
-    strides = [int(s.node.hint) if isinstance(s, torch.SymInt) else int(s) for s in x.stride()]
+    sizes = [int(example_size(s)) for s in x.shape]
+    strides = [int(example_size(s)) for s in x.stride()]
     with mode:
         fake = torch.empty_strided(sizes, strides, dtype=x.dtype, device=x.device)
     return fake.requires_grad_(x.requires_grad)

@@ -6,8 +6,8 @@ from functools import cache, lru_cache
 from typing import Any
 
 import attrs
-import torch
 
+from ..compat.torch import OpOverload
 from ..errors import Problem, RuleError
 from ..resources import listing
 from ..resources import read as read_resource
@@ -41,15 +41,15 @@ class RuleBook:
         """Every operator under rule, sorted."""
         return tuple(sorted(self.by_name))
 
-    def has(self, target: torch._ops.OpOverload) -> bool:
+    def has(self, target: OpOverload) -> bool:
         """Whether there is a rule for the operator."""
         return op_name(target) in self.by_name
 
-    def bind(self, target: torch._ops.OpOverload, args: Any, kwargs: Any, results: Any) -> Projection:
+    def bind(self, target: OpOverload, args: Any, kwargs: Any, results: Any) -> Projection:
         """The call in factors. Raises RuleError where no rule speaks of it."""
         if target is FLEX:
             return flex_projection(args, kwargs, results)
-        if not isinstance(target, torch._ops.OpOverload):
+        if not isinstance(target, OpOverload):
             raise RuleError(no_schema(str(target)))
         call = make_call(target, args, kwargs, results)
         name, reasons = op_name(target), []

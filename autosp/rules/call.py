@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import torch
 
+from ..compat.torch import OpOverload, base_name, overload_name, schema_of
 from ..layout import Size, as_size
 from .model import Test
 
@@ -35,10 +36,10 @@ def tensor_results(results: Any) -> list[Any]:
     return tensors_in(results)
 
 
-def arguments(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> dict[str, Any]:
+def arguments(target: OpOverload, args: Any, kwargs: Any) -> dict[str, Any]:
     """Every argument by its name in the schema, defaults included."""
     named: dict[str, Any] = {}
-    for i, a in enumerate(target._schema.arguments):
+    for i, a in enumerate(schema_of(target).arguments):
         if a.name in kwargs:
             named[a.name] = kwargs[a.name]
         elif i < len(args) and not a.kwarg_only:
@@ -48,10 +49,10 @@ def arguments(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> dict[str
     return named
 
 
-def operand_indices(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> dict[str, list[int]]:
+def operand_indices(target: OpOverload, args: Any, kwargs: Any) -> dict[str, list[int]]:
     """For each argument that holds tensors, their places in `tensor_args`."""
     places: dict[str, list[int]] = {}
-    positional = [a.name for a in target._schema.arguments if not a.kwarg_only]
+    positional = [a.name for a in schema_of(target).arguments if not a.kwarg_only]
     n = 0
     for name, value in [*zip(positional, args, strict=False), *kwargs.items()]:
         found = len(tensors_in(value))
@@ -60,11 +61,11 @@ def operand_indices(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> di
     return places
 
 
-def op_name(target: torch._ops.OpOverload) -> str:
+def op_name(target: OpOverload) -> str:
     """`aten.linear.default`; a higher-order operator by its name."""
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         return str(target)
-    return f"{target.namespace}.{target._opname}.{target._overloadname}"
+    return f"{target.namespace}.{base_name(target)}.{overload_name(target)}"
 
 
 def resolve(name: str) -> Any:
@@ -86,7 +87,7 @@ class Mismatch(Exception):
 class Call:
     """A call of `target`: its arguments by name, its tensors' sizes in order, and their dtypes."""
 
-    target: torch._ops.OpOverload
+    target: OpOverload
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     named: dict[str, Any]
@@ -97,7 +98,7 @@ class Call:
     floating_results: bool
 
 
-def make_call(target: torch._ops.OpOverload, args: Any, kwargs: Any, results: Any) -> Call:
+def make_call(target: OpOverload, args: Any, kwargs: Any, results: Any) -> Call:
     """The call of `target` on `args` and `kwargs` that gave `results`."""
     operands, outs = tensor_args(args, kwargs), tensor_results(results)
     return Call(

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
+from ..compat.torch import OpOverload, schema_of
 from .case_makers import MAKERS
 from .case_values import FILL, VALUES
 from .draw import Arguments, Draw
@@ -20,7 +19,7 @@ VARIANTS = 4
 PLAIN = {"float": 0.5, "number": 0.5, "int": 2, "bool": True, "str": ""}  # arguments that only a custom operator has
 
 
-def cases_of(name: str, target: torch._ops.OpOverload, rules: tuple[Rule, ...]) -> list[Arguments]:
+def cases_of(name: str, target: OpOverload, rules: tuple[Rule, ...]) -> list[Arguments]:
     """The calls on which an operator's rules are tried."""
     draw = Draw.seeded(name)
     if name in CASES:
@@ -31,11 +30,11 @@ def cases_of(name: str, target: torch._ops.OpOverload, rules: tuple[Rule, ...]) 
     return [drawn(name, target, form, draw, v) for form in forms for v in range(VARIANTS)]
 
 
-def drawn(name: str, target: torch._ops.OpOverload, form: Signature, draw: Draw, variant: int) -> Arguments:
+def drawn(name: str, target: OpOverload, form: Signature, draw: Draw, variant: int) -> Arguments:
     """Arguments whose tensors have the dims that the rule gives them."""
     sizes: dict[str, int] = {}
     pack = draw.shape(3 if variant % 2 else 2)
-    types = {a.name: str(a.type) for a in target._schema.arguments}
+    types = {a.name: str(a.type) for a in schema_of(target).arguments}
     tensors = {
         o.name: operand(name, types[o.name], o, sizes, pack, draw, variant if i else 0)
         for i, o in enumerate(form.operands)
@@ -43,7 +42,7 @@ def drawn(name: str, target: torch._ops.OpOverload, form: Signature, draw: Draw,
     }
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    for a in target._schema.arguments:
+    for a in schema_of(target).arguments:
         value = tensors.get(a.name) if a.name in tensors else argument(name, a, pack, draw, variant)
         if a.kwarg_only:
             kwargs |= {} if a.has_default_value() and value == a.default_value else {a.name: value}

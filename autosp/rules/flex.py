@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 import torch
 from torch import fx
-from torch.utils._pytree import tree_map
 
+from ..compat.torch import tree_map
 from ..layout import Split, count
 from .call import tensor_args
 from .coded import Letters

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import torch
 
+from ..compat.torch import schema_of
 from ..layout import PARTIAL, Placement, Size, Split, count, local_shape
 from .call import op_name
 from .projection import Projection
@@ -42,7 +43,7 @@ class LocalCall:
 
     def argument(self, name: str, default: Any = None) -> Any:
         """An argument by its name in the schema."""
-        for i, a in enumerate(self.target._schema.arguments):
+        for i, a in enumerate(schema_of(self.target).arguments):
             if a.name == name:
                 given = self.args[i] if i < len(self.args) and not a.kwarg_only else a.default_value
                 return self.kwargs.get(name, given)
@@ -50,7 +51,7 @@ class LocalCall:
 
     def with_argument(self, name: str, value: Any) -> Any:
         """The call with one argument changed."""
-        names = [a.name for a in self.target._schema.arguments]
+        names = [a.name for a in schema_of(self.target).arguments]
         at = names.index(name)
         if name in self.kwargs or at >= len(self.args):
             return self.emit(self.target, self.args, {**self.kwargs, name: value})

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import attrs
-import torch
 from torch import fx
 
 from ..capture import Captured, tensors_of
 from ..capture.constraints import paths_of
+from ..compat.torch import HigherOrderOperator, OpOverload
 from ..errors import RuleError
 from ..spec import Map
 from ..spec.paths import matches
@@ -58,8 +58,8 @@ def gap_of(node: fx.Node, captured: Captured, book: RuleBook) -> Gap | None:
     """What one call lacks."""
     source, module = captured.source(node), captured.module(node)
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        if not isinstance(target, torch._ops.HigherOrderOperator):
+    if not isinstance(target, OpOverload):
+        if not isinstance(target, HigherOrderOperator):
             return None
         why = "it takes functions and has no schema: no rule can speak of it, it runs whole"
         return Gap(str(target), 1, why, source, module, "")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from ..compat.torch import qualified_name, schema_of
 from ..errors import Problem, RuleError, did_you_mean
 from .call import resolve
 from .model import Rule, Signature
@@ -104,7 +105,7 @@ def against_schemas(rules: Iterable[Rule]) -> Iterator[Problem]:
         for name in each.targets:
             target = resolve(name)
             if target is not None and isinstance(each.form, Signature):
-                yield from against_schema(each, each.form, name, target._schema)
+                yield from against_schema(each, each.form, name, schema_of(target))
 
 
 def against_schema(each: Rule, form: Signature, name: str, schema: Any) -> Iterator[Problem]:
@@ -127,7 +128,7 @@ def against_schema(each: Rule, form: Signature, name: str, schema: Any) -> Itera
 
 def of_another(op: Any, rules: tuple[Rule, ...]) -> Iterator[Problem]:
     """A decorated operator that the text does not speak of."""
-    own = str(getattr(op, "_qualname", "")).replace("::", ".")
+    own = qualified_name(op).replace("::", ".")
     targets = [t for r in rules for t in r.targets]
     if own and not any(t == own or t.startswith(f"{own}.") for t in targets):
         yield Problem(

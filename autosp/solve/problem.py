@@ -12,6 +12,7 @@ from torch import fx
 
 from ..capture import Captured, module_path, source_line, tensors_of
 from ..capture.regions import KEY
+from ..compat.torch import SET_GRAD_ENABLED
 from ..errors import RuleError
 from ..layout import Size, as_size
 from ..rules import Projection, RuleBook
@@ -136,7 +137,7 @@ def build(captured: Captured, book: RuleBook) -> Problem:
             if isinstance(node.meta.get("val"), torch.Tensor):
                 of[node] = (new(node, None, node.meta["val"], False, True, True),)
         elif node.op == "call_function":
-            if node.target is torch._C._set_grad_enabled:
+            if node.target is SET_GRAD_ENABLED:
                 grad = bool(node.args[0]) and captured.training
             elif not tensors_of(node.meta.get("val")):
                 continue  # a size: known by its expression

@@ -8,9 +8,8 @@ from typing import Any
 
 import attrs
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from ..compat.torch import FakeTensorMode, tree_flatten, tree_map, tree_unflatten
 from ..errors import Problem
 from ..syntax import problem_at
 from . import words

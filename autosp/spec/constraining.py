@@ -41,13 +41,13 @@ def checked(layout: str | Layout, ndim: int) -> str:
     return str(value)
 
 
-@torch._dynamo.assume_constant_result
+@torch.compiler.assume_constant_result
 def layout_text(layout: str | Layout, ndim: int) -> str:
     """`checked`, which a captured graph holds as the text it gave."""
     return checked(layout, ndim)
 
 
-@torch._dynamo.assume_constant_result
+@torch.compiler.assume_constant_result
 def text_of_p(*entries: object) -> str:
     """The canonical text of `P(*entries)`."""
     return str(P(*entries))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
+from ..compat.torch import WeakIdKeyDictionary
 from ..errors import InputError, Problem
 from ..syntax import Layout, as_layout, parse_layout
 from . import input_words

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..compat.torch import FakeTensorMode, own_tensors
 from ..errors import Problem, SpecError
 from ..syntax import Layout
 from .values import Spec
@@ -65,7 +65,7 @@ def on_fakes(model: torch.nn.Module, inputs: Mapping[str, Any], mode: FakeTensor
         return known[id(t)]
 
     for module in model.modules():
-        for table in (module._parameters, module._buffers):
+        for table in own_tensors(module):
             table |= {name: fake(t) for name, t in table.items() if t is not None}
     return {name: fake(x) if isinstance(x, torch.Tensor) else x for name, x in inputs.items()}
 

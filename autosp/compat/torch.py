@@ -1,0 +1,290 @@
+"""What autosp uses of torch beyond its public names.
+
+`NAMES` are classes, functions and values of torch, imported when first asked for (`from ..compat.torch import
+FakeTensor`); the functions below are what autosp reads or sets on torch's own objects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from .names import found
+
+# By what they are called here; a pair of places where releases differ, the newest first.
+NAMES: dict[str, str | tuple[str, ...]] = {
+    # operators
+    "OpOverload": "torch._ops:OpOverload",
+    "HigherOrderOperator": "torch._ops:HigherOrderOperator",
+    "SET_GRAD_ENABLED": "torch._C:_set_grad_enabled",  # these three are calls in a graph
+    "ENTER_AUTOCAST": "torch.amp.autocast_mode:_enter_autocast",
+    "EXIT_AUTOCAST": "torch.amp.autocast_mode:_exit_autocast",
+    "flop_registry": "torch.utils.flop_counter:flop_registry",
+    # fake tensors and symbolic sizes
+    "FakeTensor": "torch._subclasses.fake_tensor:FakeTensor",
+    "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
+    "make_fx": "torch.fx.experimental.proxy_tensor:make_fx",
+    "statically_known_true": "torch.fx.experimental.symbolic_shapes:statically_known_true",
+    "CleanDiv": "torch.utils._sympy.functions:CleanDiv",
+    "FloorDiv": "torch.utils._sympy.functions:FloorDiv",
+    "Max": "torch.utils._sympy.functions:Max",
+    "Min": "torch.utils._sympy.functions:Min",
+    "Mod": "torch.utils._sympy.functions:Mod",
+    # containers
+    "tree_flatten": "torch.utils._pytree:tree_flatten",
+    "tree_map": "torch.utils._pytree:tree_map",
+    "tree_unflatten": "torch.utils._pytree:tree_unflatten",
+    "OrderedSet": "torch.utils._ordered_set:OrderedSet",
+    "WeakIdKeyDictionary": "torch.utils.weak:WeakIdKeyDictionary",
+    # Dynamo
+    "BackendCompilerFailed": "torch._dynamo.exc:BackendCompilerFailed",
+    "FailOnRecompileLimitHit": "torch._dynamo.exc:FailOnRecompileLimitHit",
+    "TorchRuntimeError": "torch._dynamo.exc:TorchRuntimeError",
+    "UncapturedHigherOrderOpError": "torch._dynamo.exc:UncapturedHigherOrderOpError",
+    "Unsupported": "torch._dynamo.exc:Unsupported",
+    "UserError": "torch._dynamo.exc:UserError",
+    "ConstantSource": "torch._dynamo.source:ConstantSource",
+    "TracingContext": "torch._guards:TracingContext",
+    "dynamo_config": "torch._dynamo:config",
+    "maybe_mark_dynamic": "torch._dynamo:maybe_mark_dynamic",
+    "preserve_node_meta": "torch.fx.traceback:preserve_node_meta",
+    "shapes_config": "torch.fx.experimental:_config",
+    "within_trace": "torch._guards:tracing",
+    # AOTAutograd and Inductor
+    "aot_autograd": "torch._dynamo.backends.common:aot_autograd",
+    "aot_config": "torch._functorch:config",
+    "aot_module_simplified": "torch._functorch.aot_autograd:aot_module_simplified",
+    "boxed_nop": "torch._dynamo.backends.debugging:boxed_nop",
+    "compile_fx": "torch._inductor.compile_fx:compile_fx",
+    "CustomGraphPass": "torch._inductor.custom_graph_pass:CustomGraphPass",
+    "CustomPartitionerFn": "torch._inductor.custom_graph_pass:CustomPartitionerFn",
+    "enable_activation_offloading":
+        "torch._functorch._activation_offloading.activation_offloading:enable_activation_offloading",
+    "extract_fwd_bwd_modules": "torch._functorch.partitioners:_extract_fwd_bwd_modules",
+    "fx_graph_cse": "torch._functorch.compile_utils:fx_graph_cse",
+    "inductor_config": "torch._inductor:config",
+    "lookup_backend": "torch._dynamo:lookup_backend",
+    "min_cut_rematerialization_partition": "torch._functorch.partitioners:min_cut_rematerialization_partition",
+    "preserve_node_ordering": "torch._inductor.fx_passes.control_dependencies:preserve_node_ordering",
+    "raise_getitems": "torch._functorch.partitioners:raise_getitems",
+    "reordering_to_mimic_autograd_engine": "torch._functorch.partitioners:reordering_to_mimic_autograd_engine",
+    "select_decomp_table": "torch._inductor.decomposition:select_decomp_table",
+    # process groups
+    "get_default_store": "torch.distributed.distributed_c10d:_get_default_store",
+    # kernels
+    "dispatch_has_kernel": "torch._C:_dispatch_has_kernel_for_dispatch_key",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = found("torch", name, NAMES[name])
+    globals()[name] = value
+    return value
+
+
+def _named(name: str) -> Any:
+    return globals().get(name) or __getattr__(name)
+
+
+# Operators.
+
+
+def schema_of(operator: Any) -> Any:
+    """An ATen or custom operator's schema: `arguments`, `returns`, `is_mutable`; None for anything else."""
+    return getattr(operator, "_schema", None)
+
+
+def base_name(operator: Any) -> str | None:
+    """`add_` of `aten.add_.Tensor`; None for what is not an operator's overload."""
+    return getattr(operator, "_opname", None)
+
+
+def overload_name(operator: Any) -> str:
+    """`Tensor` of `aten.add_.Tensor`, `default` where it has none of its own."""
+    return operator._overloadname
+
+
+def qualified_name(custom_op: Any) -> str:
+    """`mylib::scale` of what `torch.library.custom_op` gives back; empty for anything else."""
+    return str(getattr(custom_op, "_qualname", ""))
+
+
+def has_kernel(operator: Any, dispatch_key: str) -> bool:
+    """Whether an operator has a kernel of its own under a dispatch key such as AutocastCUDA."""
+    return _named("dispatch_has_kernel")(operator.name(), dispatch_key)
+
+
+# Tensors and modules.
+
+
+def storage_id(x: torch.Tensor) -> int:
+    """What tells a tensor's memory from another's; views share it. Raises NotImplementedError under vmap."""
+    return x.untyped_storage()._cdata
+
+
+def own_tensors(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tables of a module's own parameters and buffers, to be changed in place."""
+    return module._parameters, module._buffers
+
+
+def compiled_call(module: Any) -> Callable | None:
+    """What a module's call runs since `module.compile()`; None before."""
+    return getattr(module, "_compiled_call_impl", None)
+
+
+def set_compiled_call(module: torch.nn.Module, call: Callable) -> None:
+    """Has a compiled module's call run `call`."""
+    module._compiled_call_impl = call
+
+
+# What Dynamo leaves on its graphs, for AOTAutograd.
+
+
+def carry_placeholder(old: fx.Node, new: fx.Node) -> None:
+    """What AOTAutograd reads of a placeholder: without it parameters stop being static inputs."""
+    for key in ("tensor_dict", "grapharg"):
+        if key in old.meta:
+            new.meta[key] = old.meta[key]
+    if hasattr(old, "_dynamo_source"):
+        new._dynamo_source = old._dynamo_source
+
+
+def source_of(placeholder: fx.Node) -> Any | None:
+    """Dynamo's Source of what a placeholder stands for; None for one that it made itself."""
+    return getattr(placeholder.meta.get("grapharg"), "source", None)
+
+
+def source_name(placeholder: fx.Node) -> str | None:
+    """A placeholder's source as an expression: `L['self']._modules['lm_head']._parameters['weight']`."""
+    name = getattr(source_of(placeholder), "name", None)
+    return name() if callable(name) else name  # a method before torch 2.10
+
+
+def carry_sources(old: fx.GraphModule, new: fx.GraphModule, constants: Iterable[str] = ()) -> None:
+    """The sources of a graph's parameters, which AOTAutograd looks up. constants: names of the
+    buffers that the new graph alone holds."""
+    sources = getattr(old, "_param_name_to_source", None)
+    if sources is not None:
+        new._param_name_to_source = {name: _named("ConstantSource")(name) for name in constants} | sources
+
+
+# Traces and symbolic sizes.
+
+
+def trace_to_aten(function: Callable, args: Sequence) -> fx.GraphModule:
+    """The ATen operators, composite ones whole, that a function calls on fake arguments; nodes keep
+    the metadata of the node that is interpreted."""
+    with _named("preserve_node_meta")():
+        made = _named("make_fx")(function, pre_dispatch=True, tracing_mode="real", _allow_non_fake_inputs=True)
+        return made(*args)
+
+
+@contextlib.contextmanager
+def dynamo_settings(ignored_loggers: Iterable[Callable]) -> Iterator[None]:
+    """How Dynamo is to trace for us: equal sizes keep their own symbols, numbers stay numbers, and
+    calls of these loggers do not break the graph."""
+    config = _named("dynamo_config")
+    ignored = {*config.ignore_logging_functions, *ignored_loggers}
+    with (
+        _named("shapes_config").patch(use_duck_shape=False),
+        config.patch(specialize_float=True, ignore_logging_functions=ignored),
+    ):
+        yield
+
+
+def whole_graph_under_ddp() -> contextlib.AbstractContextManager:
+    """A DDP wrapper's splitting of graphs would leave no full one."""
+    return _named("dynamo_config").patch(optimize_ddp=False)
+
+
+def recompile_limit() -> int:
+    """How many times Dynamo compiles one function."""
+    return _named("dynamo_config").recompile_limit
+
+
+def fake_mode_of_trace() -> Any | None:
+    """The fake mode of the trace that a backend is called in; None outside one."""
+    return getattr(_named("TracingContext").try_get(), "fake_mode", None)
+
+
+def fake_of_trace(x: torch.Tensor, placeholder: fx.Node) -> torch.Tensor:
+    """A fake of one of Dynamo's example inputs, with the symbols that Dynamo gave its sizes."""
+    context = _named("TracingContext").get()
+    symbolic = context.tensor_to_context.get(x)
+    return context.fake_mode.from_tensor(
+        x,
+        static_shapes=symbolic is None,
+        symbolic_context=symbolic,
+        source=source_of(placeholder),
+    )
+
+
+def hints_of(mode: Any) -> dict:
+    """The sizes of the example, by symbol."""
+    env = mode.shape_env
+    return dict(getattr(env, "backed_var_to_val", None) or env.var_to_val)
+
+
+def example_size(size: int | torch.SymInt) -> int:
+    """A size in the example that was traced."""
+    return size.node.hint if isinstance(size, torch.SymInt) else size
+
+
+def size_expression(size: torch.SymInt) -> Any:
+    """A symbolic size as sympy has it."""
+    return size.node.expr
+
+
+@contextlib.contextmanager
+def unguarded(mode: Any | None) -> Iterator[None]:
+    """Comparisons of a fake mode's symbolic sizes are not guarded."""
+    env = getattr(mode, "shape_env", None)
+    if env is None:
+        yield
+        return
+    with env.suppress_guards():
+        yield
+
+
+# Process groups.
+
+
+def joined_group(mesh: Any, dims: Sequence[str], name: str) -> Any:
+    """The process group of several dims of a DeviceMesh as one, called `name`."""
+    return mesh[tuple(dims)]._flatten(name).get_group()
+
+
+def default_store() -> Any:
+    """The store that the default process group met in."""
+    return _named("get_default_store")()
+
+
+# Compilers.
+
+
+def aot_eager(partition: Callable | None) -> Callable:
+    """The backend "aot_eager", its joint graph cut by `partition`; by torch's own where that is None."""
+    if partition is None:
+        return _named("lookup_backend")("aot_eager")
+    run = _named("boxed_nop")
+    return _named("aot_autograd")(
+        fw_compiler=run, bw_compiler=run, partition_fn=partition, keep_inference_input_mutations=True
+    )
+
+
+def inductor(gm: fx.GraphModule, example_inputs: Sequence, settings: Mapping[str, Any]) -> Callable:
+    """A graph compiled by Inductor under settings of its own: some are read now (a partitioner),
+    some later, when the backward is compiled."""
+    with _named("inductor_config").patch(dict(settings)):
+        return _named("compile_fx")(gm, example_inputs, config_patches=dict(settings) or None)
+
+
+def aot_settings(**settings: Any) -> contextlib.AbstractContextManager:
+    """AOTAutograd's settings, changed within."""
+    return _named("aot_config").patch(settings)
