@@ -290,6 +290,20 @@ def test_a_config_of_deepspeed():
         assert compat_deepspeed.deepcompile_passes(engine) == (True, ["autosp"])
 
 
+def test_no_native_backward_of_deepspeed():
+    with _moved_if_it_fails("deepspeed", "DeepSpeedEngine.is_deepcompile_active", "skip_native_backward"):
+        import deepspeed
+
+        of_today = hasattr(deepspeed.DeepSpeedEngine, "uses_parallelization_pass_only")
+        engine = types.SimpleNamespace(is_deepcompile_active=lambda: True)
+        compat_deepspeed.skip_native_backward(engine)
+        assert not engine.is_deepcompile_active() and callable(deepspeed.DeepSpeedEngine.is_deepcompile_active)
+        if of_today:
+            engine = types.SimpleNamespace(uses_parallelization_pass_only=lambda: True)
+            compat_deepspeed.skip_native_backward(engine)
+            assert not hasattr(engine, "is_deepcompile_active")
+
+
 @contextmanager
 def _moved_if_it_fails(library: str, private: str, name: str) -> Iterator[None]:
     try:
