@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -19,9 +20,7 @@ DATA = {"grammar": ("grammar", "*.lark"), "specs": ("specs", "*/*.*"), "examples
 
 
 def python(code: str, executable: str = sys.executable, cwd: Path = ROOT) -> str:
-    done = subprocess.run([executable, "-c", code], capture_output=True, text=True, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return _run(executable, code, cwd=cwd).strip()
 
 
 def test_importing_autosp_costs_nothing_beyond_torch():
@@ -104,7 +103,8 @@ def test_the_installed_wheel_checks_a_spec_and_verifies_a_rule(wheel: Path, tmp_
 
 
 def _run(executable: str, code: str, *args: str, cwd: Path) -> str:
-    done = subprocess.run([executable, "-c", code, *args], capture_output=True, text=True, cwd=cwd)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it may name the checkout
+    done = subprocess.run([executable, "-c", code, *args], capture_output=True, text=True, cwd=cwd, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import fx
 
+from ..compat.tested import warn_of_untested
 from ..compat.torch import (
     FakeTensor,
     FakeTensorMode,
@@ -55,6 +56,7 @@ def capture(
     Raises CaptureError where the graph cannot be traced to ATen operators or a constraint finds no
     module, InputError where dims of one name differ in size.
     """
+    warn_of_untested()
     layouts = _layouts(gm, example_inputs, layout_of)
     _unify(_inputs_of(gm), example_inputs, layouts)
     args, mode = (_dynamic_args if dynamic else _static_args)(gm, example_inputs)

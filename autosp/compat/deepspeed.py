@@ -14,3 +14,10 @@ def deepcompile_passes(engine: Any) -> tuple[bool, list[str]]:
     """Whether the config turns DeepCompile on, and the names of the passes that it lists."""
     config = getattr(engine._config, "compile_config", None)
     return bool(getattr(config, "deepcompile", False)), list(getattr(config, "passes", None) or [])
+
+
+def skip_native_backward(engine: Any) -> None:
+    """DeepSpeed 0.18 starts DeepCompile's C++ extension, which CUDA's headers build, before every backward, also where
+    its `autosp` pass compiled the module and the extension has nothing to do; 0.19 does not."""
+    if not hasattr(engine, "uses_parallelization_pass_only"):
+        engine.is_deepcompile_active = lambda: False

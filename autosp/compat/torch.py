@@ -162,8 +162,7 @@ def source_of(placeholder: fx.Node) -> Any | None:
 
 def source_name(placeholder: fx.Node) -> str | None:
     """A placeholder's source as an expression: `L['self']._modules['lm_head']._parameters['weight']`."""
-    name = getattr(source_of(placeholder), "name", None)
-    return name() if callable(name) else name  # a method before torch 2.10
+    return getattr(source_of(placeholder), "name", None)
 
 
 def carry_sources(old: fx.GraphModule, new: fx.GraphModule, constants: Iterable[str] = ()) -> None:
@@ -227,8 +226,7 @@ def fake_of_trace(x: torch.Tensor, placeholder: fx.Node) -> torch.Tensor:
 
 def hints_of(mode: Any) -> dict:
     """The sizes of the example, by symbol."""
-    env = mode.shape_env
-    return dict(getattr(env, "backed_var_to_val", None) or env.var_to_val)
+    return dict(mode.shape_env.backed_var_to_val)
 
 
 def example_size(size: int | torch.SymInt) -> int:

@@ -9,6 +9,7 @@ from attrs import evolve
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
+from ..compat.tested import warn_of_untested
 from ..compat.torch import compiled_call, set_compiled_call
 from ..errors import EngineError, Problem, SpecError
 from ..solve import Device, load_device
@@ -125,6 +126,7 @@ def _named(spec: Spec | str | None, module: torch.nn.Module | None) -> Spec:
 def make_options(
     device, recompute, backend: str, dynamic: bool | None, *, complete=True, grad_scale=1.0, states: States = States()
 ) -> Options:
+    warn_of_untested()
     chosen = device if isinstance(device, Device) else load_device(device or _default_device())
     return Options(backend, chosen, bool(dynamic), recompute, grad_scale, complete, states)
 

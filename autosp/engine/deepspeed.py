@@ -12,7 +12,7 @@ import attrs
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from ..compat.deepspeed import config_entry, deepcompile_passes
+from ..compat.deepspeed import config_entry, deepcompile_passes, skip_native_backward
 from ..compat.torch import compiled_call, set_compiled_call
 from ..errors import EngineError, Problem
 from ..recompute.state import MOMENTS
@@ -56,6 +56,7 @@ def compile_engine(
     engine.get_autosp_backend = lambda compile_kwargs: program
     prepare(engine.module)
     engine.compile(compile_kwargs={"fullgraph": True, "dynamic": dynamic})
+    skip_native_backward(engine)
     set_compiled_call(engine.module, Step(engine.module, compiled_call(engine.module), program))
     return engine
 

@@ -1,0 +1,354 @@
+"""Each private name that autosp uses is there and does what it is used for, or the test says which one moved."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+import pytest
+import torch
+import torch.distributed as dist
+from torch import fx
+from torch.distributed.device_mesh import init_device_mesh
+
+from autosp.compat import deepspeed as compat_deepspeed
+from autosp.compat import names
+from autosp.compat import torch as compat
+from autosp.compat import transformers as compat_transformers
+
+aten = torch.ops.aten
+
+
+@pytest.mark.parametrize("name", compat.NAMES)
+def test_a_name_of_torch(name: str):
+    compat.__dict__.pop(name, None)
+    assert getattr(compat, name) is not None
+
+
+def test_a_name_that_moved_is_named():
+    version = torch.__version__
+    expected = f"torch {version.split('+')[0]}"
+    with pytest.raises(names.Moved) as raised:
+        names.found("torch", "thing", ("torch._ops:Gone", "torch._nowhere:Gone"))
+    assert str(raised.value).startswith(expected)
+    assert "no torch._ops.Gone or torch._nowhere.Gone, used by autosp.compat.torch.thing" in str(raised.value)
+
+
+def test_the_first_place_that_exists_is_taken():
+    places = ("torch._ops:Gone", "torch._ops:OpOverload", "torch:Tensor")
+    assert names.found("torch", "OpOverload", places) is type(aten.add.Tensor)
+
+
+# What the functions of compat read and set on torch's own objects: by function, the private name and a use of it.
+
+
+def _schema():
+    assert [a.name for a in compat.schema_of(aten.add_.Tensor).arguments] == ["self", "other", "alpha"]
+    assert compat.schema_of(aten.add_.Tensor).is_mutable and compat.schema_of(len) is None
+
+
+def _base_name():
+    assert compat.base_name(aten.add_.Tensor) == "add_" and compat.base_name(len) is None
+
+
+def _overload_name():
+    assert (compat.overload_name(aten.add_.Tensor), compat.overload_name(aten.relu.default)) == ("Tensor", "default")
+
+
+def _qualified_name():
+    @torch.library.custom_op("autosp_compat::same", mutates_args=())
+    def same(x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    assert compat.qualified_name(same) == "autosp_compat::same" and compat.qualified_name(len) == ""
+
+
+def _has_kernel():
+    assert compat.has_kernel(aten.linear.default, "AutocastCPU")
+    assert not compat.has_kernel(aten.add.Tensor, "AutocastCPU")
+
+
+def _storage_id():
+    x, y = torch.ones(4), torch.ones(4)
+    assert compat.storage_id(x) == compat.storage_id(x[1:]) != compat.storage_id(y)
+
+
+def _own_tensors():
+    module = torch.nn.BatchNorm1d(2)
+    parameters, buffers = compat.own_tensors(module)
+    assert (set(parameters), set(buffers)) == (
+        {"weight", "bias"},
+        {"running_mean", "running_var", "num_batches_tracked"},
+    )
+    parameters["weight"] = changed = torch.nn.Parameter(torch.zeros(2))
+    assert module.weight is changed
+
+
+def _compiled_call():
+    module = torch.nn.Linear(2, 2)
+    assert compat.compiled_call(module) is None
+    module.compile(backend="eager")
+    assert callable(compat.compiled_call(module))
+    compat.set_compiled_call(module, lambda *args: "ours")
+    assert module(torch.ones(1, 2)) == "ours"
+
+
+def _placeholders():
+    seen = _graph_of(torch.nn.Linear(2, 2), torch.ones(3, 2))
+    ((weight, new),) = [(n, new) for n, name, new in seen.placeholders if name.endswith("._parameters['weight']")]
+    assert new._dynamo_source is weight._dynamo_source and "tensor_dict" in new.meta
+    own = fx.Graph().placeholder("x")
+    assert compat.source_of(own) is None and compat.source_name(own) is None
+
+
+def _sources():
+    old = _graph_of(torch.nn.Linear(2, 2), torch.ones(3, 2)).gm
+    new = fx.GraphModule({}, fx.Graph())
+    compat.carry_sources(old, new, constants=["table"])
+    assert set(new._param_name_to_source) == {*old._param_name_to_source, "table"} and old._param_name_to_source
+
+
+def _trace_to_aten():
+    x = compat.FakeTensorMode().from_tensor(torch.ones(2, 3))
+    graph = compat.trace_to_aten(lambda x: torch.nn.functional.linear(x, x), [x])
+    assert [n.target for n in graph.graph.nodes if n.op == "call_function"] == [aten.linear.default]
+
+
+def _dynamo_settings():
+    def told(x: torch.Tensor) -> None:
+        raise AssertionError("the graph holds it")
+
+    def forward(x: torch.Tensor, y: torch.Tensor, scale: float) -> torch.Tensor:
+        told(x)
+        return (x * scale) @ y
+
+    torch.compiler.reset()
+    seen: list[fx.GraphModule] = []
+    with compat.dynamo_settings({told}):
+        compiled = torch.compile(forward, backend=lambda gm, _: seen.append(gm) or gm, fullgraph=True, dynamic=True)
+        compiled(torch.ones(6, 6), torch.ones(6, 6), 2.0)
+    values = [n.meta["example_value"] for n in seen[0].graph.find_nodes(op="placeholder")]
+    symbols = [v for v in values if isinstance(v, torch.SymInt)]
+    assert len({str(s) for s in symbols}) == len(symbols) >= 3, "equal sizes are symbols of their own"
+    assert not [v for v in values if isinstance(v, torch.SymFloat)], "numbers stay numbers"
+
+
+def _whole_graph_under_ddp():
+    assert compat.dynamo_config.optimize_ddp
+    with compat.whole_graph_under_ddp():
+        assert not compat.dynamo_config.optimize_ddp
+
+
+def _recompile_limit():
+    with compat.dynamo_config.patch(recompile_limit=3):
+        assert compat.recompile_limit() == 3
+
+
+def _in_a_trace():
+    assert compat.fake_mode_of_trace() is None
+    seen = _graph_of(torch.nn.Linear(2, 2), torch.ones(3, 2), dynamic=True)
+    (size,) = [s for s in seen.fakes[-1].shape if isinstance(s, torch.SymInt)]
+    assert seen.fakes[-1].fake_mode is seen.mode
+    assert compat.example_size(size) == 3 and compat.example_size(7) == 7
+    assert compat.hints_of(seen.mode) == {compat.size_expression(size): 3}
+
+
+def _unguarded():
+    guards: list[int] = []
+
+    def backend(gm: fx.GraphModule, inputs: list):
+        mode, (size,) = compat.fake_mode_of_trace(), [x for x in inputs if isinstance(x, torch.SymInt)]
+        before = len(mode.shape_env.guards)
+        with compat.unguarded(mode):
+            assert bool(size > 2)
+        guards.append(len(mode.shape_env.guards) - before)
+        assert bool(size > 2)
+        guards.append(len(mode.shape_env.guards) - before)
+        return gm
+
+    torch.compiler.reset()
+    torch.compile(torch.sin, backend=backend, dynamic=True)(torch.ones(9))
+    assert guards == [0, 1]
+    with compat.unguarded(None):
+        pass
+
+
+def _groups():
+    with _one_process():
+        mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("sp", "tp"))
+        assert compat.joined_group(mesh, ("sp", "tp"), "both").size() == 1
+        compat.default_store().set("autosp", "here")
+        assert compat.default_store().get("autosp") == b"here"
+
+
+def _aot_eager():
+    for partition in (None, compat.min_cut_rematerialization_partition):
+        torch.compiler.reset()
+        x = torch.ones(3, requires_grad=True)
+        torch.compile(lambda x: x.sin().sum(), backend=compat.aot_eager(partition))(x).backward()
+        assert torch.equal(x.grad, torch.ones(3).cos())
+
+
+def _inductor():
+    given = []
+
+    def ours(graph: fx.Graph) -> None:
+        given.append(graph)
+
+    def backend(gm: fx.GraphModule, inputs: list) -> Callable:
+        return compat.inductor(gm, inputs, {"post_grad_custom_post_pass": ours, "force_disable_caches": True})
+
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(5)), torch.ones(5))
+    assert given, "the pass did not run"
+
+
+def _aot_settings():
+    with compat.aot_settings(enable_autograd_cache=False):
+        assert not compat.aot_config.enable_autograd_cache
+
+
+USES: dict[str, tuple[str, Callable[[], None]]] = {
+    "schema_of": ("OpOverload._schema", _schema),
+    "base_name": ("OpOverload._opname", _base_name),
+    "overload_name": ("OpOverload._overloadname", _overload_name),
+    "qualified_name": ("CustomOpDef._qualname", _qualified_name),
+    "has_kernel": ("_C._dispatch_has_kernel_for_dispatch_key", _has_kernel),
+    "storage_id": ("UntypedStorage._cdata", _storage_id),
+    "own_tensors": ("nn.Module._parameters, _buffers", _own_tensors),
+    "compiled_call": ("nn.Module._compiled_call_impl", _compiled_call),
+    "set_compiled_call": ("nn.Module._compiled_call_impl", _compiled_call),
+    "carry_placeholder": ("fx.Node._dynamo_source, meta['tensor_dict']", _placeholders),
+    "source_of": ("fx.Node.meta['grapharg'].source", _placeholders),
+    "source_name": ("Source.name", _placeholders),
+    "carry_sources": ("GraphModule._param_name_to_source", _sources),
+    "trace_to_aten": ("make_fx(pre_dispatch, _allow_non_fake_inputs)", _trace_to_aten),
+    "dynamo_settings": ("_dynamo.config, fx.experimental._config", _dynamo_settings),
+    "whole_graph_under_ddp": ("_dynamo.config.optimize_ddp", _whole_graph_under_ddp),
+    "recompile_limit": ("_dynamo.config.recompile_limit", _recompile_limit),
+    "fake_mode_of_trace": ("_guards.TracingContext.fake_mode", _in_a_trace),
+    "fake_of_trace": ("TracingContext.tensor_to_context, FakeTensorMode.from_tensor", _in_a_trace),
+    "hints_of": ("ShapeEnv.backed_var_to_val", _in_a_trace),
+    "example_size": ("SymNode.hint", _in_a_trace),
+    "size_expression": ("SymNode.expr", _in_a_trace),
+    "unguarded": ("ShapeEnv.suppress_guards", _unguarded),
+    "joined_group": ("DeviceMesh._flatten", _groups),
+    "default_store": ("distributed_c10d._get_default_store", _groups),
+    "aot_eager": ("_dynamo.backends, _functorch.partitioners", _aot_eager),
+    "inductor": ("_inductor.compile_fx, _inductor.config", _inductor),
+    "aot_settings": ("_functorch.config", _aot_settings),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_use_of_torch(name: str):
+    private, use = USES[name]
+    with _moved_if_it_fails("torch", private, name):
+        use()
+
+
+def test_every_function_has_its_use():
+    public = {
+        n for n, f in vars(compat).items() if isinstance(f, types.FunctionType) and f.__module__ == compat.__name__
+    }
+    assert {n for n in public if not n.startswith("_")} == set(USES)
+
+
+def test_hooks_of_transformers():
+    with _moved_if_it_fails(
+        "transformers", "utils.output_capturing, PreTrainedModel._can_record_outputs", "install_hooks"
+    ):
+        from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers.utils import output_capturing
+
+        config = LlamaConfig(
+            hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8
+        )
+        model = LlamaForCausalLM(config)
+        assert hasattr(model, "_can_record_outputs") and callable(output_capturing.maybe_install_capturing_hooks)
+        compat_transformers.install_hooks(model)
+        compat_transformers.install_hooks(torch.nn.Linear(2, 2))
+        torch.compile(model, backend="eager", fullgraph=True)(torch.zeros(1, 4, dtype=torch.int64), use_cache=False)
+
+
+def test_a_config_of_deepspeed():
+    with _moved_if_it_fails("deepspeed", "DeepSpeedEngine._config", "config_entry"), _one_process():
+        import deepspeed
+
+        assert isinstance(vars(deepspeed.DeepSpeedEngine).get("__init__"), types.FunctionType)
+        config = {
+            "train_micro_batch_size_per_gpu": 1,
+            "compile": {"deepcompile": True, "passes": ["autosp"]},
+            "sequence_parallel_size": 1,
+        }
+        read = deepspeed.DeepSpeedConfig(config)
+        engine = types.SimpleNamespace(_config=read)
+        assert compat_deepspeed.config_entry(engine, "sequence_parallel_size") == 1
+        assert compat_deepspeed.config_entry(engine, "nothing") is None
+        assert compat_deepspeed.deepcompile_passes(engine) == (True, ["autosp"])
+
+
+def test_no_native_backward_of_deepspeed():
+    with _moved_if_it_fails("deepspeed", "DeepSpeedEngine.is_deepcompile_active", "skip_native_backward"):
+        import deepspeed
+
+        of_today = hasattr(deepspeed.DeepSpeedEngine, "uses_parallelization_pass_only")
+        engine = types.SimpleNamespace(is_deepcompile_active=lambda: True)
+        compat_deepspeed.skip_native_backward(engine)
+        assert not engine.is_deepcompile_active() and callable(deepspeed.DeepSpeedEngine.is_deepcompile_active)
+        if of_today:
+            engine = types.SimpleNamespace(uses_parallelization_pass_only=lambda: True)
+            compat_deepspeed.skip_native_backward(engine)
+            assert not hasattr(engine, "is_deepcompile_active")
+
+
+@contextmanager
+def _moved_if_it_fails(library: str, private: str, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, ImportError, TypeError, AssertionError, KeyError, ValueError) as e:
+        said = names.moved(library, name, (f"{library}.{private}",))
+        pytest.fail(f"{said}, or it does something else: {type(e).__name__}: {e}")
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@attrs.define
+class Seen:
+    """What a backend was given, and what compat found there."""
+
+    gm: fx.GraphModule | None = None
+    placeholders: list = attrs.Factory(list)
+    fakes: list = attrs.Factory(list)
+    mode: object = None
+
+
+def _graph_of(model: torch.nn.Module, x: torch.Tensor, dynamic: bool = False) -> Seen:
+    seen = Seen()
+
+    def backend(gm: fx.GraphModule, inputs: list) -> fx.GraphModule:
+        seen.gm, seen.mode = gm, compat.fake_mode_of_trace()
+        nodes = gm.graph.find_nodes(op="placeholder")
+        for node in nodes:
+            new = fx.Graph().placeholder("x")
+            compat.carry_placeholder(node, new)
+            assert compat.source_of(new) is compat.source_of(node)
+            seen.placeholders.append((node, compat.source_name(node), new))
+        tensors = [(e, n) for e, n in zip(inputs, nodes, strict=True) if isinstance(e, torch.Tensor)]
+        seen.fakes = [compat.fake_of_trace(e, n) for e, n in tensors]
+        return gm
+
+    torch.compiler.reset()
+    if dynamic:
+        torch._dynamo.mark_dynamic(x, 0)
+    torch.compile(model, backend=backend, fullgraph=True)(x)
+    return seen
