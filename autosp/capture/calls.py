@@ -18,10 +18,17 @@ from .names import Names
 
 @attrs.frozen(eq=False)
 class Call:
-    """One call of a module: its path, and the nodes that were traced in it, in order."""
+    """One call of a module: its key in the nodes' stacks, its path, and the nodes traced in it, in order."""
 
+    key: str
     path: str
     nodes: tuple[fx.Node, ...]
+
+    def meta(self, like: fx.Node) -> dict:
+        """The metadata of a node that stands for the call: of a node in it, but in none of its parts."""
+        stack = list(like.meta["nn_module_stack"].items())
+        own = dict(stack[: [key for key, _ in stack].index(self.key) + 1])
+        return {"nn_module_stack": own} | {k: v for k, v in like.meta.items() if k == "stack_trace"}
 
 
 def calls_named(gm: fx.GraphModule, pattern: str, names: Names) -> list[Call]:
@@ -40,7 +47,7 @@ def _calls(gm: fx.GraphModule, wanted: Callable[[str, str], bool]) -> list[Call]
         for key, path in calls_of(node):
             if path and wanted(key, path):
                 found.setdefault((key, path), []).append(node)
-    return [Call(path, tuple(nodes)) for (_, path), nodes in found.items()]
+    return [Call(key, path, tuple(nodes)) for (key, path), nodes in found.items()]
 
 
 def uncalled(statement: Constraint | Map, gm: fx.GraphModule, names: Names) -> Problem:

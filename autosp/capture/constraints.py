@@ -59,9 +59,7 @@ def _fix(gm: fx.GraphModule, node: fx.Node, call: Call, constraint: Constraint) 
     users = [u for u in node.users if (u in inside) == (constraint.port == "input")]
     with gm.graph.inserting_after(node):
         fixed = gm.graph.call_function(torch.ops.autosp.constrain.default, (node, layout))
-    source = users[0] if constraint.port == "input" else node
-    fixed.meta = {k: v for k, v in source.meta.items() if k in ("nn_module_stack", "stack_trace")}
-    fixed.meta["val"] = node.meta["val"]
+    fixed.meta = call.meta(users[0] if constraint.port == "input" else node) | {"val": node.meta["val"]}
     for user in users:
         user.replace_input_with(node, fixed)
 

@@ -60,7 +60,7 @@ def _collapse(gm: fx.GraphModule, of: Call, statement: Map) -> None:
     last = inside[-1]
     with gm.graph.inserting_after(last):
         call = gm.graph.call_function(_callable(body, of.path), tuple(inputs))
-    call.meta = {k: last.meta[k] for k in ("nn_module_stack", "stack_trace") if k in last.meta}
+    call.meta = of.meta(last)
     call.meta["val"] = tuple(n.meta["val"] for n in outputs)
     call.meta[KEY] = Mapped(statement.over, of.path, len(inside))
     at = call

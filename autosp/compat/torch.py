@@ -97,7 +97,7 @@ def _named(name: str) -> Any:
     return globals().get(name) or __getattr__(name)
 
 
-_NAME = re.compile(r"\[['\"]([^'\"]*)['\"]\]|\[(\d+)\]|\.?([A-Za-z_]\w*)")  # in a Source's expression
+_NAME = re.compile(r"\[['\"]([^'\"]*)['\"]\]|\[(\d+)\]|\.?(\w+)")  # in a Source's expression
 _BETWEEN = {"_modules", "_parameters", "_buffers", "__dict__", "__self__", "__func__", "__wrapped__"}
 
 
