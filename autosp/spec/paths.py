@@ -83,5 +83,13 @@ def _alike(pattern: str, paths: list[str]) -> list[str]:
     return difflib.get_close_matches(pattern, dict.fromkeys(_starred(path.split(".")) for path in paths), cutoff=ALIKE)
 
 
+def common_pattern(paths: list[str]) -> str:
+    """One pattern for paths of as many names each, '*' where they differ; '' where their lengths do."""
+    names = [path.split(".") for path in paths]
+    if len({len(each) for each in names}) != 1:
+        return ""
+    return ".".join(each[0] if len(set(each)) == 1 else "*" for each in zip(*names, strict=True))
+
+
 def _starred(names: list[str]) -> str:
     return ".".join("*" if name.isdigit() else name for name in names)
