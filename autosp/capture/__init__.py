@@ -2,15 +2,18 @@
 
 from .capture import LayoutOf, capture
 from .captured import Captured, Output, Placeholder, module_path, source_line, tensors_of
+from .names import Names, name_modules
 from .trace import trace, tracing
 
 __all__ = [
     "Captured",
     "LayoutOf",
+    "Names",
     "Output",
     "Placeholder",
     "capture",
     "module_path",
+    "name_modules",
     "source_line",
     "tensors_of",
     "trace",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,7 +17,6 @@ from ..compat.torch import (
     fake_mode_of_trace,
     fake_of_trace,
     hints_of,
-    source_name,
     trace_to_aten,
 )
 from ..errors import CaptureError, InputError, Problem
@@ -26,11 +24,12 @@ from ..spec import Constraint, Map
 from ..syntax import Layout
 from . import words
 from .canonical import canonicalise
-from .captured import Captured, Output, Placeholder, Role, module_path, source_line, tensors_of
+from .captured import Captured, Output, Placeholder, module_path, source_line, tensors_of
 from .constraints import constrain_modules
 from .functional import functionalise
 from .masks import mark_causal
 from .means import weigh_tokens
+from .names import Names, name_modules
 from .regions import map_modules
 
 LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
@@ -45,19 +44,21 @@ def capture(
     mean_over: Sequence[str] = (),
     maps: Sequence[Map] = (),
     dynamic: bool = False,
+    names: Names | None = None,
 ) -> Captured:
     """The global-view graph of what Dynamo traced.
 
     Called inside a `torch.compile` backend. Static: symbolic sizes are specialised through
     `int()`, so that Dynamo guards them and another size compiles anew. Dynamic: symbols stay, and
     dims that layouts call by one name are one symbol. mean_over: axes beside the solver's that the
-    loss is one token mean over.
+    loss is one token mean over. names: what `name_modules` found for this graph, if it was called.
 
     Raises CaptureError where the graph cannot be traced to ATen operators or a constraint finds no
     module, InputError where dims of one name differ in size.
     """
     warn_of_untested()
-    layouts = _layouts(gm, example_inputs, layout_of)
+    names = names or name_modules(gm, example_inputs)
+    layouts = _layouts(gm, example_inputs, names, layout_of)
     _unify(_inputs_of(gm), example_inputs, layouts)
     args, mode = (_dynamic_args if dynamic else _static_args)(gm, example_inputs)
     interpreter = _Interpreter(_plain(gm))
@@ -66,15 +67,15 @@ def capture(
             graph = trace_to_aten(lambda *a: interpreter.run(*a), args)
     except Exception as e:  # any failure of tracing is the model's to know
         raise CaptureError(_untraceable(e, interpreter.at)) from e
-    placeholders = _placeholders(gm, graph, example_inputs)
+    placeholders = _placeholders(gm, graph, example_inputs, names)
     functionalise(graph, placeholders, torch.is_grad_enabled())
     if lost := _lost(graph):
         raise CaptureError(words.value_lost(lost, _higher_order(gm)))
     canonicalise(graph)
     mark_causal(graph)
     weigh_tokens(graph, mean_over)
-    constrain_modules(graph, constraints)
-    map_modules(graph, maps)
+    constrain_modules(graph, constraints, names)
+    map_modules(graph, maps, names)
     return Captured(
         graph=graph,
         placeholders=placeholders,
@@ -85,10 +86,9 @@ def capture(
     )
 
 
-def _layouts(gm, example_inputs, layout_of: LayoutOf) -> dict[fx.Node, Layout]:
+def _layouts(gm, example_inputs, names: Names, layout_of: LayoutOf) -> dict[fx.Node, Layout]:
     found = {}
-    for node, e in zip(_inputs_of(gm), example_inputs):
-        role, name = _role(node, e)
+    for node, e, (role, name) in zip(_inputs_of(gm), example_inputs, names.roles):
         if role == "input":
             layout = layout_of(name, e)
             if layout is not None:
@@ -179,31 +179,16 @@ def _inputs_of(gm: fx.GraphModule) -> list[fx.Node]:
     return [n for n in gm.graph.nodes if n.op == "placeholder"]
 
 
-def _placeholders(gm, graph, example_inputs) -> tuple[Placeholder, ...]:
+def _placeholders(gm, graph, example_inputs, names: Names) -> tuple[Placeholder, ...]:
     """What each placeholder is; the metadata that later stages of PyTorch read is carried over."""
     found = []
-    for old, new, e in zip(_inputs_of(gm), _inputs_of(graph), example_inputs):
+    for old, new, e, (role, name) in zip(_inputs_of(gm), _inputs_of(graph), example_inputs, names.roles):
         carry_placeholder(old, new)
-        role, name = _role(old, e)
         grad = isinstance(e, torch.Tensor) and e.requires_grad
         found.append(Placeholder(new.name, role, name, grad))
     graph.meta.update(gm.meta)
     carry_sources(gm, graph)
     return tuple(found)
-
-
-def _role(node: fx.Node, example) -> tuple[Role, str]:
-    text = source_name(node) or node.name
-    if not isinstance(example, torch.Tensor):
-        return "size", text
-    path = re.sub(r"\['?|'?\]", ".", text.replace("L['self']", "", 1))
-    path = re.sub(r"_(modules|parameters|buffers)\.", "", path)
-    path = re.sub(r"\.+", ".", path).strip(".")
-    if isinstance(example, torch.nn.Parameter) or "_parameters" in text:
-        return "param", path
-    if "_buffers" in text or "L['self']" in text:
-        return "buffer", path
-    return "input", path.rsplit(".", 1)[-1]
 
 
 def _outputs(graph: fx.GraphModule) -> tuple[Output, ...]:

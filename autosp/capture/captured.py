@@ -62,14 +62,18 @@ class Captured:
 
 def module_path(node: fx.Node) -> str:
     """The path of the innermost module the node was traced in: `model.layers.0.self_attn`."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return next((clean for path, _ in reversed(list(stack.values())) if (clean := clean_path(path))), "")
+    return next((path for path in reversed(paths_of(node)) if path), "")
 
 
-def clean_path(path: str) -> str:
-    """Dynamo's source of a module as its path in the model: `model.layers.0.mlp`."""
-    clean = path.replace("L['self']", "").replace("._modules", "")
-    return clean.replace("['", ".").replace("']", "").lstrip(".")
+def paths_of(node: fx.Node, stack: str = "nn_module_stack") -> list[str]:
+    """The paths of all modules that a node was traced in, outermost first."""
+    return [path for _, path in calls_of(node, stack)]
+
+
+def calls_of(node: fx.Node, stack: str = "nn_module_stack") -> list[tuple[str, str]]:
+    """The calls of modules that a node was traced in, outermost first: what tells a module's calls
+    apart, and its path (see `names`)."""
+    return [(key, path) for key, (path, _) in (node.meta.get(stack) or {}).items()]
 
 
 def source_line(node: fx.Node) -> str:

@@ -10,54 +10,40 @@ from torch import fx
 from ..errors import CaptureError, Problem
 from ..spec import Constraint
 from ..spec.constraining import constrain_op as _registers_the_operator  # noqa: F401
-from ..spec.paths import matches
-from .captured import clean_path
+from .calls import Call, calls_named, uncalled
+from .names import Names
 
 
-def constrain_modules(gm: fx.GraphModule, constraints: Sequence[Constraint]) -> None:
-    """Fix the layout of what goes into, or comes out of, every module that a constraint names.
+def constrain_modules(gm: fx.GraphModule, constraints: Sequence[Constraint], names: Names) -> None:
+    """Fix the layout of what goes into, or comes out of, every call of the modules that a constraint names.
 
-    Raises CaptureError where a module has no such value in the graph.
+    Raises CaptureError where a path names no module of the graph, or a module has no such value.
     """
     faults = []
     for constraint in constraints:
-        paths = [p for p in modules_in(gm) if matches(constraint.module, p)]
-        for path in paths:
-            node = _port(gm, path, constraint)
+        calls = calls_named(gm, constraint.module, names)
+        for call in calls:
+            node = _port(call, constraint)
             if node is None:
-                faults.append(_no_port(constraint, path, _dims_at(gm, path, constraint.port)))
+                faults.append(_no_port(constraint, call.path, _dims_at(call, constraint.port)))
             else:
-                _fix(gm, node, path, constraint)
-        if not paths:
-            faults.append(_no_port(constraint, constraint.module))
+                _fix(gm, node, call, constraint)
+        if not calls:
+            faults.append(uncalled(constraint, gm, names))
     if faults:
         raise CaptureError(faults)
     gm.graph.lint()
     gm.recompile()
 
 
-def paths_of(node: fx.Node) -> list[str]:
-    """The paths of all modules that a node was traced in, outermost first."""
-    return [clean_path(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-
-
-def modules_in(gm: fx.GraphModule) -> list[str]:
-    """Every module path of the graph, in order of first use."""
-    return list(dict.fromkeys(p for n in gm.graph.nodes for p in paths_of(n) if p))
-
-
-def _inside(node: fx.Node, path: str) -> bool:
-    return path in paths_of(node)
-
-
-def _port(gm: fx.GraphModule, path: str, constraint: Constraint) -> fx.Node | None:
-    inside = [n for n in gm.graph.nodes if _inside(n, path)]
+def _port(call: Call, constraint: Constraint) -> fx.Node | None:
+    inside = set(call.nodes)
     if constraint.port == "output":
-        found = [n for n in inside if any(not _inside(u, path) for u in n.users) and _fits(n, constraint)]
+        found = [n for n in call.nodes if any(u not in inside for u in n.users) and _fits(n, constraint)]
         return found[-1] if found else None
-    for node in inside:
+    for node in call.nodes:
         for source in node.all_input_nodes:
-            if source.op == "call_function" and not _inside(source, path) and _fits(source, constraint):
+            if source.op == "call_function" and source not in inside and _fits(source, constraint):
                 return source
     return None
 
@@ -67,37 +53,36 @@ def _fits(node: fx.Node, constraint: Constraint) -> bool:
     return isinstance(val, torch.Tensor) and val.is_floating_point() and constraint.layout.fits(val.dim())
 
 
-def _fix(gm: fx.GraphModule, node: fx.Node, path: str, constraint: Constraint) -> None:
+def _fix(gm: fx.GraphModule, node: fx.Node, call: Call, constraint: Constraint) -> None:
     layout = str(constraint.layout.expand(node.meta["val"].dim()))
-    users = [u for u in node.users if _inside(u, path) == (constraint.port == "input")]
+    inside = set(call.nodes)
+    users = [u for u in node.users if (u in inside) == (constraint.port == "input")]
     with gm.graph.inserting_after(node):
         fixed = gm.graph.call_function(torch.ops.autosp.constrain.default, (node, layout))
-    source = users[0] if constraint.port == "input" else node
-    fixed.meta = {k: v for k, v in source.meta.items() if k in ("nn_module_stack", "stack_trace")}
-    fixed.meta["val"] = node.meta["val"]
+    fixed.meta = call.meta(users[0] if constraint.port == "input" else node) | {"val": node.meta["val"]}
     for user in users:
         user.replace_input_with(node, fixed)
 
 
-def _dims_at(gm: fx.GraphModule, path: str, port: str) -> list[int]:
+def _dims_at(call: Call, port: str) -> list[int]:
     """The numbers of dims that floating-point tensors have at a module's port."""
-    inside = [n for n in gm.graph.nodes if _inside(n, path)]
+    inside = set(call.nodes)
     if port == "output":
-        found = [n for n in inside if any(not _inside(u, path) for u in n.users)]
+        found = [n for n in call.nodes if any(u not in inside for u in n.users)]
     else:
-        found = [s for n in inside for s in n.all_input_nodes if s.op == "call_function" and not _inside(s, path)]
+        found = [s for n in call.nodes for s in n.all_input_nodes if s.op == "call_function" and s not in inside]
     values = [n.meta.get("val") for n in found]
     return sorted({v.dim() for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()})
 
 
-def _no_port(constraint: Constraint, path: str, dims: Sequence[int] = ()) -> Problem:
+def _no_port(constraint: Constraint, path: str, dims: Sequence[int]) -> Problem:
     has = " or ".join(map(str, dims))
     return Problem(
         what=f"'{constraint}' finds no floating-point {constraint.port} "
         f"with {len(constraint.layout.dims)} dims at {path}",
-        rule="a constraint names a module of the traced graph, by its path in the model",
+        rule="a constraint fixes a floating-point tensor of as many dims as its layout has",
         fix=f"its {constraint.port} has {has} dims there: write a layout of as many, such as [(batch seq), hidden]"
         if has
-        else "compare the path with model.named_modules(), and the layout's dims with the tensor's",
+        else f"constrain another module, or the {'input' if constraint.port == 'output' else 'output'} of this one",
         where=str(constraint.at or "spec"),
     )

@@ -16,8 +16,8 @@ from torch import fx
 
 from ..errors import CaptureError, Problem
 from ..spec import Map
-from ..spec.paths import matches
-from .constraints import modules_in, paths_of
+from .calls import Call, calls_named, uncalled
+from .names import Names
 
 KEY = "autosp_map"
 
@@ -31,18 +31,18 @@ class Mapped:
     operators: int
 
 
-def map_modules(gm: fx.GraphModule, maps: Sequence[Map]) -> None:
-    """Make every module that a `map` statement names one call.
+def map_modules(gm: fx.GraphModule, maps: Sequence[Map], names: Names) -> None:
+    """Make every call of the modules that a `map` statement names one node.
 
     Raises CaptureError where none is in the graph.
     """
     faults = []
     for statement in maps:
-        paths = [p for p in modules_in(gm) if matches(statement.module, p)]
-        for path in paths:
-            _collapse(gm, path, statement)
-        if not paths:
-            faults.append(_no_module(statement))
+        calls = calls_named(gm, statement.module, names)
+        for call in calls:
+            _collapse(gm, call, statement)
+        if not calls:
+            faults.append(uncalled(statement, gm, names))
     if faults:
         raise CaptureError(faults)
     gm.graph.eliminate_dead_code()
@@ -50,8 +50,8 @@ def map_modules(gm: fx.GraphModule, maps: Sequence[Map]) -> None:
     gm.recompile()
 
 
-def _collapse(gm: fx.GraphModule, path: str, statement: Map) -> None:
-    inside = [n for n in gm.graph.nodes if n.op in ("call_function", "get_attr") and path in paths_of(n)]
+def _collapse(gm: fx.GraphModule, of: Call, statement: Map) -> None:
+    inside = [n for n in of.nodes if n.op in ("call_function", "get_attr")]
     held = set(inside)
     inputs = list(dict.fromkeys(a for n in inside for a in n.all_input_nodes if a not in held))
     outputs = [n for n in inside if any(u not in held for u in n.users)]
@@ -59,10 +59,10 @@ def _collapse(gm: fx.GraphModule, path: str, statement: Map) -> None:
     body = _body(gm, inside, inputs, outputs)
     last = inside[-1]
     with gm.graph.inserting_after(last):
-        call = gm.graph.call_function(_callable(body, path), tuple(inputs))
-    call.meta = {k: last.meta[k] for k in ("nn_module_stack", "stack_trace") if k in last.meta}
+        call = gm.graph.call_function(_callable(body, of.path), tuple(inputs))
+    call.meta = of.meta(last)
     call.meta["val"] = tuple(n.meta["val"] for n in outputs)
-    call.meta[KEY] = Mapped(statement.over, path, len(inside))
+    call.meta[KEY] = Mapped(statement.over, of.path, len(inside))
     at = call
     for i, n in enumerate(outputs):
         with gm.graph.inserting_after(at):
@@ -107,13 +107,4 @@ def _not_on_a_shard(path: str, error: Exception) -> Problem:
         fix="drop the map line, or map a module inside it that treats each position by itself; "
         "'autosp check SPEC --model MODEL' tries it beforehand",
         where=path,
-    )
-
-
-def _no_module(statement: Map) -> Problem:
-    return Problem(
-        what=f"'{statement}' finds no module in the traced graph",
-        rule="a map names modules by their path in the model",
-        fix="compare the path with model.named_modules()",
-        where=str(statement.at or "spec"),
     )

@@ -14,6 +14,7 @@ from ..errors import AutospError
 from ..spec import Constraint, Map
 from .capture import LayoutOf, capture
 from .captured import Captured
+from .names import name_modules
 
 
 def trace(
@@ -32,7 +33,10 @@ def trace(
     found: list = []
 
     def backend(gm: fx.GraphModule, example_inputs):
-        captured = capture(gm, example_inputs, layout_of=layout_of, constraints=constraints, maps=maps, dynamic=dynamic)
+        names = name_modules(gm, example_inputs, model)
+        captured = capture(
+            gm, example_inputs, layout_of=layout_of, constraints=constraints, maps=maps, dynamic=dynamic, names=names
+        )
         found.append((captured, tuple(example_inputs)))
         return lambda *args: tuple(_empty(n) for n in _outputs(captured))
 

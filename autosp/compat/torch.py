@@ -7,9 +7,12 @@ FakeTensor`); the functions below are what autosp reads or sets on torch's own o
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import CodeType
 from typing import Any
 
+import attrs
 import torch
 from torch import fx
 
@@ -49,6 +52,8 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "UserError": "torch._dynamo.exc:UserError",
     "ConstantSource": "torch._dynamo.source:ConstantSource",
     "TracingContext": "torch._guards:TracingContext",
+    "InstructionTranslator": "torch._dynamo.symbolic_convert:InstructionTranslator",
+    "OptimizedModule": "torch._dynamo.eval_frame:OptimizedModule",
     "dynamo_config": "torch._dynamo:config",
     "maybe_mark_dynamic": "torch._dynamo:maybe_mark_dynamic",
     "preserve_node_meta": "torch.fx.traceback:preserve_node_meta",
@@ -90,6 +95,20 @@ def __getattr__(name: str) -> Any:
 
 def _named(name: str) -> Any:
     return globals().get(name) or __getattr__(name)
+
+
+_NAME = re.compile(r"\[['\"]([^'\"]*)['\"]\]|\[(\d+)\]|\.?(\w+)")  # in a Source's expression
+_BETWEEN = {"_modules", "_parameters", "_buffers", "__dict__", "__self__", "__func__", "__wrapped__"}
+
+
+@attrs.frozen(eq=False)
+class Frame:
+    """A function that Dynamo compiles, and the values of its variables; `seen` keeps what was looked up."""
+
+    code: CodeType
+    variables: Mapping[str, Any]
+    globals: Mapping[str, Any]
+    seen: dict = attrs.Factory(dict)
 
 
 # Operators.
@@ -160,9 +179,56 @@ def source_of(placeholder: fx.Node) -> Any | None:
     return getattr(placeholder.meta.get("grapharg"), "source", None)
 
 
-def source_name(placeholder: fx.Node) -> str | None:
-    """A placeholder's source as an expression: `L['self']._modules['lm_head']._parameters['weight']`."""
-    return getattr(source_of(placeholder), "name", None)
+def expression_of(source: Any) -> str:
+    """A Source as an expression: `L['self']._modules['lm_head']._parameters['weight']`."""
+    return source.name() if callable(source.name) else source.name  # a method before torch 2.10
+
+
+def links_of(source: Any) -> list[Any]:
+    """The Sources that a Source goes through, from a variable of the frame to itself."""
+    links = [source]
+    while (base := getattr(links[-1], "base", None)) is not None:
+        links.append(base)
+    return links[::-1]
+
+
+def value_of(source: Any, frame: Frame) -> Any:
+    """The object that a Source leads to. Raises any exception where it leads to none."""
+    return source.get_value({"L": frame.variables, "G": frame.globals}, {}, frame.seen)
+
+
+def names_in(expression: str) -> list[str]:
+    """The names in a Source's expression, the frame's `L` or `G` first, without the dictionaries that
+    modules are made of: L, self, lm_head, weight."""
+    found = (next(filter(None, m.groups()), "") for m in _NAME.finditer(expression))
+    return [name for name in found if name and name not in _BETWEEN]
+
+
+def stack_expression(source: Any) -> str:
+    """A module's Source as an `nn_module_stack` writes it: `L['self'].model.layers.0`."""
+    return re.sub(r"\._modules\[(['\"])([^'\"\]]+)\1\]", r".\2", expression_of(source))
+
+
+def called_module(key: str) -> int:
+    """The `id` of the module that a key of an `nn_module_stack` stands for; `@N` tells its N-th call."""
+    number = key.split("@")[0]
+    return int(number) if number.isdigit() else 0
+
+
+def compiled_frame() -> Frame | None:
+    """The function that Dynamo compiles, while a backend is called; None outside a compilation."""
+    try:
+        tx = _named("InstructionTranslator").current_tx().output.root_tx
+    except AttributeError:
+        return None
+    return Frame(tx.f_code, tx.f_locals, tx.f_globals)
+
+
+def uncompiled(module: torch.nn.Module) -> torch.nn.Module:
+    """The module that `torch.compile` made this one of, or itself."""
+    while isinstance(module, _named("OptimizedModule")):
+        module = module._orig_mod
+    return module
 
 
 def carry_sources(old: fx.GraphModule, new: fx.GraphModule, constants: Iterable[str] = ()) -> None:

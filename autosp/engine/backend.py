@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import fx
 
-from ..capture import Captured, Output, capture
+from ..capture import Captured, Names, Output, capture, name_modules
 from ..compat.torch import fake_mode_of_trace, unguarded
 from ..errors import EngineError, PlanError, Problem, did_you_mean
 from ..lower import Rank, band, check, lower
@@ -67,19 +67,28 @@ class Options:
 
 
 class Backend:
-    """One per compiled model: Dynamo reuses code across modules while the backend is one object."""
+    """One per compiled model: Dynamo reuses code across modules while the backend is one object.
+
+    model: whose tree gives the names of modules, parameters and buffers; None, those that the graph reaches.
+    """
 
     def __init__(
-        self, spec: Spec, agreement: Agreement, options: Options, on_plan: Callable[[Plan], None] = lambda plan: None
+        self,
+        spec: Spec,
+        agreement: Agreement,
+        options: Options,
+        on_plan: Callable[[Plan], None] = lambda plan: None,
+        model: torch.nn.Module | None = None,
     ):
         self.spec, self.agreement, self.options, self.on_plan = spec, agreement, options, on_plan
-        self.mesh = agreement.mesh
+        self.model, self.mesh = model, agreement.mesh
         self.plans: list[Plan] = []
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence) -> Callable:
         with self.agreement.attempt():
+            names = name_modules(gm, example_inputs, self.model)
             refuse_own_backwards(gm)
-            local, dynamic = self._local(gm, example_inputs)
+            local, dynamic = self._local(gm, example_inputs, names)
             decision = self._decided(local, example_inputs)
             with _no_local_guards(dynamic):
                 compiled = compile_inner(self.options.inner, local, example_inputs, decision and decision.choice)
@@ -96,7 +105,7 @@ class Backend:
 
         return run
 
-    def _local(self, gm: fx.GraphModule, example_inputs: Sequence) -> tuple[fx.GraphModule, bool]:
+    def _local(self, gm: fx.GraphModule, example_inputs: Sequence, names: Names) -> tuple[fx.GraphModule, bool]:
         dynamic = (self.options.dynamic or bool(self.spec.maps)) and _long_enough(gm, self.mesh.size)
         if self.spec.maps and not dynamic:
             raise PlanError(_too_short_to_map(self.spec, self.mesh))
@@ -108,6 +117,7 @@ class Backend:
             mean_over=self._mean_over(),
             maps=self.spec.maps,
             dynamic=dynamic,
+            names=names,
         )
         captured = hoisted(captured)
         plan = solve(

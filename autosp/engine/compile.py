@@ -65,7 +65,9 @@ def compile(
         chosen = spec_for(spec, module)
         agreement = Agreement(from_device_mesh(chosen, mesh), number)
         options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))
-        program = Backend(chosen, agreement, options, on_plan=lambda plan: setattr(module, "autosp_plan", plan))
+        program = Backend(
+            chosen, agreement, options, on_plan=lambda plan: setattr(module, "autosp_plan", plan), model=module
+        )
         install(module, program, dynamic)
         return module
 

@@ -52,7 +52,13 @@ def compile_engine(
     options = make_options(
         device, recompute, backend, dynamic, complete=complete, grad_scale=divisor, states=_states(engine)
     )
-    program = Backend(chosen, agreement, options, on_plan=lambda plan: setattr(engine, "autosp_plan", plan))
+    program = Backend(
+        chosen,
+        agreement,
+        options,
+        on_plan=lambda plan: setattr(engine, "autosp_plan", plan),
+        model=engine.module,
+    )
     engine.get_autosp_backend = lambda compile_kwargs: program
     prepare(engine.module)
     engine.compile(compile_kwargs={"fullgraph": True, "dynamic": dynamic})

@@ -4,9 +4,10 @@ raises, and words what a model does that no graph can hold."""
 from __future__ import annotations
 
 import contextlib
+import inspect
 import linecache
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from traceback import FrameSummary
 
@@ -24,6 +25,7 @@ from ..compat.torch import (
     recompile_limit,
 )
 from ..errors import AutospError, CaptureError, Problem
+from ..spec.paths import common_pattern
 
 # Kinds of graph breaks by Dynamo's name for them, and what to do about each; others get `_ANY_FIX`.
 FIXES = {
@@ -129,28 +131,37 @@ def too_many_sizes(limit: int, model: str) -> Problem:
 
 
 def where(stack: list[FrameSummary], module: torch.nn.Module) -> str:
-    """`file.py:12 in forward: code (model.layers.0.mlp, a LlamaMLP)` of the innermost user frame."""
+    """`file.py:12 in forward: code (model.layers.*.mlp, a LlamaMLP)` of the innermost user frame."""
     if not stack:
         return f"the forward of {type(module).__name__}"
     last = stack[-1]
     code = (last.line or linecache.getline(last.filename, last.lineno or 0)).strip()
     place = f"{PurePath(last.filename).name}:{last.lineno} in {last.name}: {code}"
-    path = next(_modules_at(reversed(stack), module), None)
-    if path is None:
+    paths = _modules_at(stack, module)
+    if not paths:
         return place
-    name = type(module.get_submodule(path)).__name__
+    name, path = type(module.get_submodule(paths[0])).__name__, common_pattern(paths)
     return f"{place} ({path}, a {name})" if path else f"{place} ({name})"
 
 
-def _modules_at(frames: Iterable[FrameSummary], module: torch.nn.Module) -> Iterator[str]:
-    """Paths of the modules whose forward a frame stands in, innermost first."""
-    for frame in frames:
-        for path, each in module.named_modules():
-            code = getattr(type(each).forward, "__code__", None)
-            if code is not None and code.co_filename == frame.filename:
-                lines = [line for _, _, line in code.co_lines() if line is not None]
-                if min(lines) <= (frame.lineno or 0) <= max(lines):
-                    yield path
+def _modules_at(stack: list[FrameSummary], module: torch.nn.Module) -> list[str]:
+    """Paths of the modules that the innermost forward of a stack may be of: a frame does not tell
+    modules of one class apart, but those further out say what they are in."""
+    forwards = [(path, inspect.unwrap(each.forward)) for path, each in module.named_modules()]
+    paths: list[str] = []
+    for frame in stack:
+        here = [path for path, forward in forwards if _stands_in(frame, forward)]
+        within = [path for path in here if any(path == p or path.startswith(p and f"{p}.") for p in paths)]
+        paths = within or here or paths
+    return paths
+
+
+def _stands_in(frame: FrameSummary, function: Callable) -> bool:
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_filename != frame.filename:
+        return False
+    lines = [line for _, _, line in code.co_lines() if line is not None]
+    return min(lines) <= (frame.lineno or 0) <= max(lines)
 
 
 def _kind(message: str) -> str:

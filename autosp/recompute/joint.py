@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from ..capture import source_line, tensors_of
-from ..capture.captured import clean_path
+from ..capture.captured import paths_of
 from ..compat.torch import example_size, storage_id
 from . import kinds
 
@@ -154,17 +154,16 @@ def _bytes(t: torch.Tensor) -> int:
 
 def layer_of(node: fx.Node) -> str | None:
     """The repeated module that a node stands in, up to the first number of its path: `model.layers.3`."""
-    for path, _ in reversed(list((node.meta.get("nn_module_stack") or {}).values())):
-        clean = clean_path(path)
-        if (found := _LAYER.search(clean)) is not None:
-            return clean[: found.end()]
+    for path in reversed(paths_of(node)):
+        if (found := _LAYER.search(path)) is not None:
+            return path[: found.end()]
     return None
 
 
 def where(node: fx.Node) -> str:
     """The module and the user's line of a node, for a reader."""
-    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
-    module = next((c for path, _ in reversed(list(stack.values())) if (c := clean_path(path))), "")
+    paths = paths_of(node) or paths_of(node, "fwd_nn_module_stack")
+    module = next((path for path in reversed(paths) if path), "")
     line = source_line(node)
     return f"{kinds.name_of(node)} in {module or '<root>'}" + (f" ({line})" if line else "")
 

@@ -9,7 +9,7 @@ import attrs
 from torch import fx
 
 from ..capture import Captured, tensors_of
-from ..capture.constraints import paths_of
+from ..capture.captured import paths_of
 from ..compat.torch import HigherOrderOperator, OpOverload
 from ..errors import RuleError
 from ..spec import Map

@@ -62,7 +62,7 @@ def check_maps(spec: Spec, model: torch.nn.Module) -> list[Claim]:
 
 def _kinds(model: torch.nn.Module, statement: Map) -> list[str]:
     kinds: dict[Any, str] = {}
-    for path, module in model.named_modules():
+    for path, module in model.named_modules(remove_duplicate=False):
         if path and matches(statement.module, path):
             shapes = tuple((name, tuple(p.shape)) for name, p in module.named_parameters())
             kinds.setdefault((type(module), shapes), path)

@@ -11,7 +11,7 @@ import torch
 from ..errors import Problem, suggest
 from ..syntax import problem_at
 from . import words
-from .paths import children, matches, meant, split_at_miss
+from .paths import children, matches, nearest, split_at_miss
 from .values import Constraint, Map, Spec
 
 SHOWN = 8  # names of children listed in a fix
@@ -43,7 +43,7 @@ def path_problem(value: Constraint | Map, paths: list[str], model_name: str) -> 
         return None
     head, miss, _ = split_at_miss(value.module, paths)
     below = children(head, paths)
-    said = words.no_module(value.module, model_name, miss, head, below[:SHOWN], meant(value.module, paths))
+    said = words.no_module(value.module, model_name, miss, head, below[:SHOWN], nearest(value.module, paths))
     return problem_at(value.at, *said)
 
 
@@ -60,6 +60,6 @@ def overlaps(spec: Spec, paths: list[str]) -> Iterator[Problem]:
 
 def check_model(spec: Spec, model: torch.nn.Module) -> list[Problem]:
     """Every way in which the spec does not fit the model, as problems; none are raised."""
-    paths = [name for name, _ in model.named_modules() if name]
+    paths = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     found = [path_problem(value, paths, type(model).__name__) for value in (*spec.constraints, *spec.maps)]
     return [*input_problems(spec, model), *filter(None, found), *overlaps(spec, paths)]

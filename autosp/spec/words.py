@@ -188,13 +188,13 @@ def not_taken(name: str, model: str, names: list[str]) -> Said:
     )
 
 
-def no_module(path: str, model: str, miss: str, head: str, below: list[str], hit: str | None) -> Said:
+def no_module(path: str, model: str, miss: str, head: str, below: list[str], near: list[str]) -> Said:
     place = f"below '{head}'" if head else "at the top"
     there = f"{place} there is {', '.join(below)}" if below else f"{place} there is nothing"
     return (
         f"no module of {model} is '{path}'" + (f": no '{miss}' {place}" if miss else ""),
         "a module path is one of named_modules(), '*' standing for any one name",
-        f"did you mean '{hit}'?" if hit else there,
+        f"did you mean {' or '.join(map(repr, near))}?" if near else there,
     )
 
 

@@ -106,7 +106,9 @@ def test_a_constraint_that_splits_a_dim_of_another_axis_is_refused() -> None:
 def test_a_constraint_on_a_module_that_does_not_run_is_refused() -> None:
     with pytest.raises(CaptureError) as e:
         planned(Net(), "constrain mpl output [batch@dp, seq, hidden]\n")
-    assert "finds no floating-point output with 3 dims at mpl" in str(e.value)
+    (problem,) = e.value.problems
+    assert problem.what == "no module of Net is 'mpl': no 'mpl' at the top"
+    assert problem.fix == "did you mean 'mlp'?"
 
 
 class Sorting(Mlp):
