@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import attrs
@@ -10,6 +9,7 @@ import click
 
 from ..errors import AutospError, Problem, SpecError
 from ..spec import Spec, load
+from ._machine import json_option, say_json
 
 
 def counted(number: int, noun: str) -> str:
@@ -106,7 +106,7 @@ def say(result: Verdict, model: Any, sp: int | None) -> None:
 @click.option("--model", metavar="MODEL", help="A config.json, a transformers class, or pkg.mod:factory.")
 @click.option("--sp", type=click.IntRange(min=1), metavar="P", help="Also plan the model split over P ranks.")
 @click.option("--seq", default=256, show_default=True, help="The length of the sequences that --sp plans for.")
-@click.option("--json", "as_json", is_flag=True, help="Print a list of results for a machine.")
+@json_option("Print a list of results for a machine.")
 def check(files: tuple[str, ...], model: str | None, sp: int | None, seq: int, as_json: bool) -> None:
     """Check spec files (or shipped specs, by name), alone or against a model.
 
@@ -125,6 +125,6 @@ def check(files: tuple[str, ...], model: str | None, sp: int | None, seq: int, a
         if not as_json:
             say(results[-1], built, sp)
     if as_json:
-        click.echo(json.dumps([result.as_json() for result in results], indent=2))
+        say_json([result.as_json() for result in results])
     if not all(result.ok for result in results):
         raise SystemExit(1)

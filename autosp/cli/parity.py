@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Any
 
 import attrs
 import click
+
+from ._machine import json_option, say_json
 
 MASKS, LABELS = ("none", "ones", "right", "left", "packed"), ("full", "prompt", "unequal", "empty")
 EXTRAS, PRECISIONS = ("num_items_in_batch", "shift_labels"), ("fp32", "bf16", "autocast", "fp16")
@@ -43,7 +44,7 @@ EXTRAS, PRECISIONS = ("num_items_in_batch", "shift_labels"), ("fp32", "bf16", "a
 @click.option("--recompute", help='What the backward computes again, as in a spec: "sac", "sac budget 0.5", "full".')
 @click.option("--dynamic", is_flag=True, help="Compile once for all lengths.")
 @click.option("--simulate", is_flag=True, help="All ranks in this process, without a process group.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@json_option()
 def parity(simulate: bool, as_json: bool, **fields: Any) -> None:
     """Train MODEL on made-up batches, unsharded and sharded, and compare every loss and parameter.
 
@@ -58,7 +59,7 @@ def parity(simulate: bool, as_json: bool, **fields: Any) -> None:
     if simulate and (fields["precision"] in ("autocast", "fp16") or fields["zero"] is not None):
         raise click.UsageError("--simulate runs no autocast and no DeepSpeed engine: leave it out")
     verdict = judge(Trial(**fields), simulate)
-    click.echo(json.dumps(as_fields(verdict), indent=2) if as_json else page(verdict))
+    say_json(as_fields(verdict)) if as_json else click.echo(page(verdict))
     if not verdict.exact:
         raise SystemExit(1)
 

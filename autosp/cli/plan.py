@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Any
 
 import click
+
+from ._machine import json_option, say_json
 
 
 @click.command()
@@ -28,7 +29,7 @@ import click
               help="adamw, adam, lion, adagrad, momentum or sgd.")  # fmt: skip
 @click.option("--recompute", metavar="POLICY", help='As in a spec: none, sac, "sac budget auto", full.')
 @click.option("--max/--no-max", "search", default=True, help="With --seq: also look for the longest that fits.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@json_option()
 def plan(as_json: bool, seq: int | None, search: bool, **said: Any) -> None:
     """Plan a training step of MODEL on fake tensors: collectives, memory, and the longest sequence that fits.
 
@@ -49,7 +50,7 @@ def plan(as_json: bool, seq: int | None, search: bool, **said: Any) -> None:
 
 def _say(report: Any, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(report.fields(), indent=2))
+        say_json(report.fields())
     elif sys.stdout.isatty():
         from rich.console import Console
 

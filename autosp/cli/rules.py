@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ import attrs
 import click
 
 from ..errors import Problem, RuleError, did_you_mean
+from ._machine import json_option, say_json
 
 
 @click.group()
@@ -49,7 +49,7 @@ importing = click.option(
 @click.option("--missing", is_flag=True, help="Only what a model's graph still lacks, each with a draft rule.")
 @click.option("--model", metavar="MODEL", help="A config.json, a transformers class, or pkg.mod:factory.")
 @click.option("--spec", metavar="SPEC", help="The model's spec; its family's, where none is given.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@json_option()
 def list_(missing: bool, model: str | None, spec: str | None, as_json: bool) -> None:
     """One operator a line: what may be split, what is summed, what is whole."""
     from ..rules import default_rules
@@ -64,7 +64,7 @@ def list_(missing: bool, model: str | None, spec: str | None, as_json: bool) -> 
             {"operator": n, "rules": [{"text": str(r), "where": r.where} for r in book.by_name[n]]}
             for n in book.names()
         ]
-        click.echo(json.dumps(listed, indent=2))
+        say_json(listed)
         return
     for name in book.names():
         click.echo(list_line(name, book.by_name[name]))
@@ -84,7 +84,7 @@ def list_missing(model: str | None, spec: str | None, book: Any, as_json: bool) 
         )
     gaps = missing_of(model, spec, book)
     if as_json:
-        click.echo(json.dumps([attrs.asdict(gap) for gap in gaps], indent=2))
+        say_json([attrs.asdict(gap) for gap in gaps])
     elif gaps:
         click.echo("\n\n".join(map(gap_text, gaps)))
     else:
@@ -123,7 +123,7 @@ def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
 @rules.command()
 @importing
 @click.argument("operator")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@json_option()
 def explain(operator: str, as_json: bool) -> None:
     """An operator's rules, and on an example the layout of every tensor under each split."""
     from ..rules import default_rules
@@ -131,13 +131,13 @@ def explain(operator: str, as_json: bool) -> None:
 
     book = default_rules()
     pages = {name: page(book, name) for name in named(book, (operator,))}
-    click.echo(json.dumps(pages, indent=2) if as_json else "\n\n".join(f"{n}\n{text}" for n, text in pages.items()))
+    say_json(pages) if as_json else click.echo("\n\n".join(f"{n}\n{text}" for n, text in pages.items()))
 
 
 @rules.command()
 @importing
 @click.argument("operators", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@json_option()
 @click.pass_context
 def verify(ctx: click.Context, operators: tuple[str, ...], as_json: bool) -> None:
     """Run operators whole and in 2, 3 and 4 simulated shards, forward and backward, and compare."""
@@ -155,7 +155,7 @@ def verify(ctx: click.Context, operators: tuple[str, ...], as_json: bool) -> Non
             click.echo(report_text(report))
     seconds = time.perf_counter() - began
     if as_json:
-        click.echo(json.dumps({"operators": [record(r) for r in reports], "seconds": round(seconds, 3)}, indent=2))
+        say_json({"operators": [record(r) for r in reports], "seconds": round(seconds, 3)})
     else:
         for name in absent:
             click.echo(f"absent  {name}  no operator of that name is loaded; name its module with --import")

@@ -9,6 +9,8 @@ whose relaxation is integral in nearly every graph we saw.
 
 from __future__ import annotations
 
+import threading
+
 import attrs
 import highspy
 import numpy as np
@@ -19,6 +21,8 @@ from ..layout import Placement
 
 # HiGHS' tolerances are absolute: costs are given to it in units in which they are far above them.
 SCALE = 1e8
+SECONDS = 60.0
+OPTIONS = {"output_flag": False, "random_seed": 0, "mip_rel_gap": 0.0, "mip_abs_gap": 1e-4}
 
 
 @attrs.define
@@ -87,21 +91,50 @@ def add_edges(program: Program, edges: list[Edge]) -> None:
             program.equal([z[p] for p in e.cost if p[1] == t], variables)
 
 
-def solve(program: Program, seconds: float = 60.0) -> np.ndarray:
-    """The optimal values of all variables. Raises PlanError where none exist."""
-    h = highspy.Highs()
-    h.setOptionValue("output_flag", False)
-    h.setOptionValue("threads", 1)
-    h.setOptionValue("random_seed", 0)
-    h.setOptionValue("time_limit", seconds)
-    h.setOptionValue("mip_rel_gap", 0.0)
-    h.setOptionValue("mip_abs_gap", 1e-4)
-    h.passModel(_model(program))
-    h.run()
-    status = h.getModelStatus()
-    if status != highspy.HighsModelStatus.kOptimal:
-        raise PlanError(_no_plan(h.modelStatusToString(status), len(program.costs)))
-    return np.array(h.getSolution().col_value)
+def solve(program: Program, seconds: float = SECONDS) -> np.ndarray:
+    """The optimal values of all variables. Raises PlanError where none exist, or none was found in `seconds`.
+
+    HiGHS keeps its threads by the thread that calls it, as many as the first run there asked for, and refuses another
+    number. A thread of our own knows nothing of the caller's, and takes what it made along when it ends.
+    """
+    found: list[np.ndarray | BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(run(program, seconds))
+        except BaseException as e:  # raised again below, in the caller's thread
+            found.append(e)
+
+    thread = threading.Thread(target=work, name="autosp-solver", daemon=True)
+    thread.start()
+    thread.join()
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
+
+
+class _Quiet(highspy.Highs):
+    """The solver without its callbacks: to register them prints a banner (1.16), before any option can be set."""
+
+    def enableCallbacks(self) -> None:  # the library's name
+        pass
+
+
+def run(program: Program, seconds: float = SECONDS) -> np.ndarray:
+    """`solve` in the caller's own thread: on one thread, or on as many as HiGHS has there already."""
+    model = _model(program)
+    for threads in (1, 0):
+        h = _Quiet()
+        for name, value in (*OPTIONS.items(), ("threads", threads), ("time_limit", seconds)):
+            h.setOptionValue(name, value)
+        taken = h.passModel(model)
+        ran = h.run() if taken != highspy.HighsStatus.kError else taken
+        status = h.getModelStatus()
+        if ran != highspy.HighsStatus.kError:
+            break
+    if status == highspy.HighsModelStatus.kOptimal:
+        return np.array(h.getSolution().col_value)
+    raise PlanError(_no_plan(h, ran, status, len(program.costs), seconds))
 
 
 def _model(program: Program) -> highspy.HighsLp:
@@ -122,10 +155,41 @@ def _model(program: Program) -> highspy.HighsLp:
     return lp
 
 
-def _no_plan(status: str, variables: int) -> Fault:
+def _no_plan(h: highspy.Highs, ran: highspy.HighsStatus, status, variables: int, seconds: float) -> Fault:
+    said = h.modelStatusToString(status)
+    if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
+        return infeasible(said, variables)
+    if status == highspy.HighsModelStatus.kTimeLimit:
+        return out_of_time(variables, seconds)
+    return broken_solver(h.version(), ran.name, said, variables)
+
+
+def infeasible(status: str, variables: int) -> Fault:
+    """No choice of strategies satisfies the spec."""
     return Fault(
         what=f"the solver found no plan ({status}, {variables} variables)",
         rule="every operator runs by one of its strategies, and every value can be brought to what its users need",
         fix="loosen the spec's constraints and outputs; `autosp rules explain OP` shows what each operator allows",
+        where="solve",
+    )
+
+
+def out_of_time(variables: int, seconds: float) -> Fault:
+    """The solver stopped before it had the best plan."""
+    return Fault(
+        what=f"the solver did not finish within {seconds:g} s ({variables} variables)",
+        rule="a plan is the optimum, so that every rank finds the same one; what a limit of time leaves is not",
+        fix="compile where the processor is less busy, or state a layout or two (`constrain`): a smaller choice is "
+        "solved sooner",
+        where="solve",
+    )
+
+
+def broken_solver(version: str, ran: str, status: str, variables: int) -> Fault:
+    """The solver itself failed: the spec has no part in it."""
+    return Fault(
+        what=f"the solver's run failed: HiGHS {version} returned {ran}, model status {status} ({variables} variables)",
+        rule="a plan comes from a run of HiGHS that ends with an optimum; here the solver failed, not the spec",
+        fix="install another version of the solver, such as highspy 1.15.1, and compile again",
         where="solve",
     )
