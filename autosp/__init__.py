@@ -12,6 +12,28 @@ Names are imported when they are first used, so that `import autosp` costs nothi
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors and type checkers see of `_HOME`; a test holds the two together
+    from . import deepspeed, engine, errors, rules
+    from .engine.compile import backend, compile
+    from .engine.measuring import measure
+    from .engine.planning import plan
+    from .errors import (
+        AutospError,
+        CaptureError,
+        CheckError,
+        EngineError,
+        InputError,
+        PlanError,
+        RankError,
+        RuleError,
+        SpecError,
+    )
+    from .spec.constraining import constrain
+    from .spec.marks import annotate
+    from .spec.parse import load, parse
+    from .syntax.layout import P
 
 __version__ = "0.1.0"
 
@@ -25,20 +47,54 @@ _HOME = {
     "backend": "autosp.engine",
     "plan": "autosp.engine",
     "measure": "autosp.engine",
+    "AutospError": "autosp.errors",
+    "SpecError": "autosp.errors",
+    "RuleError": "autosp.errors",
+    "PlanError": "autosp.errors",
+    "InputError": "autosp.errors",
+    "CaptureError": "autosp.errors",
+    "CheckError": "autosp.errors",
+    "EngineError": "autosp.errors",
+    "RankError": "autosp.errors",
 }
-_SUBMODULES = ("deepspeed", "errors", "rules")
+_SUBMODULES = ("deepspeed", "engine", "errors", "rules")
 
-__all__ = [*_HOME, *_SUBMODULES]
+__all__ = [
+    "AutospError",
+    "CaptureError",
+    "CheckError",
+    "EngineError",
+    "InputError",
+    "P",
+    "PlanError",
+    "RankError",
+    "RuleError",
+    "SpecError",
+    "annotate",
+    "backend",
+    "compile",
+    "constrain",
+    "deepspeed",
+    "engine",
+    "errors",
+    "load",
+    "measure",
+    "parse",
+    "plan",
+    "rules",
+]
 
 
-def __getattr__(name: str):
-    if name in _SUBMODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else any name would be one, a misspelt one too
+
+    def __getattr__(name: str):
+        if name in _SUBMODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -37,6 +39,29 @@ def test_importing_autosp_imports_neither_deepspeed_nor_transformers():
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_is_there(name: str):
     assert callable(getattr(autosp, name)) and name in dir(autosp)
+
+
+def test_editors_and_type_checkers_see_what_is_there():
+    """Statically: the imports under TYPE_CHECKING and a list `__all__` as text. Both are what a program finds."""
+    body = ast.parse((ROOT / "autosp" / "__init__.py").read_text()).body
+    (guarded,) = [node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    homes = {a.asname or a.name: node.module for node in guarded.body for a in node.names}
+    (listed,) = [ast.literal_eval(n.value) for n in body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"]
+    assert sorted(homes) == sorted(listed) == sorted(autosp.__all__) == sorted(set(autosp.__all__))
+    assert set(listed) <= set(dir(autosp))
+    for name, home in homes.items():
+        there = getattr(autosp, name)
+        if home is None:
+            assert there is sys.modules[f"autosp.{name}"]
+        else:
+            assert there is getattr(sys.modules[f"autosp.{home}"], name)
+
+
+def test_every_error_is_there():
+    kinds = [e for _, e in inspect.getmembers(autosp.errors, inspect.isclass) if issubclass(e, Exception)]
+    assert len(kinds) == 9 and all(getattr(autosp, kind.__name__) is kind for kind in kinds)
+    with pytest.raises(autosp.SpecError):
+        autosp.parse("mesh [sp]\ninput x [seq@ps]\n")
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -75,6 +100,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_every_text_file(wheel: Path):
     inside = set(zipfile.ZipFile(wheel).namelist())
+    assert "autosp/py.typed" in inside, "type checkers pass over a package without it"
     for name, (folder, pattern) in DATA.items():
         files = [path.relative_to(ROOT / folder) for path in (ROOT / folder).glob(pattern)]
         assert files and {f"autosp/{name}/{path}" for path in files} <= inside
