@@ -157,6 +157,11 @@ def compiled_call(module: Any) -> Callable | None:
     return getattr(module, "_compiled_call_impl", None)
 
 
+def call_uncompiled(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """What a module's call gave before `module.compile()`, hooks included."""
+    return module._call_impl(*args, **kwargs)
+
+
 def set_compiled_call(module: torch.nn.Module, call: Callable) -> None:
     """Has a compiled module's call run `call`."""
     module._compiled_call_impl = call
@@ -271,6 +276,11 @@ def whole_graph_under_ddp() -> contextlib.AbstractContextManager:
 def recompile_limit() -> int:
     """How many times Dynamo compiles one function."""
     return _named("dynamo_config").recompile_limit
+
+
+def compiling_up_to(limit: int) -> contextlib.AbstractContextManager:
+    """Dynamo compiles one function this many times."""
+    return _named("dynamo_config").patch(recompile_limit=limit)
 
 
 def fake_mode_of_trace() -> Any | None:

@@ -14,14 +14,16 @@ from torch import fx
 
 from ..capture import Captured, Names, Output, capture, name_modules
 from ..compat.torch import fake_mode_of_trace, unguarded
-from ..errors import EngineError, PlanError, Problem, did_you_mean
+from ..errors import EngineError, PlanError, Problem, RankError, did_you_mean
 from ..lower import Rank, band, check, lower
 from ..recompute import Decision, tile
 from ..recompute.notes import offload_notes, tile_notes
 from ..recompute.tile_hoist import hoisted
 from ..solve import Device, Ends, Plan, load_device, solve
+from ..spec import Output as Said
 from ..spec import Recompute, Spec
 from ..spec.policies import as_recompute
+from .absent import Absent, left_out, with_absent
 from .agree import Agreement
 from .dump import dump, dump_recompute
 from .failures import refuse_own_backwards
@@ -38,13 +40,14 @@ BACKENDS = ("inductor", "aot_eager", "eager")
 class Options:
     """How a plan is made and run.
 
+    dynamic: True plans for all lengths at once, False for each, None for all once a second one has come.
     inner: what compiles the local graph. grad_scale: what every output's gradient is multiplied
     by; complete: whether parameter gradients are summed over the axis in the backward.
     """
 
     inner: str = "inductor"
     device: Device = attrs.Factory(lambda: load_device("a100-80gb"))
-    dynamic: bool = False
+    dynamic: bool | None = None
     recompute: Recompute | str | None = None
     grad_scale: float = 1.0
     complete: bool = True
@@ -88,12 +91,34 @@ class Backend:
         with self.agreement.attempt():
             names = name_modules(gm, example_inputs, self.model)
             refuse_own_backwards(gm)
-            local, dynamic = self._local(gm, example_inputs, names)
-            decision = self._decided(local, example_inputs)
-            with _no_local_guards(dynamic):
-                compiled = compile_inner(self.options.inner, local, example_inputs, decision and decision.choice)
+            compiled = self._compiled(gm, example_inputs, names)
             self._compare()  # last: a rank that fails before has no one waiting for it in a collective
-        return self._announced(with_own_stream(compiled, self.plans[-1], self.mesh.rank))
+        return self._announced(compiled)
+
+    def _compiled(self, gm: fx.GraphModule, example_inputs: Sequence, names: Names) -> Callable:
+        """For all lengths, or for these. What no one asked to be for all and cannot be is for these."""
+        asked, varies = self.options.dynamic is True or bool(self.spec.maps), any(map(_is_symbol, example_inputs))
+        wanted = asked or (varies and self.options.dynamic is None)
+        dynamic = wanted and _long_enough(gm, self.mesh.size)
+        before = len(self.plans)
+        try:
+            return self._program(gm, example_inputs, names, dynamic)
+        except RankError:
+            raise
+        except Exception:  # whatever it was: where it is true of these lengths too, it is met again
+            if asked or not dynamic:
+                raise
+            del self.plans[before:]
+            return self._program(gm, example_inputs, names, dynamic=False)
+
+    def _program(self, gm: fx.GraphModule, example_inputs: Sequence, names: Names, dynamic: bool) -> Callable:
+        local, absent = self._local(gm, example_inputs, names, dynamic)
+        decision = self._decided(local, example_inputs)
+        with _no_local_guards(dynamic):
+            compiled = compile_inner(self.options.inner, local, example_inputs, decision and decision.choice)
+        if dynamic and decision is not None and self.options.dynamic is None:
+            _guard_memory(gm)
+        return with_absent(with_own_stream(compiled, self.plans[-1], self.mesh.rank), absent)
 
     def _announced(self, compiled: Callable) -> Callable:
         if self.mesh.size == 1:
@@ -105,8 +130,9 @@ class Backend:
 
         return run
 
-    def _local(self, gm: fx.GraphModule, example_inputs: Sequence, names: Names) -> tuple[fx.GraphModule, bool]:
-        dynamic = (self.options.dynamic or bool(self.spec.maps)) and _long_enough(gm, self.mesh.size)
+    def _local(
+        self, gm: fx.GraphModule, example_inputs: Sequence, names: Names, dynamic: bool
+    ) -> tuple[fx.GraphModule, dict[int, Absent]]:
         if self.spec.maps and not dynamic:
             raise PlanError(_too_short_to_map(self.spec, self.mesh))
         captured = capture(
@@ -120,9 +146,8 @@ class Backend:
             names=names,
         )
         captured = hoisted(captured)
-        plan = solve(
-            captured, ends(self.spec, captured), axis=self.mesh.axis, p=self.mesh.size, device=self.options.device
-        )
+        wanted = ends(self.spec, captured)
+        plan = solve(captured, wanted, axis=self.mesh.axis, p=self.mesh.size, device=self.options.device)
         rank = Rank(
             self.mesh.rank, self.mesh.group_name, self.options.grad_scale, self.options.complete, self.mesh.others
         )
@@ -140,7 +165,7 @@ class Backend:
             plan = attrs.evolve(plan, notes=(*plan.notes, *said))
         self.plans.append(plan)
         self.on_plan(plan)
-        return local, dynamic
+        return local, left_out(captured, wanted, statements(self.spec, captured), self.spec)
 
     @property
     def policy(self) -> Recompute:
@@ -178,14 +203,20 @@ class Backend:
 
 
 def ends(spec: Spec, captured: Captured) -> Ends:
-    """What is wanted of each output: the spec's modes in training with a loss, else whole values."""
-    names = {o.name for o in captured.outputs}
-    in_training = captured.training and "loss" in names
-    return Ends(tuple(_mode(spec, captured, o) if in_training else "whole" for o in captured.outputs), spec.attention)
+    """What is wanted of each output: the spec's modes in training, else whole values. Without a loss all that is
+    made is wanted: `none` is whole there."""
+    has_loss = any(o.name == "loss" for o in captured.outputs)
+    said = statements(spec, captured).values()
+    modes = (_mode(each) if captured.training else "whole" for each in said)
+    return Ends(tuple("whole" if mode == "none" and not has_loss else mode for mode in modes), spec.attention)
 
 
-def _mode(spec: Spec, captured: Captured, output: Output) -> Literal["none", "local", "whole"]:
-    said = spec.output(output.name) if output.name else _unnamed(spec, captured, output)
+def statements(spec: Spec, captured: Captured) -> dict[int, Said | None]:
+    """What the spec says of each output, by its position."""
+    return {o.position: spec.output(o.name) if o.name else _unnamed(spec, captured, o) for o in captured.outputs}
+
+
+def _mode(said: Said | None) -> Literal["none", "local", "whole"]:
     if said is None:
         return "whole"
     if said.mode == "layout":
@@ -213,6 +244,25 @@ def _too_short_to_map(spec: Spec, mesh: Mesh) -> Problem:
         fix=f"give longer sequences, or leave the map out on an axis of {mesh.size}",
         where=str(spec.maps[0].at or "spec"),
     )
+
+
+def _is_symbol(example: object) -> bool:
+    """Whether Dynamo has seen another size, or another number, here."""
+    sizes = example.shape if isinstance(example, torch.Tensor) else (example,)
+    return any(isinstance(size, torch.SymInt) for size in sizes)
+
+
+def _guard_memory(gm: fx.GraphModule) -> None:
+    """What is kept and what recomputed was chosen for the sizes at hand: longer ones, from the next power of two on,
+    are compiled anew. The comparison is guarded on global sizes, so that ranks do so together."""
+    for size in _varying(gm):
+        bool(size <= 1 << (int(size.node.hint) - 1).bit_length())
+
+
+def _varying(gm: fx.GraphModule) -> list[torch.SymInt]:
+    """The sizes of inputs that Dynamo holds as symbols."""
+    values = [n.meta.get("example_value") for n in gm.graph.nodes if n.op == "placeholder"]
+    return [s for t in values if isinstance(t, torch.Tensor) for s in t.shape if isinstance(s, torch.SymInt)]
 
 
 def _long_enough(gm: fx.GraphModule, p: int) -> bool:

@@ -39,7 +39,8 @@ def compile(
 
     spec: a Spec, the name of a family, a path, or spec text; None chooses by the model's class.
     mesh: a DeviceMesh whose dims carry the spec's axis names; a DeepSpeed engine brings its own.
-    dynamic: True compiles once for all lengths; else each length is compiled for itself.
+    dynamic: True compiles once for all lengths, False for each length; None, as in torch.compile, for the first
+    length and, when a second one comes, for all others.
     recompute: what the backward computes again, as in a spec ("none", "sac", "sac budget 20GiB", "sac
     budget 0.5", "sac budget auto", "full"); None takes the spec's. A budget in bytes is for all that
     a rank holds, states of the model included.
@@ -95,9 +96,9 @@ def backend(
 
 def install(module: torch.nn.Module, program: Backend, dynamic: bool | None) -> None:
     """Makes the module's call go through the compiled program."""
-    prepare(module)
+    cache_was_on = prepare(module)
     module.compile(backend=program, fullgraph=True, dynamic=dynamic)
-    set_compiled_call(module, Step(module, compiled_call(module), program))
+    set_compiled_call(module, Step(module, compiled_call(module), program, cache_was_on))
 
 
 def spec_for(spec: Spec | str | None, module: torch.nn.Module) -> Spec:
@@ -130,7 +131,7 @@ def make_options(
 ) -> Options:
     warn_of_untested()
     chosen = device if isinstance(device, Device) else load_device(device or _default_device())
-    return Options(backend, chosen, bool(dynamic), recompute, grad_scale, complete, states)
+    return Options(backend, chosen, dynamic, recompute, grad_scale, complete, states)
 
 
 def _default_device() -> str:

@@ -60,10 +60,11 @@ def compile_engine(
         model=engine.module,
     )
     engine.get_autosp_backend = lambda compile_kwargs: program
-    prepare(engine.module)
+    cache_was_on = prepare(engine.module)
     engine.compile(compile_kwargs={"fullgraph": True, "dynamic": dynamic})
     skip_native_backward(engine)
-    set_compiled_call(engine.module, Step(engine.module, compiled_call(engine.module), program))
+    step = Step(engine.module, compiled_call(engine.module), program, cache_was_on)
+    set_compiled_call(engine.module, step)
     return engine
 
 

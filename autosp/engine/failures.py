@@ -17,12 +17,10 @@ import torch
 from ..capture import module_path, source_line
 from ..compat.torch import (
     BackendCompilerFailed,
-    FailOnRecompileLimitHit,
     TorchRuntimeError,
     UncapturedHigherOrderOpError,
     Unsupported,
     UserError,
-    recompile_limit,
 )
 from ..errors import AutospError, CaptureError, Problem
 from ..spec.paths import common_pattern
@@ -43,8 +41,6 @@ def as_raised(error: Exception, module: torch.nn.Module) -> Exception:
     CaptureError, anything else as it came."""
     if isinstance(error, BackendCompilerFailed) and isinstance(error.inner_exception, AutospError):
         return error.inner_exception
-    if isinstance(error, FailOnRecompileLimitHit):
-        return CaptureError(too_many_sizes(recompile_limit(), type(module).__name__))
     if isinstance(error, TorchRuntimeError):
         return CaptureError(not_traced(str(error.msg), list(error.real_stack), module))
     if isinstance(error, (Unsupported, UserError, UncapturedHigherOrderOpError)):
@@ -118,15 +114,6 @@ def not_traced(message: str, stack: list[FrameSummary], module: torch.nn.Module)
         rule=_SAME,
         fix="call the model once without autosp.compile and mend what fails there",
         where=where(stack, module),
-    )
-
-
-def too_many_sizes(limit: int, model: str) -> Problem:
-    return Problem(
-        what=f"{model} was compiled {limit} times and is called with yet another size, or in another mode",
-        rule=f"each length is compiled for itself, at most {limit} times (torch._dynamo.config.recompile_limit)",
-        fix="compile once for all lengths with autosp.compile(..., dynamic=True), or pad to a few lengths",
-        where="autosp.compile",
     )
 
 

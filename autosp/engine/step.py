@@ -12,10 +12,20 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from ..capture import tracing
-from ..compat.torch import maybe_mark_dynamic, whole_graph_under_ddp
+from ..compat.torch import (
+    FailOnRecompileLimitHit,
+    call_uncompiled,
+    compiling_up_to,
+    maybe_mark_dynamic,
+    recompile_limit,
+    tree_map,
+    whole_graph_under_ddp,
+)
 from ..compat.transformers import install_hooks
 from ..errors import EngineError, InputError, Problem
+from ..lower.convert import scale_gradient
 from ..spec import Spec, annotation_of, check_inputs
+from . import cache, compiles
 from .agree_words import batch_notes
 from .backend import Backend
 from .clock import Clock
@@ -29,33 +39,109 @@ BATCH_FIX = (
 
 class Step:
     """The call of a compiled module. Arguments are given to the program by name, so that inputs
-    are known by the forward's argument names whatever the call's style."""
+    are known by the forward's argument names whatever the call's style.
 
-    def __init__(self, module: torch.nn.Module, program: Callable, backend: Backend):
+    cache_was_on: `prepare` has switched the model's cache off.
+    """
+
+    def __init__(self, module: torch.nn.Module, program: Callable, backend: Backend, cache_was_on: bool = False):
         self.module, self.program, self.backend = module, program, backend
         self.spec, self.agreement, self.mesh = backend.spec, backend.agreement, backend.mesh
         self.signature = inspect.signature(module.forward)
+        self.inputs = frozenset(each.name for each in self.spec.inputs)
         self.compared = False
+        self.cache_was_on = cache_was_on
+        self.said: set[str] = set()
+        self.compiles = compiles.Compiles(type(module).__name__)
         self.clock = Clock()
 
     def __call__(self, *args, **kwargs):
-        if self.module.training and torch.is_grad_enabled():
+        if not self._training():
+            why = self._cache_of(args, kwargs)
+            if why:  # before any meeting: a rank may generate alone
+                self._say("uncompiled", cache.uncompiled(type(self.module).__name__, why))
+                return self._uncompiled(args, kwargs)
+        else:
             self.clock.tick()
         with self.agreement.attempt():
             if any(isinstance(module, FSDPModule) for module in self.module.modules()):
                 raise EngineError(fully_sharded(type(self.module).__name__))
             with placed(f"inputs of {type(self.module).__name__}.forward"):
-                inputs = self._named(args, kwargs)
+                inputs = self._without_cache(self._named(args, kwargs))
                 self._check(inputs)
                 self._mark(inputs)
-            try:
-                with tracing(), whole_graph_under_ddp():
-                    return self.program(**inputs)
-            except Exception as e:
-                raised = as_raised(e, self.module)
-                if raised is e:
-                    raise
-                raise raised from None
+            return self._run(inputs)
+
+    def _run(self, inputs: dict):
+        before = len(self.backend.plans)
+        limit = max(compiles.LIMIT, recompile_limit())
+        try:
+            with tracing(), whole_graph_under_ddp(), compiling_up_to(limit):
+                found = self.program(**inputs)
+        except FailOnRecompileLimitHit:
+            raise self.compiles.too_many(inputs, self._training(), limit) from None
+        except Exception as e:
+            raised = as_raised(e, self.module)
+            if raised is e:
+                raise
+            raise raised from None
+        if len(self.backend.plans) > before:
+            self.compiles.note(inputs, self._training())
+        return found
+
+    def _training(self) -> bool:
+        return self.module.training and torch.is_grad_enabled()
+
+    def _say(self, what: str, text: str) -> None:
+        """A warning, once."""
+        if what not in self.said:
+            self.said.add(what)
+            warnings.warn(text, stacklevel=6)
+
+    def _cache_of(self, args, kwargs) -> str | None:
+        """Why a call is one with a cache, if it is."""
+        try:
+            inputs = self._named(args, kwargs)
+        except (TypeError, InputError):  # told where the call is checked
+            return None
+        name = cache.given_cache(inputs, self.inputs)
+        return name or ("use_cache=True" if cache.asks_for_cache(self.module, inputs) else None)
+
+    def _uncompiled(self, args, kwargs):
+        """The model as it stands, on this rank alone. Its gradients, if any are wanted, are whole on every rank: they
+        are made to come out of the ranks' reduction as they are."""
+        found = call_uncompiled(self.module, *args, **kwargs)
+        options = self.backend.options
+        scale = options.grad_scale / (1 if options.complete else self.mesh.size)
+        if scale == 1 or not torch.is_grad_enabled():
+            return found
+        return tree_map(
+            lambda x: scale_gradient(x, scale) if isinstance(x, torch.Tensor) and x.requires_grad else x, found
+        )
+
+    def _without_cache(self, inputs: dict) -> dict:
+        """The inputs of a call that the program takes: it returns no cache and is given none."""
+        model = type(self.module).__name__
+        if self._training():
+            name = cache.given_cache(inputs, self.inputs)
+            if name:
+                raise InputError(cache.cache_in_training(name, model))
+            if inputs.get("use_cache"):
+                self._say("use_cache", cache.without_cache(model))
+                inputs = {**inputs, "use_cache": False}
+            self.cache_was_on |= cache.switch_off_cache(self.module, stacklevel=7)  # the user may have put it on again
+            self._see_packed(inputs, model)
+        return inputs
+
+    def _see_packed(self, inputs: dict, model: str) -> None:
+        """Says that a packed batch has another loss in eager PyTorch with its cache on. A look at positions on a
+        device waits for it: on the first call alone."""
+        at = inputs.get("position_ids")
+        asked = self.cache_was_on and inputs.get("use_cache") is None and inputs.get("attention_mask") is None
+        if not asked or not isinstance(at, torch.Tensor) or "packed" in self.said:
+            return
+        if (not self.compared or at.device.type == "cpu") and cache.restart(at):
+            self._say("packed", cache.packed(model))
 
     def _named(self, args, kwargs) -> dict:
         bound = self.signature.bind(*args, **kwargs)
@@ -71,7 +157,7 @@ class Step:
         return named
 
     def _check(self, inputs: dict) -> None:
-        training = self.module.training and torch.is_grad_enabled()
+        training = self._training()
         known = {
             name: value
             for name, value in inputs.items()
@@ -127,17 +213,8 @@ def _unnamed(model: str, name: str) -> Problem:
     )
 
 
-def prepare(module: torch.nn.Module) -> None:
-    """What must be settled before Dynamo looks at a module."""
-    switch_off_cache(module)
+def prepare(module: torch.nn.Module) -> bool:
+    """What must be settled before Dynamo looks at a module. Whether its cache was on."""
+    was_on = cache.switch_off_cache(module, stacklevel=4)
     install_hooks(module)
-
-
-def switch_off_cache(module: torch.nn.Module) -> None:
-    """A forward that returns its cache would return every layer's keys and values."""
-    config = getattr(module, "config", None)
-    if getattr(config, "use_cache", False):
-        warnings.warn(
-            "autosp: use_cache is switched off; a training step that returns its cache would gather it", stacklevel=3
-        )
-        config.use_cache = False
+    return was_on

@@ -25,6 +25,10 @@ SECONDS = 60.0
 OPTIONS = {"output_flag": False, "random_seed": 0, "mip_rel_gap": 0.0, "mip_abs_gap": 1e-4}
 
 
+class SolverError(PlanError):
+    """The solver ended without an answer: whether there is a plan is not known."""
+
+
 @attrs.define
 class Program:
     """Variables and rows, collected in a fixed order."""
@@ -134,7 +138,12 @@ def run(program: Program, seconds: float = SECONDS) -> np.ndarray:
             break
     if status == highspy.HighsModelStatus.kOptimal:
         return np.array(h.getSolution().col_value)
-    raise PlanError(_no_plan(h, ran, status, len(program.costs), seconds))
+    said, variables = h.modelStatusToString(status), len(program.costs)
+    if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
+        raise PlanError(infeasible(said, variables))
+    if status == highspy.HighsModelStatus.kTimeLimit:
+        raise SolverError(out_of_time(variables, seconds))
+    raise SolverError(broken_solver(h.version(), ran.name, said, variables))
 
 
 def _model(program: Program) -> highspy.HighsLp:
@@ -153,15 +162,6 @@ def _model(program: Program) -> highspy.HighsLp:
     kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
     lp.integrality_ = [kinds[i] for i in program.integer]
     return lp
-
-
-def _no_plan(h: highspy.Highs, ran: highspy.HighsStatus, status, variables: int, seconds: float) -> Fault:
-    said = h.modelStatusToString(status)
-    if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
-        return infeasible(said, variables)
-    if status == highspy.HighsModelStatus.kTimeLimit:
-        return out_of_time(variables, seconds)
-    return broken_solver(h.version(), ran.name, said, variables)
 
 
 def infeasible(status: str, variables: int) -> Fault:

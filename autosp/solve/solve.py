@@ -23,7 +23,7 @@ from .fuse import group
 from .notes import notes
 from .plan import Change, Plan
 from .problem import Op, Problem, Value, build
-from .program import Edge, Program, add_edges
+from .program import Edge, Program, SolverError, add_edges
 from .program import solve as run
 from .strategies import Strategy, contracts_length, strategies
 from .words import explain_groups, needs_rule
@@ -262,6 +262,8 @@ def _choose(problem: Problem, ways, wanted, costs: _Costs) -> dict[Op, Strategy]
     leaves no plan (a chain whose ends agree with its middle, not with each other), all are open."""
     try:
         return _chosen(problem, ways, wanted, costs, close=True)
+    except SolverError:
+        raise
     except PlanError:
         return _chosen(problem, ways, wanted, costs, close=False)
 

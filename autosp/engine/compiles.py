@@ -1,0 +1,78 @@
+"""How often a model was compiled, and which of its arguments made it so."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from ..errors import CaptureError, Problem
+
+LIMIT = 256  # a run does not end for its lengths; Dynamo's own limit is 8, over all models of a process
+MANY = 8
+SHOWN = 4
+
+
+@attrs.define
+class Compiles:
+    """The calls of a model that were compiled, each by what its arguments were."""
+
+    model: str
+    calls: list[dict[str, str]] = attrs.Factory(list)
+    warned: bool = False
+
+    def note(self, inputs: Mapping[str, Any], training: bool) -> None:
+        """One more call was compiled."""
+        self.calls.append(described(inputs, training))
+        if len(self.calls) > MANY and not self.warned:
+            self.warned = True
+            warnings.warn(f"autosp: {often(self.model, self.calls)}", stacklevel=6)
+
+    def too_many(self, inputs: Mapping[str, Any], training: bool, limit: int) -> CaptureError:
+        """Dynamo compiles no further."""
+        return CaptureError(too_many(self.model, limit, changes([*self.calls, described(inputs, training)])))
+
+
+def described(inputs: Mapping[str, Any], training: bool) -> dict[str, str]:
+    """What a program is compiled for, by argument."""
+    return {"the mode": "training" if training else "evaluation"} | {n: _text(x) for n, x in inputs.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return repr(value) if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
+
+
+def changes(calls: list[dict[str, str]]) -> list[str]:
+    """The arguments that were not always the same, the most varied first, each with what it was of late."""
+    names = dict.fromkeys(name for call in calls for name in call)
+    seen = {n: list(dict.fromkeys(call.get(n, "not given") for call in calls)) for n in names}
+    varied = sorted((n for n in seen if len(seen[n]) > 1), key=lambda n: -len(seen[n]))
+    return [
+        f"{n if n == 'the mode' else repr(n)} was {', '.join(seen[n][-SHOWN:])}"
+        + (f" ({len(seen[n])} in all)" if len(seen[n]) > SHOWN else "")
+        for n in varied
+    ]
+
+
+def often(model: str, calls: list[dict[str, str]]) -> str:
+    """A model is compiled again and again."""
+    said = "; ".join(changes(calls)) or "nothing of its arguments"
+    return f"{model} was compiled {len(calls)} times. What changed: {said}"
+
+
+def too_many(model: str, limit: int, changed: list[str]) -> Problem:
+    """A model was compiled as often as Dynamo allows."""
+    said = "; ".join(changed) or "nothing of its own arguments: other models of this process were"
+    return Problem(
+        what=f"{model} was compiled {limit} times, and is called with something else again. What changed: {said}",
+        rule="a value that a program is compiled for makes a new one, at most "
+        f"{limit} of them (torch._dynamo.config.recompile_limit, of all models together)",
+        fix="give a number that changes as a tensor (torch.tensor(x)); for lengths leave dynamic out of "
+        "autosp.compile, or pad to a few; or raise the limit: torch._dynamo.config.recompile_limit = 1024",
+        where="autosp.compile",
+    )
