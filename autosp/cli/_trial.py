@@ -14,7 +14,7 @@ from ..errors import SpecError
 from ..spec import Spec
 from ..spec.build import build_model
 from ..spec.model import parameters_of
-from ..spec.sample import COUNTED, made_up, no_inputs, switch_off_cache
+from ..spec.sample import COUNTED, LABELS, made_up, no_inputs, switch_off_cache
 
 IGNORED = -100
 LR = {"sgd": 0.5, "adam": 1e-3}
@@ -108,7 +108,7 @@ def _batch(trial: Trial, spec: Spec, taken: list[str], vocab: int, length: int, 
     for each in spec.inputs:
         if each.name not in taken:
             continue
-        if "label" in each.name or "target" in each.name:
+        if any(word in each.name for word in LABELS):
             found[each.name] = labels
         elif "mask" in each.name:
             if trial.mask in ("ones", "right", "left") or not each.optional:

@@ -14,6 +14,11 @@ from ._machine import json_option, say_json
 MASKS, LABELS = ("none", "ones", "right", "left", "packed"), ("full", "prompt", "unequal", "empty")
 EXTRAS, PRECISIONS = ("num_items_in_batch", "shift_labels"), ("fp32", "bf16", "autocast", "fp16")
 
+PACKED = (
+    "  use_cache is off in both runs, so that packed documents do not see each other; in plain eager training a Hugging\n"
+    "  Face model has it on by default, they do, and its loss is another (give a mask of ones to have that here too)"
+)
+
 
 @click.command()
 @click.option(
@@ -93,6 +98,8 @@ def page(verdict: Any) -> str:
         f"batch {trial.batch}, length {' '.join(map(str, trial.lengths))}, mask {trial.mask}, labels {trial.labels}, "
         f"{trial.precision}, " + ("a DeviceMesh" if trial.zero is None else f"ZeRO-{trial.zero}")
     )
+    if trial.mask == "packed":
+        head += f"\n{PACKED}"
     if verdict.failure:
         return f"{head}\nFAILED\n{verdict.failure}"
     if verdict.refusal:

@@ -15,22 +15,24 @@ from .values import Spec
 
 SIZES = {"batch": 2}
 LENGTH = 16  # of every other dim
+LABELS = ("label", "target")
 COUNTED = ("ids", "label", "mask", "token", "index", "target", "pos")
 
 
 def samples(
     model: torch.nn.Module, spec: Spec, sizes: Mapping[str, int] = SIZES, length: int = LENGTH
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Inputs that the spec names and the forward takes: those it must have, then all of them.
+    """Inputs that the spec names and the forward takes: those of a training step, then all of them.
 
-    Masks and positions are built in the graph where they are not given: both graphs count.
+    A step has what is not optional, and labels, which its loss is of. Masks and positions are built in the graph
+    where they are not given: both graphs count.
     sizes: of dims by name; every other one has the size that the spec states, or `length`.
     Raises SpecError where the forward takes none of the spec's inputs.
     """
     sizes = {**{fact.name: fact.size for fact in spec.dims if fact.size}, **sizes}
     taken = inspect.signature(model.forward).parameters
     named = [i for i in spec.inputs if i.name in taken]
-    needed = [i for i in named if not i.optional]
+    needed = [i for i in named if not i.optional or any(word in i.name for word in LABELS)]
     if not needed:
         raise SpecError(no_inputs(type(model).__name__, list(taken), [i.name for i in spec.inputs]))
     for chosen in [needed] if needed == named else [needed, named]:

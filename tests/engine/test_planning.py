@@ -162,7 +162,7 @@ WRONG = {
     "plan_with_no_policy": (SpecError, lambda: tiny_plan(recompute="sack budget auto")),
     "plan_with_half_a_policy": (SpecError, lambda: tiny_plan(recompute="sac budget 12")),
     "plan_of_no_model": (PlanError, lambda: tiny_plan(model="llama")),
-    "plan_of_no_inputs": (InputError, lambda: autosp.plan(Tiny(), {"input_ids": batch()["input_ids"]}, **PLAIN)),
+    "plan_of_no_inputs": (InputError, lambda: autosp.plan(Tiny(), {"labels": batch()["labels"]}, **PLAIN)),
     "plan_of_no_length": (PlanError, not_sequences),
 }
 
