@@ -15,8 +15,8 @@ MASKS, LABELS = ("none", "ones", "right", "left", "packed"), ("full", "prompt", 
 EXTRAS, PRECISIONS = ("num_items_in_batch", "shift_labels"), ("fp32", "bf16", "autocast", "fp16")
 
 PACKED = (
-    "  use_cache is off in both runs, so that packed documents do not see each other; in plain eager training a Hugging\n"
-    "  Face model has it on by default, they do, and its loss is another (give a mask of ones to have that here too)"
+    "  use_cache is off in both runs, so that packed documents do not see each other; in plain eager training it is on\n"
+    "  by default in a Hugging Face model, they do, and the loss is another (a mask of ones gives that here too)"
 )
 
 

@@ -61,8 +61,8 @@ def _first(values: Any) -> Absent | None:
 
 _USES = (
     "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift radd rsub rmul rtruediv rfloordiv rmod rpow "
-    "rmatmul rand ror rxor neg pos abs invert lt le gt ge getitem setitem delitem len iter contains call bool int float "
-    "complex index array"
+    "rmatmul rand ror rxor neg pos abs invert lt le gt ge getitem setitem delitem len iter contains call bool int "
+    "float complex index array"
 )
 for _use in _USES.split():
     setattr(Absent, f"__{_use}__", Absent._used)

@@ -1,5 +1,5 @@
-"""What users and trainers call a compiled model with, by name, on two ranks; each rank gives figures against plain eager
-PyTorch on whole batches."""
+"""What users and trainers call a compiled model with, by name, on two ranks; each rank gives figures against plain
+eager PyTorch on whole batches."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def gap(expected: torch.nn.Module, model: torch.nn.Module) -> float:
     return compare(snapshot(expected), snapshot(model)).ratio
 
 
-def outside(model: torch.nn.Module, batches: list[dict], loss_of: Callable, call: Callable | None = None) -> list[float]:
+def outside(model: torch.nn.Module, batches: list[dict], loss_of: Callable, call=None) -> list[float]:
     """SGD on a loss that is computed from what the model returns."""
     optimizer, losses = torch.optim.SGD(model.parameters(), lr=RATE), []
     for each in batches:
@@ -132,7 +132,9 @@ def a_cache_in_training() -> dict:
     """Asked for, it is left out, once said; given, it is refused; the losses are those without."""
     eager, model = llama(use_cache=False), compiled(llama(use_cache=False), spec=None)
     losses = train(eager, [batch(i) for i in range(3)])
-    (first, told), (second, again) = (said(lambda i=i: train(model, [batch(i) | {"use_cache": True}])) for i in range(2))
+    (first, told), (second, again) = (
+        said(lambda i=i: train(model, [batch(i) | {"use_cache": True}])) for i in range(2)
+    )
     model.config.use_cache = True  # as some scripts do before they generate
     third, switched = said(lambda: train(model, [batch(2)]))
     with torch.no_grad():

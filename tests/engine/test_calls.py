@@ -1,4 +1,4 @@
-"""Calls that trainers and users make, on real ranks: each gives the numbers of the unsharded program, or says why not."""
+"""Calls as trainers and users make them, on real ranks: the numbers of the unsharded program, or why not."""
 
 from __future__ import annotations
 

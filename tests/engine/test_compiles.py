@@ -51,7 +51,7 @@ def test_the_argument_that_changed_is_named_where_no_more_is_compiled(mesh, monk
 
 
 def test_many_compilations_are_said_once_and_end_nothing(mesh):
-    """More than Dynamo's own limit of eight; given as a tensor, which the error advises, the number needs one program."""
+    """More than Dynamo's own limit of eight; given as a tensor, as the error advises, the number needs one program."""
     model = autosp.compile(Scaled(), "causal_lm", mesh=mesh, backend="eager")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
