@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from ..capture import Captured, Names, Output, capture, name_modules
-from ..compat.torch import fake_mode_of_trace, unguarded
+from ..compat.torch import example_size, fake_mode_of_trace, unguarded
 from ..errors import EngineError, PlanError, Problem, RankError, did_you_mean
 from ..lower import Rank, band, check, lower
 from ..recompute import Decision, tile
@@ -256,7 +256,7 @@ def _guard_memory(gm: fx.GraphModule) -> None:
     """What is kept and what recomputed was chosen for the sizes at hand: longer ones, from the next power of two on,
     are compiled anew. The comparison is guarded on global sizes, so that ranks do so together."""
     for size in _varying(gm):
-        bool(size <= 1 << (int(size.node.hint) - 1).bit_length())
+        bool(size <= 1 << (int(example_size(size)) - 1).bit_length())
 
 
 def _varying(gm: fx.GraphModule) -> list[torch.SymInt]:

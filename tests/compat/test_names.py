@@ -93,6 +93,8 @@ def _compiled_call():
     assert callable(compat.compiled_call(module))
     compat.set_compiled_call(module, lambda *args: "ours")
     assert module(torch.ones(1, 2)) == "ours"
+    module.register_forward_hook(lambda module, args, out: out + 1)
+    assert torch.equal(compat.call_uncompiled(module, torch.ones(1, 2)), module.forward(torch.ones(1, 2)) + 1)
 
 
 def _placeholders():
@@ -144,6 +146,8 @@ def _whole_graph_under_ddp():
 def _recompile_limit():
     with compat.dynamo_config.patch(recompile_limit=3):
         assert compat.recompile_limit() == 3
+        with compat.compiling_up_to(5):
+            assert compat.recompile_limit() == 5
 
 
 def _in_a_trace():
@@ -220,6 +224,7 @@ USES: dict[str, tuple[str, Callable[[], None]]] = {
     "own_tensors": ("nn.Module._parameters, _buffers", _own_tensors),
     "compiled_call": ("nn.Module._compiled_call_impl", _compiled_call),
     "set_compiled_call": ("nn.Module._compiled_call_impl", _compiled_call),
+    "call_uncompiled": ("nn.Module._call_impl", _compiled_call),
     "carry_placeholder": ("fx.Node._dynamo_source, meta['tensor_dict']", _placeholders),
     "source_of": ("fx.Node.meta['grapharg'].source", _placeholders),
     "source_name": ("Source.name", _placeholders),
@@ -228,6 +233,7 @@ USES: dict[str, tuple[str, Callable[[], None]]] = {
     "dynamo_settings": ("_dynamo.config, fx.experimental._config", _dynamo_settings),
     "whole_graph_under_ddp": ("_dynamo.config.optimize_ddp", _whole_graph_under_ddp),
     "recompile_limit": ("_dynamo.config.recompile_limit", _recompile_limit),
+    "compiling_up_to": ("_dynamo.config.recompile_limit", _recompile_limit),
     "fake_mode_of_trace": ("_guards.TracingContext.fake_mode", _in_a_trace),
     "fake_of_trace": ("TracingContext.tensor_to_context, FakeTensorMode.from_tensor", _in_a_trace),
     "hints_of": ("ShapeEnv.backed_var_to_val", _in_a_trace),
