@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
 from ..compat.tested import warn_of_untested
-from ..compat.torch import compiled_call, set_compiled_call
+from ..compat.torch import compiled_call, set_compiled_call, uncompiled
 from ..errors import EngineError, Problem, SpecError
 from ..solve import Device, load_device
 from ..spec import Spec, check_model, for_class, load, parse
@@ -85,6 +85,8 @@ def backend(
 ) -> Backend:
     """A backend for `torch.compile(model, backend=..., fullgraph=True)`; arguments as for `compile`.
 
+    What is compiled may be a function too. Module paths are those of the model that it uses; where it
+    uses several, the name of a model's variable stands before its paths (`policy.layers.*.mlp`).
     Inputs are known by their names in the compiled function, or by `autosp.annotate`. What
     `compile` checks on each call (sizes, equal batches) is the caller's here.
     """
@@ -102,7 +104,10 @@ def install(module: torch.nn.Module, program: Backend, dynamic: bool | None) -> 
 
 
 def spec_for(spec: Spec | str | None, module: torch.nn.Module) -> Spec:
-    """The spec of a module. Raises SpecError where it cannot be read or does not fit the module."""
+    """The spec of a module. Raises SpecError where it cannot be read or does not fit the module, and
+    EngineError for what torch.compile made of one: its call would pass by the program."""
+    if uncompiled(module) is not module:
+        raise EngineError(_compiled(type(uncompiled(module)).__name__))
     chosen = resolve_spec(spec, module)
     if spec is None:
         chosen = with_marks(chosen, module)
@@ -150,6 +155,15 @@ def _completes(grad_reduce: str | None) -> bool:
             )
         )
     return grad_reduce != "engine"
+
+
+def _compiled(model: str) -> Problem:
+    return Problem(
+        what=f"{model} is compiled by torch.compile already",
+        rule="autosp compiles the model itself",
+        fix="leave torch.compile out: autosp.compile(model, spec, mesh=mesh), which takes backend= and dynamic=",
+        where="autosp.compile",
+    )
 
 
 def _wrapped(wrapper: str) -> Problem:

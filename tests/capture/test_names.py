@@ -508,6 +508,12 @@ def test_ddp_around_a_compiled_model(alone_in_a_group):
     assert {p.name for p in graph.placeholders if p.role == "param"} == set(dict(model.named_parameters()))
 
 
+def test_a_model_that_torch_has_compiled_is_refused(alone_in_a_group):
+    with pytest.raises(AutospError) as raised:
+        autosp.compile(torch.compile(Net(), backend="eager"), HEAD, mesh=alone_in_a_group)
+    assert raised.value.problems[0].what == "Net is compiled by torch.compile already"
+
+
 def test_a_map_of_nothing_stops_the_first_call(alone_in_a_group):
     model, spec = Decorated(), parse(HEAD + "map policy.layers.* over seq\n")
     with pytest.raises(AutospError, match=r"did you mean 'layers\.\*'"):
