@@ -21,8 +21,11 @@ FAST = (
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if is_fast(item.path) and not item.get_closest_marker("slow"):
+        fast = is_fast(item.path)
+        if fast and not item.get_closest_marker("slow"):
             item.add_marker("fast")
+        # Under pytest-xdist (--dist loadgroup) one process starts all others; a launch serves many tests.
+        item.add_marker(pytest.mark.xdist_group(str(item.path) if fast else "launches"))
 
 
 def is_fast(path: Path) -> bool:

@@ -18,6 +18,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        _start(session)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Under pytest-xdist, in the one process that runs this folder (every process collects it)."""
+    if ROWS not in item.session.stash:
+        _start(item.session)
+
+
+def _start(session: pytest.Session) -> None:
     """Starts the selected cells: in one process beside other tests, in two where there are few of those."""
     cells = [item.callspec.params["cell"] for item in session.items if _is_simulated(item)]
     if cells and not session.config.option.collectonly:
