@@ -1,7 +1,7 @@
 """Dynamo's graph to a global-view ATen graph."""
 
 from .capture import LayoutOf, capture
-from .captured import Captured, Output, Placeholder, module_path, source_line, tensors_of
+from .captured import Captured, Output, Placeholder, module_path, source_line, tensor_nodes, tensors_of
 from .trace import trace, tracing
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "capture",
     "module_path",
     "source_line",
+    "tensor_nodes",
     "tensors_of",
     "trace",
     "tracing",

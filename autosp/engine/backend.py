@@ -24,7 +24,6 @@ from ..spec import Recompute, Spec
 from ..spec.policies import as_recompute
 from .agree import Agreement
 from .dump import dump, dump_recompute
-from .failures import refuse_own_backwards
 from .inner import compile_inner, compiler_of
 from .marks import layout_of
 from .mesh import Mesh
@@ -78,7 +77,6 @@ class Backend:
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence) -> Callable:
         with self.agreement.attempt():
-            refuse_own_backwards(gm)
             local, dynamic = self._local(gm, example_inputs)
             decision = self._decided(local, example_inputs)
             with _no_local_guards(dynamic):
