@@ -129,13 +129,29 @@ def mark(args: tuple, kwargs: dict) -> tuple:
                 "return a new value instead, and leave ctx.mark_dirty out",
             )
         )
+    constant = frozenset(kwargs["non_differentiable_idx"])
+    if _unmaterialised() and len(forward.graph.output_node().args[0][0]) - len(constant) > 1:
+        raise CaptureError(
+            _refused(
+                "an autograd.Function with several results, beside a call of ctx.set_materialize_grads",
+                "leave ctx.set_materialize_grads out: the gradient of a result that is not used is then zeros, not None",
+            )
+        )
     for body, name in ((forward, "forward"), (backward, "backward")):
         _refuse_inside(body, name)
     tensors = [i for i, a in enumerate(given) if isinstance(a, torch.Tensor)]
     sizes = [a for i, a in enumerate(given) if i not in tensors]
     key = next(_keys)
-    _pending[key] = _Call(forward, backward, frozenset(kwargs["non_differentiable_idx"]), tuple(tensors), len(given))
+    _pending[key] = _Call(forward, backward, constant, tuple(tensors), len(given))
     return tuple(torch.ops.autosp.own_backward([given[i] for i in tensors], sizes, key))
+
+
+def _unmaterialised() -> bool:
+    """Whether Dynamo met `ctx.set_materialize_grads`: it goes on as if it had not, and the backward is
+    traced as if every result had a gradient."""
+    context = torch._guards.TracingContext.try_get()
+    called = torch.autograd.function.FunctionCtx.set_materialize_grads.__code__
+    return context is not None and called in (context.get_traced_code() or ())
 
 
 def _refuse_inside(body: fx.GraphModule, name: str) -> None:
