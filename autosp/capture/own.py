@@ -15,8 +15,8 @@ from typing import Any
 import attrs
 import torch
 from torch import fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..compat.torch import SET_GRAD_ENABLED, HigherOrderOperator, saw_call_of, trace_to_aten
 from ..errors import AutospError, CaptureError, Problem
 from .canonical import canonicalise
 from .captured import Placeholder, source_line
@@ -109,7 +109,7 @@ class _Body(fx.Interpreter):
     """Runs a body without its switches of grad mode: no gradient flows inside."""
 
     def call_function(self, target, args, kwargs):
-        if target is torch._C._set_grad_enabled:
+        if target is SET_GRAD_ENABLED:
             return None
         return super().call_function(target, args, kwargs)
 
@@ -134,7 +134,7 @@ def mark(args: tuple, kwargs: dict) -> tuple:
         raise CaptureError(
             _refused(
                 "an autograd.Function with several results, beside a call of ctx.set_materialize_grads",
-                "leave ctx.set_materialize_grads out: the gradient of a result that is not used is then zeros, not None",
+                "leave ctx.set_materialize_grads out: the gradient of an unused result is then zeros, not None",
             )
         )
     for body, name in ((forward, "forward"), (backward, "backward")):
@@ -149,14 +149,12 @@ def mark(args: tuple, kwargs: dict) -> tuple:
 def _unmaterialised() -> bool:
     """Whether Dynamo met `ctx.set_materialize_grads`: it goes on as if it had not, and the backward is
     traced as if every result had a gradient."""
-    context = torch._guards.TracingContext.try_get()
-    called = torch.autograd.function.FunctionCtx.set_materialize_grads.__code__
-    return context is not None and called in (context.get_traced_code() or ())
+    return saw_call_of(torch.autograd.function.FunctionCtx.set_materialize_grads)
 
 
 def _refuse_inside(body: fx.GraphModule, name: str) -> None:
     for node in body.graph.nodes:
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
+        if isinstance(node.target, HigherOrderOperator):
             raise CaptureError(
                 _refused(
                     f"the {name} of an autograd.Function holds '{node.target}', an operator that takes functions",
@@ -214,10 +212,8 @@ def _fresh(val):
 def _traced(body: fx.GraphModule, args: list, name: str) -> fx.GraphModule:
     """A body as a functional ATen graph, dead code removed."""
     interpreter = _Body(body)
-    with torch.no_grad(), torch.fx.traceback.preserve_node_meta():
-        graph = make_fx(
-            lambda *a: interpreter.run(*a), pre_dispatch=True, tracing_mode="real", _allow_non_fake_inputs=True
-        )(*args)
+    with torch.no_grad():
+        graph = trace_to_aten(lambda *a: interpreter.run(*a), args)
     for node in graph.graph.nodes:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise CaptureError(

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..capture import tensors_of
 from ..capture.own import own_of
+from ..compat.torch import FakeTensorMode
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, local_shape
 from ..rules import factor_of, project
 from ..solve import Plan

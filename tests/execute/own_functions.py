@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import nn
 from torch.autograd import Function
@@ -244,6 +242,117 @@ class ChunkedLoss(Function):
         return of_x * grad, of_weight * grad, None
 
 
+class Waves(Function):
+    """Two results; what the backward reads are attributes of ctx."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x, ctx.sine = x, x.sin()
+        return x.exp(), x.cos()
+
+    @staticmethod
+    def backward(ctx, grad, other):
+        return 0.5 * grad * ctx.x.exp() - other * ctx.sine
+
+
+class Halves(Function):
+    """The gradient of an unused result is None, by ctx.set_materialize_grads."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.set_materialize_grads(False)
+        return x * 1.0, x * 2.0
+
+    @staticmethod
+    def backward(ctx, grad, other):
+        return 0.5 * grad if other is None else grad + 2 * other
+
+
+class MaterialisedHalves(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1.0, x * 2.0
+
+    @staticmethod
+    def backward(ctx, grad, other):
+        return 0.5 * grad if other is None else grad + 2 * other
+
+
+class Dirty(Function):
+    @staticmethod
+    def forward(ctx, x):
+        x.mul_(2)
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2
+
+
+class Clean(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.mul(2)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2
+
+
+class Dropped(Function):
+    @staticmethod
+    def forward(ctx, x):
+        kept = torch.rand_like(x) < 2
+        ctx.save_for_backward(kept)
+        return x * kept
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0]
+
+
+class Kept(Function):
+    @staticmethod
+    def forward(ctx, x, draws):
+        kept = draws < 2
+        ctx.save_for_backward(kept)
+        return x * kept
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0], None
+
+
+class Forked(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.cond(x.square().sum() > 1, lambda y: y * 2, lambda y: y * 1, (x,))
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+@torch.library.custom_op("autosp_tests::doubled", mutates_args=())
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return x * 2.0
+
+
+doubled.register_fake(lambda x: torch.empty_like(x))
+doubled.register_autograd(lambda ctx, grad: grad * 2.0)
+
+
+class ByOperator(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2.0
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.ops.autosp_tests.doubled(grad)
+
+
 class Decoder(nn.Module):
     """Embedding, linear layer, the function, attention, head, loss over shifted labels."""
 
@@ -333,7 +442,7 @@ class FrozenLinear(OwnLinear):
 
 class AmpLinear(Decoder):
     def own(self, x):
-        return Gelu.apply(ProjectedAmp.apply(x, self.second.weight))
+        return ProjectedAmp.apply(x, self.second.weight)
 
 
 class OwnNorm(Decoder):
@@ -364,6 +473,75 @@ class FusedLoss(Decoder):
 class FusedLossInChunks(Decoder):
     def loss(self, x, targets):
         return ChunkedLoss.apply(x, self.head.weight, targets)
+
+
+class FlatTokens(Decoder):
+    """Batch and tokens in one dim."""
+
+    def own(self, x):
+        return Gelu.apply(x.flatten(0, 1)).view_as(x)
+
+
+class TwoResults(Decoder):
+    def own(self, x):
+        a, b = Waves.apply(x)
+        return a + b
+
+
+class Attributes(Decoder):
+    """One of two results is not used."""
+
+    def own(self, x):
+        return Waves.apply(x)[1]
+
+
+class Unmaterialised(Decoder):
+    def own(self, x):
+        return Halves.apply(x)[0]
+
+
+class Materialised(Decoder):
+    def own(self, x):
+        return MaterialisedHalves.apply(x)[0]
+
+
+class WritesItsInput(Decoder):
+    def own(self, x):
+        return Dirty.apply(x * 1.0)
+
+
+class WritesNothing(Decoder):
+    def own(self, x):
+        return Clean.apply(x * 1.0)
+
+
+class DrawsInside(Decoder):
+    def own(self, x):
+        return Dropped.apply(x)
+
+
+class DrawsOutside(Decoder):
+    """(All draws are below 2: the reference draws others.)"""
+
+    def own(self, x):
+        return Kept.apply(x, torch.rand_like(x))
+
+
+class Branching(Decoder):
+    def own(self, x):
+        return Forked.apply(x)
+
+
+class Choosing(Decoder):
+    """In differentiable operators."""
+
+    def own(self, x):
+        return torch.where(x.square().sum() > 1, x * 2, x * 1)
+
+
+class OwnOperator(Decoder):
+    def own(self, x):
+        return ByOperator.apply(x)
 
 
 class Together(Decoder):
