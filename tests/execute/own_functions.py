@@ -544,6 +544,13 @@ class OwnOperator(Decoder):
         return ByOperator.apply(x)
 
 
+class CustomOperator(Decoder):
+    """Its backward by register_autograd."""
+
+    def own(self, x):
+        return torch.ops.autosp_tests.doubled(x)
+
+
 class Together(Decoder):
     """Most of the above in one model."""
 

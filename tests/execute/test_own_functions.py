@@ -18,7 +18,8 @@ from autosp.engine.traced import planned
 from autosp.errors import PlanError
 from autosp.layout import Split
 from autosp.lower import Rank, lower
-from autosp.rules import user
+from autosp.rules import RuleBook, default_rules, user
+from autosp.rules.missing import gaps
 from autosp.spec import parse
 from tests.execute import own_functions as own
 
@@ -105,20 +106,37 @@ def test_what_no_graph_can_say_is_refused_and_the_fix_works(name: str):
     assert verdict.exact, page(verdict)
 
 
-@pytest.mark.parametrize("rule", ["x[*]) -> [*]\n     linear x", "x[a, b, c]) -> [a, b, c]\n     whole a, b, c"])
-def test_an_operator_without_a_rule_is_named_and_a_rule_mends_it(rule: str, tmp_path: Path, monkeypatch):
-    """One rule that splits, and one that is the draft of the error: the call then runs whole."""
+RULES = ["x[*]) -> [*]\n     linear x", "x[a, b, c]) -> [a, b, c]\n     whole a, b, c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("OwnOperator", RULES[0]), ("OwnOperator", RULES[1]), ("CustomOperator", RULES[0])]
+)
+def test_an_operator_without_a_rule_is_named_and_a_rule_mends_it(name: str, rule: str, tmp_path: Path, monkeypatch):
+    """In a backward and by itself; one rule that splits, and one that is the draft of the error: whole."""
     monkeypatch.setenv("AUTOSP_RULES", str(tmp_path / "rules"))
     monkeypatch.setattr(user, "REGISTERED", [])
-    verdict = judge(trial("OwnOperator"), simulate=True)
-    name = "autosp_tests.doubled.default"
-    assert verdict.refusal.what.startswith(f"the backward of an autograd.Function calls {name}, which has no rule")
-    assert f"'autosp rules verify {name}'" in verdict.refusal.text
-    (tmp_path / "own.rule").write_text(f"rule {name}({rule}\n")
+    operator = "autosp_tests.doubled.default"
+    inside = f"the backward of an autograd.Function calls {operator}, which has no rule, and its operand"
+    verdict = judge(trial(name), simulate=True)
+    what = {"OwnOperator": inside, "CustomOperator": f"operator {operator} has no rule, and its operand"}[name]
+    assert verdict.refusal.what.startswith(what)
+    assert f"'autosp rules verify {operator}'" in verdict.refusal.text
+    (tmp_path / "own.rule").write_text(f"rule {operator}({rule}\n")
     added = CliRunner().invoke(main, ["rules", "add", str(tmp_path / "own.rule")])
     assert added.exit_code == 0, added.output
-    verdict = judge(trial("OwnOperator"), simulate=True)
+    verdict = judge(trial(name), simulate=True)
     assert verdict.exact, page(verdict)
+
+
+def test_the_operators_of_both_bodies_are_missed():
+    """As `autosp check --model` lists them."""
+    plan = plan_of("Activation")
+    assert not gaps(plan.problem.captured, default_rules())
+    found = gaps(
+        plan.problem.captured, RuleBook(tuple(r for r in default_rules().rules if "aten.tanh.default" not in r.targets))
+    )
+    assert [(g.operator, g.calls) for g in found if g.operator == "aten.tanh.default"] == [("aten.tanh.default", 4)]
 
 
 def test_a_backward_that_is_not_linear_is_refused_where_gradients_are_weighed():
