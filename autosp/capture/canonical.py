@@ -12,6 +12,8 @@ aten = torch.ops.aten
 MEAN, SUM = 1, 2
 TOKEN_LOSSES = (aten.cross_entropy_loss.default, aten.nll_loss.default, aten.nll_loss_nd.default)
 
+LIKE = {aten.view_as.default: aten.view.default, aten.reshape_as.default: aten.reshape.default}
+
 
 def canonicalise(gm: fx.GraphModule) -> None:
     """Mean token losses as sum over valid tokens over their count, so that a split over tokens is
@@ -22,9 +24,27 @@ def canonicalise(gm: fx.GraphModule) -> None:
                 _mean_as_sum_over_count(gm, node)
     for node in list(gm.graph.find_nodes(op="call_function", target=aten.broadcast_tensors.default)):
         _each_by_itself(gm, node)
+    for target, sized in LIKE.items():
+        for node in list(gm.graph.find_nodes(op="call_function", target=target)):
+            _with_its_sizes(gm, node, sized)
     gm.graph.eliminate_dead_code()
     gm.graph.lint()
     gm.recompile()
+
+
+def _with_its_sizes(gm: fx.GraphModule, node: fx.Node, target) -> None:
+    """`x.view_as(y)` as the view that it is: of `y` only the sizes are read."""
+    with gm.graph.inserting_before(node):
+        sizes = [_size(gm, node.args[1], d, n) for d, n in enumerate(node.meta["val"].shape)]
+    node.target, node.args = target, (node.args[0], sizes)
+
+
+def _size(gm: fx.GraphModule, tensor: fx.Node, dim: int, size):
+    if isinstance(size, int):
+        return size
+    found = gm.graph.call_function(aten.sym_size.int, (tensor, dim))
+    found.meta["val"] = size
+    return found
 
 
 def _each_by_itself(gm: fx.GraphModule, node: fx.Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import attrs
 import torch
 from torch import fx
 
@@ -19,10 +20,10 @@ from ..compat.torch import (
     hints_of,
     trace_to_aten,
 )
-from ..errors import CaptureError, InputError, Problem
+from ..errors import AutospError, CaptureError, InputError, Problem
 from ..spec import Constraint, Map
 from ..syntax import Layout
-from . import words
+from . import own, words
 from .canonical import canonicalise
 from .captured import Captured, Output, Placeholder, module_path, source_line, tensors_of
 from .constraints import constrain_modules
@@ -65,8 +66,13 @@ def capture(
     try:
         with mode:
             graph = trace_to_aten(lambda *a: interpreter.run(*a), args)
+            own.place(graph)
+    except AutospError as e:
+        raise type(e)([attrs.evolve(p, where=p.where or _place(interpreter.at)) for p in e.problems]) from e
     except Exception as e:  # any failure of tracing is the model's to know
         raise CaptureError(_untraceable(e, interpreter.at)) from e
+    finally:
+        own.forget()
     placeholders = _placeholders(gm, graph, example_inputs, names)
     functionalise(graph, placeholders, torch.is_grad_enabled())
     if lost := _lost(graph):
@@ -167,7 +173,10 @@ def _plain(gm: fx.GraphModule) -> fx.GraphModule:
         if node.target is wrapped:
             body = getattr(gm, node.args[0].target)
             values = [env[a] if isinstance(a, fx.Node) else a for a in node.args[1:]]
-            env[node] = graph.graph_copy(body.graph, dict(zip(_inputs_of(body), values)))
+            known = dict(zip(_inputs_of(body), values))
+            env[node] = graph.graph_copy(body.graph, known)
+            for inner in body.graph.find_nodes(op="get_attr"):
+                known[inner].target = f"{node.args[0].target}.{inner.target}"
         elif node.op == "output":
             graph.output(fx.map_arg(node.args[0], lambda n: env[n]))
         elif node.op != "get_attr" or any(user.target is not wrapped for user in node.users):
@@ -219,6 +228,9 @@ class _Interpreter(fx.Interpreter):
         self.at = n
         return super().run_node(n)
 
+    def call_function(self, target, args, kwargs):
+        return own.mark(args, kwargs) if own.is_own(target) else super().call_function(target, args, kwargs)
+
 
 _VALUE_FIXES = {
     "DataDependentOutputException": "keep the value a tensor: no .item(), float() or int() of it in the forward",
@@ -228,8 +240,6 @@ _VALUE_FIXES = {
 
 def _untraceable(e: Exception, at: fx.Node | None) -> Problem:
     kind, first = type(e).__name__, (str(e).strip().splitlines() or [""])[0]
-    place = source_line(at) if at is not None else ""
-    module = module_path(at) if at is not None else ""
     return Problem(
         what=f"the model's graph cannot be traced to ATen operators: {kind}: {first}",
         rule="autosp works on one full graph of ATen operators, whose sizes follow from the inputs' sizes",
@@ -237,5 +247,10 @@ def _untraceable(e: Exception, at: fx.Node | None) -> Problem:
             kind,
             "run the model under torch.compile(fullgraph=True, backend='aot_eager') first; what fails there fails here",
         ),
-        where=(f"{place} (module {module})" if place and module else place or module) or "capture",
+        where=_place(at),
     )
+
+
+def _place(at: fx.Node | None) -> str:
+    place, module = ("", "") if at is None else (source_line(at), module_path(at))
+    return (f"{place} (module {module})" if place and module else place or module) or "capture"

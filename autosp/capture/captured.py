@@ -96,3 +96,10 @@ def tensors_of(value) -> list[torch.Tensor]:
     if isinstance(value, (tuple, list)):
         return [t for v in value for t in tensors_of(v)]
     return []
+
+
+def tensor_nodes(node: fx.Node) -> list[fx.Node]:
+    """The nodes that give a call's tensor operands, in order, as often as they occur."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n) if tensors_of(n.meta.get("val")) else None)
+    return found

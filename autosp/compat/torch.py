@@ -288,6 +288,12 @@ def fake_mode_of_trace() -> Any | None:
     return getattr(_named("TracingContext").try_get(), "fake_mode", None)
 
 
+def saw_call_of(function: Any) -> bool:
+    """Whether the trace that a backend is called in has gone through a Python function."""
+    context = _named("TracingContext").try_get()
+    return context is not None and function.__code__ in (context.get_traced_code() or ())
+
+
 def fake_of_trace(x: torch.Tensor, placeholder: fx.Node) -> torch.Tensor:
     """A fake of one of Dynamo's example inputs, with the symbols that Dynamo gave its sizes."""
     context = _named("TracingContext").get()

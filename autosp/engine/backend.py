@@ -26,7 +26,6 @@ from ..spec.policies import as_recompute
 from .absent import Absent, left_out, with_absent
 from .agree import Agreement
 from .dump import dump, dump_recompute
-from .failures import refuse_own_backwards
 from .inner import compile_inner, compiler_of
 from .marks import layout_of
 from .mesh import Mesh
@@ -90,7 +89,6 @@ class Backend:
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence) -> Callable:
         with self.agreement.attempt():
             names = name_modules(gm, example_inputs, self.model)
-            refuse_own_backwards(gm)
             compiled = self._compiled(gm, example_inputs, names)
             self._compare()  # last: a rank that fails before has no one waiting for it in a collective
         return self._announced(compiled)

@@ -14,7 +14,6 @@ from traceback import FrameSummary
 import attrs
 import torch
 
-from ..capture import module_path, source_line
 from ..compat.torch import (
     BackendCompilerFailed,
     TorchRuntimeError,
@@ -57,29 +56,6 @@ def placed(where: str) -> Iterator[None]:
         if all(problem.where for problem in e.problems):
             raise
         raise type(e)([attrs.evolve(p, where=p.where or where) for p in e.problems]) from e.__cause__
-
-
-def refuse_own_backwards(graph: torch.fx.GraphModule) -> None:
-    """Raises CaptureError where Dynamo's graph holds an autograd.Function: re-traced, its forward
-    would run and its backward would be lost."""
-    nodes = [n for part in graph.modules() if isinstance(part, torch.fx.GraphModule) for n in part.graph.nodes]
-    found = [n for n in nodes if getattr(n.target, "__name__", "") == "autograd_function_apply"]
-    if found:
-        replaced = not torch.nn.functional.linear.__module__.startswith("torch")
-        places = dict.fromkeys(source_line(n) or module_path(n) or "the forward" for n in found)
-        raise CaptureError([own_backward(place, replaced) for place in places])
-
-
-def own_backward(where: str, linear_is_replaced: bool) -> Problem:
-    return Problem(
-        what="an autograd.Function, with a backward of its own",
-        rule="the backward of a split program follows from the operators of its forward",
-        fix='set "memory_efficient_linear": false for the ZeRO 3 engine of this process: it has replaced '
-        "torch.nn.functional.linear"
-        if linear_is_replaced
-        else "write the function in differentiable operators",
-        where=where,
-    )
 
 
 def _broken(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> Problem:

@@ -24,6 +24,7 @@ from ..rules import factor_of, project
 from ..solve import Plan
 from ..solve.problem import Op, Value
 from .convert import TABLE, convert, scale_gradient
+from .own_check import own_faults
 from .shapes import in_numbers, local_shapes
 
 aten = torch.ops.aten
@@ -186,6 +187,8 @@ class _Checker:
                 f"the operator's rule: {op.projection.rule if op.projection else 'none, whole only'}",
             )
             return
+        for what, rule in own_faults(op, node, operands, placed, self.plan, _rank_of(self.gm)) if op.own else ():
+            self._fault(node, what, rule)
         results = tuple(Typed(v.id, at, flows and v.diff) for v, at in zip(op.results, placed))
         self.types[node] = results[0] if op.results[0].index is None else results
 
@@ -232,7 +235,7 @@ class _Checker:
                     f"output {output.name or output.position} is {t.placement!r}; it is wanted {at!r}",
                     "an output is given as the spec asks",
                 )
-            if v.node.name != output.node:
+            if not any(n.name == output.node and v in self.problem.of[n] for n in self.problem.of):
                 self._fault(
                     node,
                     f"output {output.position} is {v.name}; it is wanted to be {output.node}",

@@ -20,6 +20,7 @@ from ..capture import tensors_of
 from ..capture.masks import SDPA, drops_mask, window_of, without_mask
 from ..capture.regions import KEY
 from ..compat.torch import carry_placeholder, carry_sources, tree_map
+from ..errors import PlanError, Problem
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..rules import localise
 from ..solve import Change, Plan
@@ -28,6 +29,7 @@ from ..solve.problem import Op, Value
 from ..solve.strategies import is_random
 from .band import BAND, Band
 from .convert import convert, mean_over, scale_gradient
+from .own import local_own
 from .sizes import Sizes
 
 aten = torch.ops.aten
@@ -207,6 +209,8 @@ class _Lowering:
             out = self._emit(aten.alias.default, args[:1], {})
         elif KEY in op.node.meta:
             out = self._emit(op.node.target, self._shard_sizes(op, s, args), {})
+        elif op.own is not None:
+            out = self._own(op, s, args)
         elif op.node.target is torch.ops.autosp.mean_over.default and args[1] in self.rank.others:
             out = self._emit(mean_over, (args[0], *self.rank.others[args[1]]), {})
         elif op.projection is None:
@@ -220,6 +224,35 @@ class _Lowering:
         if op.node.target is SDPA and (window := window_of(op.node, s.needs[0])) is not None:
             out.meta[BAND] = Band(window, op.operands[0].shape[-2], op.node.meta["val"].device)
         self._results(op, s, out)
+
+    def _own(self, op: Op, s, args) -> fx.Node:
+        """An autograd.Function, with both its bodies on local sizes."""
+        if not op.own.linear and self._weighed():
+            raise PlanError(_not_linear(op))
+        local = local_own(op, s.needs, s.gives, self.plan.p, self.rank.rank, self.rank.group)
+        tensors = [a for a, n in zip(args, op.node.args) if isinstance(n, fx.Node) and tensors_of(n.meta.get("val"))]
+        if not op.own.linear:
+            tensors = [
+                self._scaled(a, v, need, self.rank.grad_scale) for a, v, need in zip(tensors, op.operands, s.needs)
+            ]
+        sizes = [self.sizes(symbol) for symbol in local.symbols]
+        return self._emit(local.called(op.node.target.__name__), (*tensors, *sizes), {})
+
+    def _weighed(self) -> bool:
+        """Whether the loss is one token mean over data-parallel ranks: gradients inside are not then those
+        of each rank's own loss, nor of the whole batch's."""
+        graph = self.problem.captured.graph.graph
+        marks = graph.find_nodes(op="call_function", target=torch.ops.autosp.mean_over.default)
+        return any(self.rank.others.get(n.args[1], ("", 1))[1] > 1 for n in marks)
+
+    def _scaled(self, node: fx.Node, v: Value, at: Placement, factor: float) -> fx.Node:
+        """The value, its gradient multiplied: a backward that is not linear must see the gradient of
+        the loss itself, not what the engine divides later."""
+        if not v.diff or self.rank.grad_scale == 1.0:
+            return node
+        out = self._emit(scale_gradient, (node, factor), {})
+        self._note(out, v, at)
+        return out
 
     def _arguments(self, op: Op, operands):
         """The call's arguments on local values; sizes become expressions of the inputs."""
@@ -293,6 +326,8 @@ class _Lowering:
                 self._note(node, v, at)
             else:
                 node = self._item(out, i, v, at)
+            if op.own is not None and not op.own.linear:
+                node = self._scaled(node, v, at, 1.0 / self.rank.grad_scale)
             self.env[v.id, at] = self._first_ranks(node, v) if agree else node
 
     def _first_ranks(self, node: fx.Node, v: Value) -> fx.Node:
@@ -325,6 +360,17 @@ class _Lowering:
         node = next((n for n in source.graph.nodes if n.name == output.node), None)
         val = None if node is None else node.meta.get("val")
         return self.sizes(val) if isinstance(val, (torch.SymInt, int)) else None
+
+
+def _not_linear(op: Op) -> Problem:
+    return Problem(
+        what="the backward of an autograd.Function is not linear in the gradient, and the loss is a mean over "
+        "data-parallel ranks",
+        rule="under 'reduce loss mean over' a rank's gradients are weighed by all ranks' tokens: a backward that clips "
+        "them, or adds to them, would give others than those of the whole batch",
+        fix="leave the statement 'reduce loss mean over' out, or write the function in differentiable operators",
+        where=op.source or op.node.name,
+    )
 
 
 def _same_dim(c: Change) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
+from ..capture.own import own_of
 from ..compat.torch import FakeTensorMode
 from ..layout import Placement, Split, as_size, local_shape
 from ..solve import Plan
@@ -52,6 +53,8 @@ class _Shapes(fx.Interpreter):
             out = self._converted(n)
         elif n.target is scale_gradient or n.target is mean_over:
             out = self.env[n.args[0]]
+        elif own_of(n) is not None:
+            out = OnShapes(own_of(n).forward).run(*fx.map_arg(n.args, lambda a: self.env[a]))[0]
         else:
             out = super().run_node(n)
         if isinstance(out, torch.Tensor):
@@ -65,6 +68,24 @@ class _Shapes(fx.Interpreter):
             v = problem.values[t.value]
             shape = local_shape(v.hint, in_numbers(t.placement, hints), self.plan.p, n.args[5])
             found.append(torch.empty(shape, dtype=v.dtype, device=self.env[x].device))
+        return tuple(found)
+
+
+class OnShapes(fx.Interpreter):
+    """Runs a body of an autograd.Function on fake tensors, without a collective."""
+
+    def call_function(self, target, args, kwargs):
+        if target is not convert:
+            return super().call_function(target, args, kwargs)
+        xs, _, srcs, dsts, p, rank, _, _ = args
+        found = []
+        for x, src, dst in zip(xs, srcs, dsts, strict=True):
+            shape = list(x.shape)
+            if src is not None:
+                shape[src[0]] = src[1] * src[2] * src[3]
+            if dst is not None:
+                shape[dst[0]] = dst[1] * ((dst[2] + (p - 1 - rank)) // p) * dst[3]
+            found.append(torch.empty(shape, dtype=x.dtype, device=x.device))
         return tuple(found)
 
 

@@ -10,10 +10,12 @@ import torch
 from torch import fx
 
 from ..capture import tensors_of
+from ..capture.own import own_of
 from ..compat.torch import FakeTensor, FakeTensorMode, OpOverload, unguarded
 from ..errors import RuleError
 from ..layout import Size, as_size, count
 from ..lower.convert import convert, mean_over, scale_gradient
+from ..lower.shapes import OnShapes
 from ..rules import Projection, RuleBook
 from ..solve.problem import concrete, hint_of
 
@@ -173,6 +175,8 @@ class _Shapes(fx.Interpreter):
         elif n.target is mean_over:
             x = self.env[n.args[0]]
             out = torch.empty_like(x, dtype=x.dtype if x.is_floating_point() else torch.float64)
+        elif own_of(n) is not None:
+            out = OnShapes(own_of(n).forward).run(*fx.map_arg(n.args, lambda a: self.env[a]))[0]
         elif n.op == "get_attr":
             out = self._constant(super().run_node(n))
         else:

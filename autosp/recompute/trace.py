@@ -70,9 +70,9 @@ def _fake(x, mode: FakeTensorMode):
 
 def default_saved(joint: Joint, gm: fx.GraphModule, num_fwd_outputs: int) -> frozenset[int]:
     """The storages that PyTorch's own partitioner saves: what `recompute none` keeps."""
-    copy = fx.GraphModule(gm, fx.Graph())
-    mapping: dict[fx.Node, fx.Node] = {}
-    copy.graph.output(copy.graph.graph_copy(gm.graph, mapping))
+    graph, mapping = fx.Graph(), {}
+    graph.output(graph.graph_copy(gm.graph, mapping))
+    copy = fx.GraphModule(gm, graph)  # with the constants that the graph reads
     copy.graph.output_node().meta.update(gm.graph.output_node().meta)
     _, backward = min_cut_rematerialization_partition(copy, None, num_fwd_outputs=num_fwd_outputs)
     passed = {n.name for n in backward.graph.find_nodes(op="placeholder")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -10,6 +10,7 @@ from torch import fx
 
 from ..capture import Captured, tensors_of
 from ..capture.captured import paths_of
+from ..capture.own import own_of
 from ..compat.torch import HigherOrderOperator, OpOverload
 from ..errors import RuleError
 from ..spec import Map
@@ -42,8 +43,8 @@ def gaps(captured: Captured, book: RuleBook, maps: Iterable[Map] = ()) -> list[G
     """
     patterns = [m.module for m in maps]
     found: dict[str, Gap] = {}
-    for node in captured.graph.graph.nodes:
-        if node.op != "call_function" or not tensors_of(node.meta.get("val")):
+    for node in calls_of(captured.graph):
+        if not tensors_of(node.meta.get("val")):
             continue
         if any(matches(pattern, path) for pattern in patterns for path in paths_of(node)):
             continue
@@ -52,6 +53,16 @@ def gaps(captured: Captured, book: RuleBook, maps: Iterable[Map] = ()) -> list[G
             known = found.get(gap.operator)
             found[gap.operator] = gap if known is None else attrs.evolve(known, calls=known.calls + 1)
     return list(found.values())
+
+
+def calls_of(graph: fx.GraphModule) -> Iterator[fx.Node]:
+    """A graph's calls, and those in the bodies of autograd.Functions."""
+    for node in graph.graph.nodes:
+        if node.op == "call_function":
+            own = own_of(node)
+            for body in (own.forward, own.backward) if own is not None else ():
+                yield from calls_of(body)
+            yield node
 
 
 def gap_of(node: fx.Node, captured: Captured, book: RuleBook) -> Gap | None:

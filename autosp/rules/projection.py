@@ -25,6 +25,10 @@ class Projection:
     movement: only moves or casts data; running it whole is no replicated work, nothing is saved for it.
     saves: operand indices whose values its backward needs; -1 means the result.
     random: draws random numbers: shards must draw differently, replicas alike.
+    partial: (factor, result) pairs: the result is a partial sum where that `pass` factor is split. A
+      result that neither has a split factor nor is a sum then is equal on all ranks.
+    nonlinear: its backward is not linear in the gradient (an autograd.Function's own): never run on
+      gradients that are partial sums.
     """
 
     operands: tuple[Dims, ...]
@@ -38,3 +42,5 @@ class Projection:
     saves: tuple[int, ...] = ()
     rule: str = ""
     random: bool = False
+    partial: frozenset[tuple[int, int]] = frozenset()
+    nonlinear: bool = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from ..layout import PARTIAL, Kind, Placement, Size, Split, as_size, divide, make_split
+from ..layout import PARTIAL, REPLICATE, Kind, Placement, Size, Split, as_size, divide, make_split
 from .projection import Dims, Projection
 
 
@@ -58,7 +58,9 @@ def project(
     operands: list[Placement | None] = [placed(dims) for dims in projection.operands]
     if summed:
         operands = [PARTIAL if i in projection.once else o for i, o in enumerate(operands)]
-    return tuple(operands), tuple(PARTIAL if summed else placed(d) for d in projection.results)
+    sums = [summed or (factor, i) in projection.partial for i in range(len(projection.results))]
+    results = [PARTIAL if s else placed(d) or REPLICATE for s, d in zip(sums, projection.results)]
+    return tuple(operands), tuple(results)
 
 
 def factor_of(projection: Projection, operand: int, split: Split) -> tuple[int, Size, Size, Size] | None:

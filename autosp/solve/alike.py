@@ -45,4 +45,5 @@ def _value_key(v: Value, splits: frozenset[Split]) -> Hashable:
 def _op_key(op: Op, values: Mapping[int, int]) -> Hashable:
     """Calls bound alike share one projection object (see `problem.build`)."""
     tensors = tuple(values[v.id] for v in op.operands), tuple(values[v.id] for v in op.results)
-    return "op", op.node.target, id(op.projection), *tensors
+    target = op.node.target if op.own is None else "own backward"  # equal bodies share a projection too
+    return "op", target, id(op.projection), *tensors

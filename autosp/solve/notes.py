@@ -19,6 +19,8 @@ def notes(problem: Problem, chosen: dict[Op, Strategy], attention: str, axis: st
             found.append(
                 f"{op.module or '<root>'}: {op.node.target} draws whole values; the first rank's are summed to all ranks"
             )
+        if op.own is not None and s.part is None and op.reasons and op.tagged and p > 1:
+            found.append(f"{op.module or '<root>'}: an autograd.Function runs whole on every rank: {op.reasons[0]}")
         lengths = contracts_length(problem, op, axis)
         if not lengths or attention == "auto" or p == 1:
             continue
@@ -35,7 +37,12 @@ def _masks(chosen: dict[Op, Strategy], p: int) -> list[str]:
     """The masks of attention that every rank makes, as they say more than `causal`."""
     made: dict[tuple, tuple[int, list[str]]] = {}
     for op, s in chosen.items():
-        if op.node.target is not SDPA or len(op.operands) < 4 or drops_mask(op.node, s.needs[0]) or window_of(op.node, s.needs[0]):
+        if (
+            op.node.target is not SDPA
+            or len(op.operands) < 4
+            or drops_mask(op.node, s.needs[0])
+            or window_of(op.node, s.needs[0])
+        ):
             continue
         mask, need = op.operands[3], s.needs[3]
         held = mask.bytes // (p if isinstance(need, Split) else 1)

@@ -10,12 +10,15 @@ import sympy
 import torch
 from torch import fx
 
-from ..capture import Captured, module_path, source_line, tensors_of
+from ..capture import Captured, module_path, source_line, tensor_nodes, tensors_of
+from ..capture.own import own_of
 from ..capture.regions import KEY
 from ..compat.torch import SET_GRAD_ENABLED
 from ..errors import RuleError
 from ..layout import Size, as_size
 from ..rules import Projection, RuleBook
+from .bodies import Bodies
+from .own import own_projection
 
 _DETACH = {torch.ops.aten.detach.default}
 
@@ -61,7 +64,8 @@ class Value:
 
 @attrs.define(eq=False)
 class Op:
-    """One call. `projection` is None where no rule exists: it may only run whole."""
+    """One call. `projection` is None where no rule exists: it may only run whole. `own` are the
+    bodies of an autograd.Function, `reasons` why dims of it are whole."""
 
     id: int
     node: fx.Node
@@ -69,6 +73,8 @@ class Op:
     results: tuple[Value, ...]
     projection: Projection | None
     error: RuleError | None = None
+    own: Bodies | None = None
+    reasons: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -155,14 +161,21 @@ def _add_call(node, grad, binder, of, new, ops) -> None:
     given = all(v.given for v in operands)
     found = tensors_of(node.meta["val"])
     single = isinstance(node.meta["val"], torch.Tensor)
+    bodies, reasons = own_of(node), ()
+    constant = bodies.constant if bodies is not None else ()  # results that an own backward leaves out
     results = tuple(
-        new(node, None if single else i, t, flows and t.is_floating_point(), param, given) for i, t in enumerate(found)
+        new(node, None if single else i, t, flows and t.is_floating_point() and i not in constant, param, given)
+        for i, t in enumerate(found)
     )
-    projection, error = binder.bind(node)
+    own = Bodies(bodies, tuple(v.diff for v in operands), binder.bind) if bodies is not None else None
+    if own is None:
+        projection, error = binder.bind(node)
+    else:
+        (projection, reasons), error = binder.bind_own(node, own), None
     if projection is not None:
         assert len(projection.operands) == len(operands), (node.format_node(), projection)
         assert len(projection.results) == len(results), (node.format_node(), projection)
-    op = Op(len(ops), node, operands, results, projection, error)
+    op = Op(len(ops), node, operands, results, projection, error, own, reasons)
     ops.append(op)
     of[node] = results
     for i, v in enumerate(operands):
@@ -188,6 +201,14 @@ class _Binder:
                 self.known[key] = None, e
         return self.known[key]
 
+    def bind_own(self, node: fx.Node, own: Bodies) -> tuple[Projection, tuple[str, ...]]:
+        """An autograd.Function's call, by what its bodies do; equal bodies share one projection."""
+        code = own.own.forward.code, own.own.backward.code
+        key = "own backward", *code, own.diff, own.own.constant, _key(concrete(node.args))
+        if key not in self.known:
+            self.known[key] = own_projection(own, f"the own backward at {source_line(node) or node.name}")
+        return self.known[key]
+
 
 def _key(x: Any):
     """What a rule can see of an argument: sizes and dtypes of tensors, values of all else."""
@@ -204,13 +225,6 @@ def _key(x: Any):
     if isinstance(x, slice):
         return "slice", _key((x.start, x.stop, x.step))
     return type(x), x
-
-
-def tensor_nodes(node: fx.Node) -> list[fx.Node]:
-    """The nodes that give a call's tensor operands, in order, as often as they occur."""
-    found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n) if tensors_of(n.meta.get("val")) else None)
-    return found
 
 
 def concrete(args: Any):

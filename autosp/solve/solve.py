@@ -21,6 +21,7 @@ from .cost import operator_seconds, reshard, saved_bytes, saved_price
 from .device import Device
 from .fuse import group
 from .notes import notes
+from .own import refused
 from .plan import Change, Plan
 from .problem import Op, Problem, Value, build
 from .program import Edge, Program, SolverError, add_edges
@@ -368,10 +369,11 @@ def _refuse_ruleless(problem: Problem, changes, chosen) -> None:
     gathered = {(c.value, c.dst) for c in changes if isinstance(c.src, Split)}
     faults = []
     for op, s in chosen.items():
-        if op.projection is None:
+        incomplete = op.own is not None and op.own.missing and s.part is None
+        if op.projection is None or incomplete:
             values = [v for v, need in zip(op.operands, s.needs) if (v.id, need) in gathered]
             if values:
-                faults.append(needs_rule(op, values))
+                faults.append(refused(op, values[0].name) if incomplete else needs_rule(op, values))
     if faults:
         raise RuleError(faults)
 

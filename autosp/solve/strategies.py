@@ -113,7 +113,10 @@ def _whole(op: Op) -> list[Strategy]:
     operator is linear in the gradient, so partial gradients stay partial, equal ones equal."""
     found = []
     both = any(v.diff for v in op.operands) and not is_random(op)  # one rank's draw is taken: no work is equal
-    for kind in (REPLICATE, INVARIANT) if both else (REPLICATE,):
+    kinds = (REPLICATE, INVARIANT) if both else (REPLICATE,)
+    if op.own is not None and op.diff and op.projection.nonlinear:
+        kinds = (INVARIANT,)  # its backward is not linear in the gradient
+    for kind in kinds:
         found.append(Strategy("whole", _kinds(op.operands, kind), _kinds(op.results, kind)))
     return found
 

@@ -94,21 +94,6 @@ class Branching(Tiny):
         return super().attend(x, attention_mask)
 
 
-class Tripled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x * 1.0
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * 3
-
-
-class OwnBackward(Tiny):
-    def attend(self, x, attention_mask):
-        return Tripled.apply(super().attend(x, attention_mask))
-
-
 class Block(torch.nn.Module):
     def forward(self, x):
         return x * float(x.max())
@@ -137,7 +122,6 @@ class Starred(Tiny):
 
 BREAKS = {
     "branch": Branching,
-    "own_backward": OwnBackward,
     "item": Item,
     "indexing": Indexing,
     "shape": Misshapen,

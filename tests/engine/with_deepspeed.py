@@ -57,7 +57,6 @@ MISUSE = {
     "a_mesh_without_the_axis": lambda: other_mesh(("dp", "ps")),
     "gradients_in_the_backward": lambda: reduces_itself(),
     "sampled_by_the_global_rank": lambda: sampled_by_the_global_rank(),
-    "beside_a_zero_3_engine": lambda: beside_a_zero_3_engine(),
 }
 
 
@@ -77,14 +76,6 @@ def sampled_by_the_global_rank() -> Callable[[], None]:
     made, _, loader, _ = engine(data=[{k: v[0] for k, v in batch(i).items()} for i in range(8)])
     autosp.compile(made, "causal_lm", backend="aot_eager")
     return lambda: made(**next(iter(loader)))
-
-
-def beside_a_zero_3_engine() -> Callable[[], None]:
-    """ZeRO 3 replaces torch.nn.functional.linear in the whole process, by one whose gradient would be lost."""
-    engine(stage=3)
-    made, *_ = engine()
-    autosp.compile(made, "causal_lm", backend="aot_eager")
-    return lambda: made(**batch())
 
 
 def meet(name: str) -> misuse.Met:
@@ -124,6 +115,18 @@ def two_engines() -> dict:
     return found | {"second": loss_error(tuple(losses), tuple(second)) / 1e-5, "own_plans": own}
 
 
+def beside_a_zero_3_engine() -> dict:
+    """ZeRO 3 replaces torch.nn.functional.linear in the whole process, by a function with its own backward."""
+    batches = [batch(i) for i in range(2)]
+    eager, losses = reference(batches)
+    engine(stage=3)
+    made, *_ = engine()
+    autosp.compile(made, "causal_lm", backend="aot_eager")
+    got = trained(made, batches)
+    own = [op for op in made.autosp_plan.problem.ops if op.own is not None]
+    return figures(eager, losses, made.module, got) | {"split": len(own) == 3}
+
+
 def drop_in() -> dict:
     """A script written for DeepSpeed's pass: its inputs are marked, no spec names them."""
     batches = [batch(i) for i in range(2)]
@@ -156,7 +159,12 @@ def loader() -> dict:
     return found | {"logits": logits, "loss_in_eval": got.loss}
 
 
-TRAINED = {"two_engines": two_engines, "drop_in": drop_in, "loader": loader}
+TRAINED = {
+    "two_engines": two_engines,
+    "beside_a_zero_3_engine": beside_a_zero_3_engine,
+    "drop_in": drop_in,
+    "loader": loader,
+}
 
 
 def run(name: str) -> object:

@@ -40,6 +40,10 @@ FAMILIES = {
     "Qwen3MoeForCausalLM": dict(
         _GROUPED, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, output_router_logits=True
     ),
+    "BloomForCausalLM": dict(
+        vocab_size=VOCAB, hidden_size=64, n_layer=2, n_head=8, initializer_range=0.06, hidden_dropout=0.0,
+        attention_dropout=0.0, use_cache=False,
+    ),
     "BertForMaskedLM": dict(_COMMON, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
 }  # fmt: skip
 

@@ -1,0 +1,181 @@
+"""Verifies the two bodies of an autograd.Function on one rank: the types of all values in both, and their shapes.
+
+As `check` does for the graph around it, this starts from what the call's operands are and infers by
+the operators' rules what everything is, up to the results and to the gradients, which must be those
+that the operands ask for.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import fx
+
+from ..capture import tensors_of
+from ..capture.own import own_of
+from ..compat.torch import FakeTensorMode
+from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, local_shape
+from ..rules import factor_of, project
+from ..solve import Plan
+from ..solve.bodies import Ref, Step, gradient_of
+from ..solve.problem import Op, hint_of
+from .convert import convert
+from .own import STEP
+from .shapes import OnShapes, in_numbers
+
+RULE = "both bodies of a call are typed by the rules of their operators, and each gradient as its operand asks"
+_FREE = {("replicate", "split"), ("replicate", "partial"), ("partial", "replicate")}
+Typed = tuple[Ref, Placement]
+
+
+class _Wrong(Exception):
+    """What does not hold."""
+
+
+def own_faults(
+    op: Op, node: fx.Node, operands, gives: Sequence[Placement], plan: Plan, rank: int
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with a local call. operands: the types (with `placement`, `diff`) that it takes."""
+    found = own_of(node)
+    if found is None:
+        yield "a call of an autograd.Function has lost its backward", RULE
+        return
+    alike = any(t.placement is INVARIANT for t in operands if t.diff)
+    at = [REPLICATE if t.placement is INVARIANT else t.placement for t in operands]
+    out = [REPLICATE if g is INVARIANT else g for g in gives]
+    try:
+        _types(op, found, at, out, alike, plan)
+        _shapes(op, found, at, plan, rank)
+    except _Wrong as fault:
+        yield str(fault), RULE
+
+
+def _types(op: Op, found, at: list[Placement], gives: list[Placement], alike: bool, plan: Plan) -> None:
+    bodies = op.own
+    inside = _Walk(found.forward, plan, alike)
+    inside.begin(list(zip(bodies.inputs, at, strict=True)))
+    results, saved = found.forward.graph.output_node().args[0]
+    inside.expect("result", results, list(zip(bodies.results, gives, strict=True)))
+    kept = [inside.types[s] for s in saved if s in inside.types]
+    back = _Walk(found.backward, plan, alike)
+    incoming = [REPLICATE if alike else gradient_of(g) for g in gives]
+    for i in found.constant:
+        incoming[i] = gives[i] if isinstance(gives[i], Split) else REPLICATE
+    back.begin([*zip(bodies.incoming, incoming, strict=True), *kept])
+    wanted = [(r, REPLICATE if alike else gradient_of(a)) for r, a in zip(bodies.outgoing, at, strict=True)]
+    gradients = found.backward.graph.output_node().args[0]
+    asked = [(g, w) for g, w in zip(gradients, wanted) if w[0] is not None]
+    back.expect("gradient", [g for g, _ in asked], [w for _, w in asked])
+
+
+class _Walk:
+    """The types of one body's values, inferred in order."""
+
+    def __init__(self, body: fx.GraphModule, plan: Plan, alike: bool):
+        self.body, self.plan, self.alike = body, plan, alike
+        self.types: dict[fx.Node, Typed | tuple[Typed, ...]] = {}
+
+    def begin(self, given: list[Typed]) -> None:
+        rest = iter(given)
+        for node in self.body.graph.nodes:
+            if node.op == "placeholder":
+                typed = next(rest, None)
+                if typed is not None:
+                    self.types[node] = typed
+            elif node.op == "get_attr":
+                self.types[node] = node.meta["autosp"][0], REPLICATE
+            elif node.target is convert:
+                self.types[node] = self._converted(node)
+            elif node.target is operator.getitem and isinstance(self.types.get(node.args[0]), tuple):
+                self.types[node] = self._item(node)
+            elif isinstance(node.meta.get(STEP), Step):
+                self._step(node, node.meta[STEP])
+
+    def expect(self, what: str, nodes: Sequence[fx.Node], wanted: list[Typed]) -> None:
+        for i, (node, (ref, at)) in enumerate(zip(nodes, wanted, strict=True)):
+            if self.types.get(node) != (ref, at):
+                raise _Wrong(f"{what} {i} of an autograd.Function is {self.types.get(node)}; it is wanted {at!r}")
+
+    def _item(self, node: fx.Node) -> Typed:
+        source = node.args[0]
+        return self.types[source] if source.target is convert else self.types[source][node.args[1]]
+
+    def _converted(self, node: fx.Node) -> Typed:
+        (x,), kinds, (src,), (dst,), p, _, _, diff = node.args
+        ref, at = self.types[x]
+        noted = next(iter(node.users)).meta["autosp"][1]
+        before, after = _placement(kinds[0], src, at), _placement(kinds[1], dst, noted)
+        if self.alike or diff or kinds not in _FREE or p != self.plan.p or before != at:
+            raise _Wrong(f"{ref[0].name} is {at!r} in a body, and is changed {' to '.join(kinds)}")
+        return ref, after
+
+    def _step(self, node: fx.Node, step: Step) -> None:
+        found = dict(self._inputs(node))
+        if set(found) != set(step.operands):
+            raise _Wrong(f"{step.node.target} in a body is called on other values than the program calls it on")
+        gives = self._infer(node, step, [found[r] for r in step.operands])
+        typed = tuple(zip(step.results, gives, strict=True))
+        self.types[node] = typed[0] if isinstance(step.node.meta["val"], torch.Tensor) else typed
+
+    def _inputs(self, node: fx.Node) -> Iterator[Typed]:
+        """The typed values that a local version reads, through the calls that it is made of."""
+        stack, seen = list(node.all_input_nodes), set()
+        while stack:
+            n = stack.pop()
+            if n in self.types:
+                yield self.types[n]
+            elif n not in seen:
+                seen.add(n)
+                stack += n.all_input_nodes
+
+    def _infer(self, node: fx.Node, step: Step, have: list[Placement]) -> tuple[Placement, ...]:
+        """What a step gives, by its rule alone."""
+        pr, count = step.projection, len(step.results)
+        splits = [(i, s) for i, s in enumerate(have) if isinstance(s, Split)]
+        if not splits and PARTIAL not in have:
+            return (REPLICATE,) * count if pr is None else self._made(node, step)
+        partial = frozenset(i for i, a in enumerate(have) if a is PARTIAL)
+        if pr is not None and not splits and partial in pr.linear:
+            return (PARTIAL,) * count
+        part = factor_of(pr, *splits[0]) if pr is not None and splits else None
+        if part is not None and pr.kinds[part[0]] != "whole":
+            needs, gives = project(pr, *part, self.plan.p)
+            if have == [REPLICATE if n is None else n for n in needs]:
+                return gives
+        raise _Wrong(f"{step.node.target} in a body has no strategy for {', '.join(map(repr, have))}")
+
+    def _made(self, node: fx.Node, step: Step) -> tuple[Placement, ...]:
+        """Whole operands give whole results, or a part of a dim that only the results have."""
+        noted = node.meta.get("autosp") or next((u.meta["autosp"] for u in node.users if "autosp" in u.meta), None)
+        if noted is None or not isinstance(noted[1], Split):
+            return (REPLICATE,) * len(step.results)
+        part = factor_of(step.projection, ~step.results.index(noted[0]), noted[1])
+        if part is not None and step.projection.kinds[part[0]] != "whole":
+            needs, gives = project(step.projection, *part, self.plan.p)
+            if all(n is None for n in needs):
+                return gives
+        raise _Wrong(f"{step.node.target} in a body gives no {noted[1]!r}")
+
+
+def _placement(kind: str, s, noted: Placement) -> Placement:
+    """The placement that a change names; of a symbolic split, the sizes as noted (shapes are run)."""
+    if kind != "split":
+        return {"replicate": REPLICATE, "partial": PARTIAL}[kind]
+    return Split(*s) if not any(isinstance(x, fx.Node) for x in s) else noted
+
+
+def _shapes(op: Op, found, at: list[Placement], plan: Plan, rank: int) -> None:
+    """Both bodies on fake tensors: each gradient has the shape of its operand."""
+    hints = plan.problem.hints
+    shapes = [local_shape(v.hint, in_numbers(a, hints), plan.p, rank) for v, a in zip(op.operands, at)]
+    vals = [tensors_of(v.node.meta["val"])[v.index or 0] for v in op.operands]
+    symbols = [hint_of(s, hints) for s in found.symbols]
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        fakes = [torch.empty(shape, dtype=t.dtype, device=t.device) for shape, t in zip(shapes, vals)]
+        results, saved = OnShapes(found.forward).run(*fakes, *symbols)
+        gradients = OnShapes(found.backward).run(*map(torch.empty_like, results), *saved)
+    for v, shape, gradient in zip(op.operands, shapes, gradients):
+        if gradient is not None and tuple(gradient.shape) != tuple(shape):
+            raise _Wrong(f"the gradient of {v.name} has local shape {list(gradient.shape)}, not {list(shape)}")
