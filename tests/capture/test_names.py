@@ -514,6 +514,42 @@ def test_a_model_that_torch_has_compiled_is_refused(alone_in_a_group):
     assert raised.value.problems[0].what == "Net is compiled by torch.compile already"
 
 
+class Breaking(nn.Module):
+    @decorated
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Blocks(nn.Module):
+    def __init__(self, modules):
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList(modules), nn.Linear(4, 4)
+
+    @decorated
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        (Breaking, "(Breaking)"),
+        (lambda: Blocks([nn.Tanh(), Breaking()]), "(blocks.1, a Breaking)"),
+        (lambda: Blocks([Breaking(), Breaking()]), "(blocks.*, a Breaking)"),
+        (lambda: Blocks([Blocks([Breaking()]), Blocks([Breaking()])]), "(blocks.*.blocks.0, a Breaking)"),
+    ],
+    ids=["model", "one of its parts", "one of several", "one deep inside"],
+)
+def test_a_broken_graph_names_the_module_under_its_decorators(model: Callable, place: str, alone_in_a_group):
+    spec = "mesh [dp: local, sp]\ninput x [batch@dp, seq@sp]\n"
+    torch.compiler.reset()
+    with pytest.raises(CaptureError) as raised:
+        autosp.compile(model(), spec, mesh=alone_in_a_group, backend="eager")(torch.ones(2, 4))
+    assert raised.value.problems[0].where.endswith(f"in forward: return x if x.sum() > 0 else -x {place}")
+
+
 def test_a_map_of_nothing_stops_the_first_call(alone_in_a_group):
     model, spec = Decorated(), parse(HEAD + "map policy.layers.* over seq\n")
     with pytest.raises(AutospError, match=r"did you mean 'layers\.\*'"):

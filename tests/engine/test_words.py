@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import functools
 
 import pytest
 import torch
@@ -176,48 +175,3 @@ def test_no_text_is_left_over():
     alone = {"forward_without_names", "timeout_is_no_number", "axis_does_not_divide"}
     alone |= {"store_is_gone", "graph_of_unknown_break"}
     assert golden.names("words") == wrong | alone
-
-
-def doubled(forward):
-    """As transformers decorates forwards."""
-
-    @functools.wraps(forward)
-    def wrapper(*args, **kwargs):
-        return forward(*args, **kwargs)
-
-    return wrapper
-
-
-class Breaking(torch.nn.Module):
-    @doubled
-    def forward(self, x):
-        return x if x.sum() > 0 else -x
-
-
-class Blocks(torch.nn.Module):
-    def __init__(self, modules):
-        super().__init__()
-        self.blocks, self.head = torch.nn.ModuleList(modules), torch.nn.Linear(4, 4)
-
-    @doubled
-    def forward(self, x):
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x)
-
-
-@pytest.mark.parametrize(
-    ("model", "place"),
-    [
-        (lambda: Breaking(), "(Breaking)"),
-        (lambda: Blocks([torch.nn.Tanh(), Breaking()]), "(blocks.1, a Breaking)"),
-        (lambda: Blocks([Breaking(), Breaking()]), "(blocks.*, a Breaking)"),
-        (lambda: Blocks([Blocks([Breaking()]), Blocks([Breaking()])]), "(blocks.*.blocks.0, a Breaking)"),
-    ],
-    ids=["model", "one of its parts", "one of several", "one deep inside"],
-)
-def test_a_broken_graph_names_the_module_under_its_decorators(model, place, mesh):
-    spec = "mesh [dp: local, sp]\ninput x [batch@dp, seq@sp]\n"
-    text = fault(CaptureError, lambda: autosp.compile(model(), spec, mesh=mesh, backend="eager")(torch.ones(2, 4)))
-    (where,) = [line for line in text.splitlines() if "-->" in line]
-    assert where.endswith(f"in forward: return x if x.sum() > 0 else -x {place}")
