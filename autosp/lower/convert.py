@@ -30,6 +30,19 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
 
 
 def _step(name: str, xs, srcs, dsts, p, rank, group) -> list[torch.Tensor]:
+    """One step on tensors that travel together. Complex numbers travel as pairs of real ones, a last dim more that no
+    split names: collectives know none, and every step here is linear over the reals."""
+    if xs[0].is_complex():
+        pairs = [torch.view_as_real(x.resolve_conj()) for x in xs]
+        return [_complex(y) for y in _real_step(name, pairs, srcs, dsts, p, rank, group)]
+    return _real_step(name, xs, srcs, dsts, p, rank, group)
+
+
+def _complex(pairs: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_complex(pairs.contiguous())
+
+
+def _real_step(name: str, xs, srcs, dsts, p, rank, group) -> list[torch.Tensor]:
     kind, _, which = name.partition(" ")
     splits = srcs if which == "src" else dsts
     match kind:
