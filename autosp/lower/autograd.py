@@ -15,12 +15,13 @@ from typing import Any
 import attrs
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import get_gradient_edge
 
 from ..capture import differentiable, tensors_of
-from ..layout import Placement, Split, as_size
+from ..compat.torch import SET_GRAD_ENABLED, FakeTensorMode
+from ..layout import as_size
 from ..solve.problem import Problem, hint_of
+from . import comm
 from .convert import convert
 
 
@@ -89,7 +90,7 @@ class Autograd:
                 return operands[-1]
             return x
 
-        with self.mode, torch.set_grad_enabled(grad), _without_autocast():
+        with self.mode, torch.set_grad_enabled(grad), _without_autocast(), comm.unsimulated():
             given = _mapped(fake, tuple(args)), {name: _mapped(fake, x) for name, x in kwargs.items()}
             found = target(*given[0], **given[1])
         results = [x for x in _leaves(found) if isinstance(x, torch.Tensor)]
@@ -178,8 +179,6 @@ class Flow:
         if node.target is operator.getitem and isinstance(self.env[node.args[0]], (list, tuple)):
             return self._item(node, *node.args)
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self.env.__getitem__)
-        if node.target is convert:  # the name of a group that is none: fake collectives know no other ranks
-            args = (*args[:6], "none", args[7])
         outcome = self.autograd.call(node.target, args, kwargs, self.grad)
         operands = self._operands(node)
         apart = node.target is convert  # its tensors only travel together
@@ -220,7 +219,7 @@ def flow_of(problem: Problem, autograd: Autograd) -> Flow:
     wanting = {p.node: p.requires_grad and captured.training for p in captured.placeholders}
     for i, node in enumerate(captured.graph.graph.nodes):
         val = node.meta.get("val")
-        if node.target is torch._C._set_grad_enabled:
+        if node.target is SET_GRAD_ENABLED:
             flow.grad = bool(node.args[0]) and captured.training
         elif node.op == "placeholder":
             grad = wanting.get(node.name, False)
@@ -242,10 +241,3 @@ def example(val: Any, hints: dict, grad: bool) -> Any:
     if isinstance(val, torch.SymInt):
         return hint_of(as_size(val), hints)
     return 1.0 if isinstance(val, torch.SymFloat) else val
-
-
-def in_numbers(placement: Placement, hints: dict) -> Placement:
-    """The placement in the example's numbers."""
-    if not isinstance(placement, Split):
-        return placement
-    return Split(placement.dim, *(hint_of(x, hints) for x in (placement.outer, placement.units, placement.inner)))

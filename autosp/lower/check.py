@@ -24,33 +24,24 @@ from __future__ import annotations
 import operator
 from operator import attrgetter
 
-import attrs
 import torch
 from torch import fx
 
 from ..capture import source_line
 from ..capture.masks import drops_mask
+from ..capture.own import own_of
 from ..errors import AutospError, CheckError, Problem
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, local_shape
-from ..rules import factor_of, project
 from ..solve import Plan
 from ..solve.problem import Op, Value
-from .autograd import Autograd, Flow, Meta, flow_of, in_numbers
+from .autograd import Autograd, Flow, Meta, flow_of
 from .convert import TABLE, convert, scale_gradient
-from .match import fits, version
+from .match import expressions, fits, version
 from .own_check import own_faults
+from .shapes import in_numbers
+from .typed import Typed, infer, kind_of
 
 aten = torch.ops.aten
-
-
-@attrs.frozen
-class Typed:
-    """What a local value is: a global value's id, its placement, whether a gradient flows. Without a gradient, equal
-    values on all ranks are of one kind: REPLICATE."""
-
-    value: int
-    placement: Placement
-    diff: bool
 
 
 def check(plan: Plan, gm: fx.GraphModule, *, complete: bool = True, grad_scale: float = 1.0) -> dict[fx.Node, Typed]:
@@ -105,7 +96,8 @@ class _Checker:
             except AutospError:  # a mapped module that does not run on a shard: its user is told
                 raise
             except Exception as error:
-                what = f"{node.target} does not run on this rank's shapes: {type(error).__name__}: {error}"
+                name = node.target if own_of(node) is None else "an autograd.Function"
+                what = f"{name} does not run on this rank's shapes: {type(error).__name__}: {error}"
                 self._fault(node, what.splitlines()[0], "a local call runs on the shapes of its placements")
                 return False
         return True
@@ -126,7 +118,7 @@ class _Checker:
         several tensors that the node gives."""
         meta = meta or self.local.env[node]
         self._shape(node, v, at, meta)
-        return Typed(v.id, _kind(at, meta.grad), meta.grad)
+        return Typed(v.id, kind_of(at, meta.grad), meta.grad)
 
     def _shape(self, node: fx.Node, v: Value, at: Placement, meta: Meta) -> None:
         wanted = local_shape(v.hint, in_numbers(at, self.problem.hints), self.plan.p, self.rank)
@@ -160,13 +152,13 @@ class _Checker:
             self._operator(node, node.meta["autosp_op"])
 
     def _scale(self, node: fx.Node) -> None:
-        """Gradients of outputs are scaled up, and back for inputs that are no parameters."""
+        """Gradients of outputs are scaled up, and back where they leave the graph for inputs that are no parameters, or
+        enter a backward that is not linear; those that come out of it are scaled up again."""
         source, factor = node.args
         self.types[node] = self.types[source]
-        entering = source.op == "placeholder" and self.roles.get(source.name) != "param"
-        leaving = not entering and all(user.op == "output" for user in node.users)
-        wanted = {True: 1.0 / self.grad_scale, False: self.grad_scale}[entering]
-        if not (entering or leaving) or factor != wanted:
+        entering = source.op == "placeholder" and self.roles.get(source.name) != "param" or _is_own(source)
+        leaving = all(user.op == "output" or _is_own(user) for user in node.users)
+        if not (entering and factor == 1.0 / self.grad_scale or leaving and factor == self.grad_scale):
             self._fault(
                 node,
                 f"the gradient of {source} is multiplied by {factor}",
@@ -189,7 +181,7 @@ class _Checker:
                 return
             v = self.problem.values[t.value]
             before, after = self._placement(kinds[0], src), self._placement(kinds[1], dst)
-            if _kind(before, t.diff) != t.placement:
+            if kind_of(before, t.diff) != t.placement:
                 self._fault(
                     node,
                     f"{v.name} is {t.placement!r}, and is changed from {before!r}",
@@ -221,7 +213,7 @@ class _Checker:
     def sizes(self) -> dict[fx.Node, object]:
         """Size nodes as expressions, evaluated from the graph itself."""
         if not hasattr(self, "_sizes"):
-            self._sizes = _expressions(self.gm, self.problem)
+            self._sizes = expressions(self.gm, self.problem)
         return self._sizes
 
     def _operator(self, node: fx.Node, op: Op) -> None:
@@ -241,7 +233,7 @@ class _Checker:
             return
         by_value = {t.value: t for _, t in found}
         operands = [by_value.get(v.id) for v in op.operands]
-        placed = self._infer(op, operands)
+        placed = infer(self.plan, op, operands)
         if placed is None:
             have = ", ".join(f"{v.name} {t.placement!r}" for v, t in zip(op.operands, operands, strict=True) if t)
             self._fault(
@@ -251,6 +243,9 @@ class _Checker:
             )
             return
         needs = [t.placement if t else REPLICATE for t in operands]
+        if op.own is not None:
+            for what, rule in own_faults(op, node, operands, placed, self.plan, self.rank):
+                self._fault(node, what, rule)
         wanted = version(self.problem, op, needs, placed, self.plan.p, self.rank)
         if not fits(node, wanted, self._value_of, self._number):
             self._fault(
@@ -300,37 +295,6 @@ class _Checker:
                 stack += self.local.flows[at[0]][at[1]]
         return found
 
-    def _infer(self, op: Op, operands: list[Typed | None]) -> tuple[Placement, ...] | None:
-        """What the call gives, by its rule alone. An operand that it does not read may lie anywhere."""
-        placements = [t.placement if t else None for t in operands]
-        splits = [(i, s) for i, s in enumerate(placements) if isinstance(s, Split)]
-        diff = [p for p, t in zip(placements, operands) if t and t.diff]
-        if not splits and PARTIAL not in placements:
-            if not diff or all(p is REPLICATE for p in diff):
-                given = self.plan.chosen[op]
-                if given.part is not None:  # a factor that only the results have
-                    return self._split_results(op, given.part, placements)
-                return tuple(REPLICATE for _ in op.results)
-            if all(p is INVARIANT for p in diff):
-                return tuple(INVARIANT for _ in op.results)
-            return None
-        if op.projection is None:
-            return None
-        if not splits:
-            partial = {i for i, p in enumerate(placements) if p is PARTIAL}
-            others = all(p in (REPLICATE, None) for p in placements if p is not PARTIAL)
-            return tuple(PARTIAL for _ in op.results) if others and partial in map(set, op.projection.linear) else None
-        part = factor_of(op.projection, *splits[0])
-        return None if part is None else self._split_results(op, part, placements)
-
-    def _split_results(self, op: Op, part, placements) -> tuple[Placement, ...] | None:
-        pr = op.projection
-        if pr.kinds[part[0]] == "whole":
-            return None
-        needs, gives = project(pr, *part, self.plan.p)
-        pairs = [(have, REPLICATE if need is None else need) for have, need in zip(placements, needs)]
-        return tuple(gives) if all(have in (None, need) for have, need in pairs) else None
-
     def _outputs(self, node: fx.Node) -> None:
         made = {n.name: n for n in self.problem.of}
         for output, x, at in zip(self.problem.captured.outputs, node.args[0], self.plan.outputs, strict=True):
@@ -345,7 +309,7 @@ class _Checker:
                 )
                 continue
             v = self.problem.values[t.value]
-            if t.placement != _kind(at, t.diff):
+            if t.placement != kind_of(at, t.diff):
                 self._fault(
                     node,
                     f"output {output.name or output.position} is {t.placement!r}; it is wanted {at!r}",
@@ -389,9 +353,11 @@ class _Checker:
         )
 
 
-def _kind(at: Placement, diff: bool) -> Placement:
-    """Equal values on all ranks are of two kinds only where a gradient tells them apart."""
-    return REPLICATE if at is INVARIANT and not diff else at
+def _is_own(node: fx.Node) -> bool:
+    """Whether a node is a call (or a result of one) of an autograd.Function whose backward is not linear."""
+    call = node.args[0] if node.target is operator.getitem else node
+    op = call.meta.get("autosp_op")
+    return isinstance(op, Op) and op.own is not None and not op.own.linear
 
 
 def _fits(s: Split, v: Value) -> bool:
@@ -415,21 +381,6 @@ def _typed_inputs(node: fx.Node, types) -> list[tuple[fx.Node, Typed]]:
             seen.add(n)
             stack += reversed(_flat(n))
     return found
-
-
-def _expressions(gm: fx.GraphModule, problem) -> dict[fx.Node, object]:
-    """Every size node of a local graph as an expression of the global sizes."""
-    known: dict[fx.Node, object] = {}
-    by_name = {n.name: n for n in problem.captured.graph.graph.nodes}
-    arithmetic = {operator.add, operator.mul, operator.floordiv, operator.mod, operator.sub}
-    for node in gm.graph.nodes:
-        if node.op == "placeholder" and isinstance(by_name[node.name].meta.get("val"), torch.SymInt):
-            known[node] = as_size(by_name[node.name].meta["val"])
-        elif node.target is aten.sym_size.int and node.args[0].op == "placeholder":
-            known[node] = as_size(by_name[node.args[0].name].meta["val"].shape[node.args[1]])
-        elif node.target in arithmetic and all(not isinstance(a, fx.Node) or a in known for a in node.args):
-            known[node] = as_size(node.target(*(known.get(a, a) if isinstance(a, fx.Node) else a for a in node.args)))
-    return known
 
 
 __all__ = ["Typed", "check"]

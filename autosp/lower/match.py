@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,8 @@ def version(
         return Calls(aten.alias.default, args[:1], {})
     if KEY in op.node.meta:  # its sizes are those of the shard
         return Calls(op.node.target, tuple(Anything() if isinstance(a, Size) else a for a in args), {})
+    if op.own is not None:  # its bodies are checked by themselves
+        return Calls(Anything(), tuple(Operand(v.id) for v in op.operands), {})
     if op.projection is None:
         return Calls(op.node.target, args, dict(kwargs))
     shapes = tuple(v.shape for v in op.results)
@@ -92,6 +95,8 @@ def fits(actual: Any, wanted: Any, value_of: Callable[[fx.Node], int | None], si
                 return False
             if a.target is mean_over:  # of the axis by its group
                 return b.target is torch.ops.autosp.mean_over.default and same(a.args[0], b.args[0])
+            if isinstance(b.target, Anything):
+                return same(list(a.args[: len(b.args)]), list(b.args))
             return a.target == b.target and same(a.args, b.args) and same(dict(a.kwargs), b.kwargs)
         if isinstance(b, (list, tuple)):
             return isinstance(a, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
@@ -105,3 +110,18 @@ def fits(actual: Any, wanted: Any, value_of: Callable[[fx.Node], int | None], si
 def _undetached(n: fx.Node, value_of: Callable[[fx.Node], int | None]) -> fx.Node:
     """What a call reads where no gradient is to flow."""
     return n.args[0] if value_of(n) is None and n.target is aten.detach.default else n
+
+
+def expressions(gm: fx.GraphModule, problem) -> dict[fx.Node, object]:
+    """Every size node of a local graph as an expression of the global sizes."""
+    known: dict[fx.Node, object] = {}
+    by_name = {n.name: n for n in problem.captured.graph.graph.nodes}
+    arithmetic = {operator.add, operator.mul, operator.floordiv, operator.mod, operator.sub}
+    for node in gm.graph.nodes:
+        if node.op == "placeholder" and isinstance(by_name[node.name].meta.get("val"), torch.SymInt):
+            known[node] = as_size(by_name[node.name].meta["val"])
+        elif node.target is aten.sym_size.int and node.args[0].op == "placeholder":
+            known[node] = as_size(by_name[node.args[0].name].meta["val"].shape[node.args[1]])
+        elif node.target in arithmetic and all(not isinstance(a, fx.Node) or a in known for a in node.args):
+            known[node] = as_size(node.target(*(known.get(a, a) if isinstance(a, fx.Node) else a for a in node.args)))
+    return known

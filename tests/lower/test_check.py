@@ -294,3 +294,7 @@ def test_a_rotation_by_complex_numbers_sends_what_one_by_real_ones_does():
     numbers = sent(RotaryLlama(layers=1))
     assert numbers == sent(RealRotaryLlama(layers=1))
     assert [kind for kind, *_ in numbers].count("all_to_all") == 2
+
+
+def test_symbolic_lengths_are_accepted():
+    assert not refused(planned(Toy("attention", length=10), 3, dynamic=True))
