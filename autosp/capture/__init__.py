@@ -1,7 +1,7 @@
 """Dynamo's graph to a global-view ATen graph."""
 
 from .capture import LayoutOf, capture
-from .captured import Captured, Output, Placeholder, module_path, source_line, tensor_nodes, tensors_of
+from .captured import Captured, Output, Placeholder, differentiable, module_path, source_line, tensor_nodes, tensors_of
 from .names import Names, name_modules
 from .trace import trace, tracing
 
@@ -12,6 +12,7 @@ __all__ = [
     "Output",
     "Placeholder",
     "capture",
+    "differentiable",
     "module_path",
     "name_modules",
     "source_line",

@@ -89,6 +89,11 @@ def source_line(node: fx.Node) -> str:
     return ""
 
 
+def differentiable(dtype: torch.dtype) -> bool:
+    """Whether a tensor of the dtype can have a gradient, as autograd decides it."""
+    return dtype.is_floating_point or dtype.is_complex
+
+
 def tensors_of(value) -> list[torch.Tensor]:
     """The tensors of a node's `val`, in order."""
     if isinstance(value, torch.Tensor):

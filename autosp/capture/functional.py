@@ -17,7 +17,7 @@ from torch import fx
 from ..compat.torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, storage_id
 from ..errors import CaptureError, Problem
 from . import words
-from .captured import Placeholder, tensors_of
+from .captured import Placeholder, differentiable, tensors_of
 from .inplace import (
     autocast_changes,
     copied,
@@ -148,8 +148,8 @@ class Functionaliser:
         return alias
 
     def note_flow(self, node: fx.Node) -> None:
-        """A gradient flows to floating results of operands that have one, where gradients are on."""
-        floating = any(t.is_floating_point() for t in tensors_of(node.meta.get("val")))
+        """A gradient flows to floating and complex results of operands that have one, where gradients are on."""
+        floating = any(differentiable(t.dtype) for t in tensors_of(node.meta.get("val")))
         operands = any(n in self.flows for n in node.all_input_nodes)
         if self.grad and floating and operands and node.target is not aten.detach.default:
             self.flows.add(node)

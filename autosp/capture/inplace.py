@@ -35,6 +35,13 @@ PERMUTES = frozenset(
         aten.movedim.int, aten.movedim.intlist, aten.swapaxes.default, aten.swapdims.default,
     }
 )  # fmt: skip
+# Views whose elements are other numbers than their parent's, and what gives the parent's numbers back.
+UNVIEWS = {
+    aten._conj.default: aten.conj_physical.default,
+    aten._neg_view.default: aten.neg.default,
+    aten.view_as_real.default: aten.view_as_complex.default,
+    aten.view_as_complex.default: aten.view_as_real.default,
+}
 
 
 def is_mutable(target: Any) -> bool:
@@ -91,7 +98,7 @@ def returns_its_input(node: fx.Node) -> bool:
 
 def invertible(view: fx.Node, parent: fx.Node) -> bool:
     """Whether what is written to a view can be put back into what it views."""
-    if _same(parent, view) or view.target in (*RESHAPES, *PERMUTES, aten.select.int, aten.slice.Tensor):
+    if _same(parent, view) or view.target in (*RESHAPES, *PERMUTES, *UNVIEWS, aten.select.int, aten.slice.Tensor):
         return True
     return view.target is aten.narrow.default and isinstance(view.args[2], int) and view.args[2] >= 0
 
@@ -111,6 +118,8 @@ def undone(view: fx.Node, parent: fx.Node, now: fx.Node, value: fx.Node, emit: E
         return value
     if view.target in RESHAPES:
         return emit(aten.reshape.default, (value, sizes_of(now, emit)), {})
+    if view.target in UNVIEWS:
+        return emit(UNVIEWS[view.target], (emit(aten.contiguous.default, (value,), {}),), {})
     if view.target in PERMUTES:
         return emit(aten.permute.default, (value, _order_back(view, parent)), {})
     if view.target is aten.select.int:
@@ -125,6 +134,8 @@ def _same(parent: fx.Node, view: fx.Node) -> bool:
     a, b = parent.meta["val"], view.meta["val"]
     if returns_its_input(view):
         return True
+    if view.target in UNVIEWS:
+        return False
     if not isinstance(a, torch.Tensor) or a.dtype != b.dtype or a.dim() != b.dim():
         return False
     pairs = [*zip(a.shape, b.shape, strict=True), *zip(a.stride(), b.stride(), strict=True)]

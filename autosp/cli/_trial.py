@@ -77,7 +77,8 @@ def build(trial: Trial) -> tuple[torch.nn.Module, Batch | None]:
     if trial.attn:
         model.set_attn_implementation(trial.attn)
     switch_off_cache(model)
-    return model.to(torch.bfloat16 if trial.precision == "bf16" else torch.float32).train(), given
+    cast = model.bfloat16 if trial.precision == "bf16" else model.float  # `to` would make complex tensors real
+    return cast().train(), given
 
 
 def batches(trial: Trial, spec: Spec, model: torch.nn.Module, given: Batch | None) -> Callable[[int, int, int], Batch]:
@@ -218,7 +219,7 @@ def run(
         finish()
         scaler.unscale_(optimizer)
         if step == 0:
-            gradients = {n: p.grad.detach().float().clone() for n, p in model.named_parameters() if p.grad is not None}
+            gradients = {n: _comparable(p.grad) for n, p in model.named_parameters() if p.grad is not None}
         if trial.clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), trial.clip)
         scaler.step(optimizer)
@@ -233,4 +234,10 @@ def precision(trial: Trial) -> contextlib.AbstractContextManager:
 
 
 def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().float().clone() for name, parameter in model.named_parameters()}
+    return {name: _comparable(parameter) for name, parameter in model.named_parameters()}
+
+
+def _comparable(x: torch.Tensor) -> torch.Tensor:
+    """A copy in fp32; complex numbers as pairs of real ones."""
+    x = x.detach().resolve_conj()
+    return (torch.view_as_real(x) if x.is_complex() else x).float().clone()

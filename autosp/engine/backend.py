@@ -150,7 +150,7 @@ class Backend:
             self.mesh.rank, self.mesh.group_name, self.options.grad_scale, self.options.complete, self.mesh.others
         )
         local = lower(plan, rank)
-        check(plan, local, complete=self.options.complete)
+        check(plan, local, complete=self.options.complete, grad_scale=self.options.grad_scale)
         band(local)
         dump(self.spec, captured, plan, local, self.mesh.rank)
         if captured.training and self.options.inner != "eager":  # without a joint graph all is held anyway

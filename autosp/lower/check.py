@@ -1,63 +1,76 @@
 """A checker that verifies a finished local graph by itself.
 
-It starts from what the inputs are, infers by the operators' rules and the table of conversions
-what every value is (which global value, in which placement, with a gradient or without), and
-believes nothing that the lowering noted. Every gradient follows from these types (the type system
-of meta-pytorch/spmd_types: each kind has its gradient's kind, each change its backward), so a
-graph that checks has right gradients. Local shapes are verified by running the graph on fake
-tensors. Nothing is run before it checks.
+Inferred here, and compared with what the lowering did:
+- which values have a gradient, and which operands of a call it flows to. PyTorch's autograd is asked on fake tensors
+  (`autograd`), for the global graph and for the local one, starting from the placeholders that it sees require a
+  gradient. Per call the same gradients must flow in both; a conversion must have a backward where a gradient flows;
+  and whatever an output depends on in the program must get a gradient from it on the rank.
+- the placement of every value, by the operators' rules and the table of conversions, each of which has a known backward
+  (the type system of meta-pytorch/spmd_types: each kind has its gradient's kind).
+- the call that each operator becomes, by its rule's local version; the shape and dtype of every value.
+A graph that checks has right gradients, if what is taken on trust is right:
+- the global graph, the rules with their local versions (`autosp rules verify` proves them by numbers), and the table
+  with its steps (tested against its definition);
+- `node.meta["autosp_op"]`, the operator that a call stands for: its operands, their order and its call are inferred;
+- `plan.chosen[op].part`, only where a split factor is in results alone: no operand could tell which;
+- which mask is only causal, as capture found; the caller's rank, group and scale of gradients;
+- that sizes which are equal in the example's numbers are equal; and of a call that fails on fake tensors with
+  gradients on (some higher-order operators), that its gradients flow to all its operands.
+Nothing is run before it checks.
 """
 
 from __future__ import annotations
 
 import operator
+from operator import attrgetter
 
-import attrs
 import torch
 from torch import fx
 
 from ..capture import source_line
 from ..capture.masks import drops_mask
-from ..errors import CheckError, Problem
+from ..capture.own import own_of
+from ..errors import AutospError, CheckError, Problem
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, local_shape
-from ..rules import factor_of, project
 from ..solve import Plan
 from ..solve.problem import Op, Value
+from .autograd import Autograd, Flow, Meta, flow_of
 from .convert import TABLE, convert, scale_gradient
+from .match import expressions, fits, version
 from .own_check import own_faults
-from .shapes import in_numbers, local_shapes
+from .shapes import in_numbers
+from .typed import Typed, infer, kind_of
 
 aten = torch.ops.aten
 
 
-@attrs.frozen
-class Typed:
-    """What a local value is: a global value's id, its placement, whether a gradient flows."""
-
-    value: int
-    placement: Placement
-    diff: bool
-
-
-def check(plan: Plan, gm: fx.GraphModule, *, complete: bool = True) -> dict[fx.Node, Typed]:
+def check(plan: Plan, gm: fx.GraphModule, *, complete: bool = True, grad_scale: float = 1.0) -> dict[fx.Node, Typed]:
     """Verify one rank's local graph against the plan's global graph; gives the inferred types.
 
-    complete: parameters enter as invariant values whose gradients the graph itself completes.
+    complete: parameters enter as invariant values whose gradients the graph itself completes. grad_scale: what the
+    gradient of every output is multiplied by, and that of inputs that are no parameters divided by.
     Raises CheckError with every fault found.
     """
-    return _Checker(plan, gm, complete).run()
+    return _Checker(plan, gm, complete, grad_scale).run()
 
 
 class _Checker:
-    def __init__(self, plan: Plan, gm: fx.GraphModule, complete: bool):
-        self.plan, self.gm, self.complete = plan, gm, complete
+    def __init__(self, plan: Plan, gm: fx.GraphModule, complete: bool, grad_scale: float):
+        self.plan, self.gm, self.complete, self.grad_scale = plan, gm, complete, grad_scale
         self.problem = plan.problem
         self.types: dict[fx.Node, Typed | tuple[Typed, ...]] = {}
         self.faults: list[Problem] = []
-        self.makers = {op.node: op for op in self.problem.ops}
+        autograd = Autograd()
+        self.whole = flow_of(self.problem, autograd)
+        self.local = Flow(autograd, self.problem.captured.training)
+        self.sources = {n.name: n for n in self.problem.captured.graph.graph.nodes if n.op == "placeholder"}
+        self.rank = next((n.args[5] for n in gm.graph.nodes if n.target is convert), 0)
+        self.roles = {p.node: p.role for p in self.problem.captured.placeholders}
 
     def run(self) -> dict[fx.Node, Typed]:
         for node in self.gm.graph.nodes:
+            if not self._evaluated(node):
+                break
             if node.op == "placeholder":
                 self._placeholder(node)
             elif node.op == "get_attr":
@@ -66,41 +79,91 @@ class _Checker:
                 self._call(node)
             elif node.op == "output":
                 self._outputs(node)
-        if not self.faults:
-            self._shapes()
         if self.faults:
             raise CheckError(self.faults[:10])
         return {n: t for n, t in self.types.items() if isinstance(t, Typed)}
 
-    def _placeholder(self, node: fx.Node) -> None:
-        for p, source in self._sources():
-            if source.name != node.name or source not in self.problem.of:
-                continue
-            v = self.problem.of[source][0]
-            own = p.role == "param" and not (self.complete and self.plan.p > 1)
-            kind = REPLICATE if own or not v.diff else INVARIANT
-            self.types[node] = Typed(v.id, kind, v.diff)
+    def _evaluated(self, node: fx.Node) -> bool:
+        """What autograd makes of a node; False where its call fails on this rank's shapes."""
+        if node.op == "placeholder":
+            source = self.sources[node.name]
+            self.local.given(node, self.whole.env[source], self.whole.roots[source][0])
+        elif node.op == "get_attr":
+            self.local.constant(node, attrgetter(node.target)(self.gm))
+        elif node.op == "call_function":
+            try:
+                self.local.call(node)
+            except AutospError:  # a mapped module that does not run on a shard: its user is told
+                raise
+            except Exception as error:
+                name = node.target if own_of(node) is None else "an autograd.Function"
+                what = f"{name} does not run on this rank's shapes: {type(error).__name__}: {error}"
+                self._fault(node, what.splitlines()[0], "a local call runs on the shapes of its placements")
+                return False
+        return True
 
-    def _sources(self):
-        named = {n.name: n for n in self.problem.captured.graph.graph.nodes if n.op == "placeholder"}
-        return [(p, named[p.node]) for p in self.problem.captured.placeholders]
+    def _placeholder(self, node: fx.Node) -> None:
+        if self.sources[node.name] in self.problem.of:
+            v = self.problem.of[self.sources[node.name]][0]
+            own = self.roles[node.name] == "param" and not (self.complete and self.plan.p > 1)
+            self.types[node] = self._typed(node, v, REPLICATE if own else INVARIANT)
 
     def _constant(self, node: fx.Node) -> None:
         for source, values in self.problem.of.items():
             if source.op == "get_attr" and source.target == node.target:
-                self.types[node] = Typed(values[0].id, REPLICATE, False)
+                self.types[node] = self._typed(node, values[0], REPLICATE)
+
+    def _typed(self, node: fx.Node, v: Value, at: Placement, meta: Meta | None = None) -> Typed:
+        """The type of a value in a placement, once its local shape and dtype are held against them. meta: of one of
+        several tensors that the node gives."""
+        meta = meta or self.local.env[node]
+        self._shape(node, v, at, meta)
+        return Typed(v.id, kind_of(at, meta.grad), meta.grad)
+
+    def _shape(self, node: fx.Node, v: Value, at: Placement, meta: Meta) -> None:
+        wanted = local_shape(v.hint, in_numbers(at, self.problem.hints), self.plan.p, self.rank)
+        if meta.shape != tuple(wanted):
+            self._fault(
+                node,
+                f"{v.name} has local shape {list(meta.shape)}; {at!r} of {list(v.hint)} is {list(wanted)}",
+                "a local value has the shape of its placement",
+            )
+        whole = self._whole(v)
+        if meta.dtype != whole.dtype:
+            self._fault(
+                node,
+                f"{v.name} is {meta.dtype}; in the program it is {whole.dtype}",
+                "a local value has the program's dtype",
+            )
+
+    def _whole(self, v: Value) -> Meta:
+        """A value as it is in the global graph."""
+        found = self.whole.env[v.node]
+        return found if isinstance(found, Meta) else [x for x in found if isinstance(x, Meta)][v.index]
 
     def _call(self, node: fx.Node) -> None:
         if node.target is convert:
             self._convert(node)
         elif node.target is scale_gradient:
-            self.types[node] = self.types[node.args[0]]
+            self._scale(node)
         elif node.target is operator.getitem and isinstance(self.types.get(node.args[0]), tuple):
             self.types[node] = self.types[node.args[0]][node.args[1]]
-        elif node.target is aten.detach.default and "autosp_op" not in node.meta and node.args[0] in self.types:
-            self.types[node] = attrs.evolve(self.types[node.args[0]], diff=False)
         elif isinstance(node.meta.get("autosp_op"), Op):
             self._operator(node, node.meta["autosp_op"])
+
+    def _scale(self, node: fx.Node) -> None:
+        """Gradients of outputs are scaled up, and back where they leave the graph for inputs that are no parameters, or
+        enter a backward that is not linear; those that come out of it are scaled up again."""
+        source, factor = node.args
+        self.types[node] = self.types[source]
+        entering = source.op == "placeholder" and self.roles.get(source.name) != "param" or _is_own(source)
+        leaving = all(user.op == "output" or _is_own(user) for user in node.users)
+        if not (entering and factor == 1.0 / self.grad_scale or leaving and factor == self.grad_scale):
+            self._fault(
+                node,
+                f"the gradient of {source} is multiplied by {factor}",
+                f"gradients of outputs are multiplied by {self.grad_scale}, and nothing else scales one",
+            )
 
     def _convert(self, node: fx.Node) -> None:
         xs, kinds, srcs, dsts, p, _, _, diff = node.args
@@ -111,28 +174,31 @@ class _Checker:
                 f"no conversion {' to '.join(kinds)} over {p} ranks",
                 "a change of placement is one of the table's",
             )
-        for x, src, dst in zip(xs, srcs, dsts, strict=True):
+        for i, (x, src, dst) in enumerate(zip(xs, srcs, dsts, strict=True)):
             t = self.types.get(x)
             if not isinstance(t, Typed):
                 self._fault(node, f"{x} has no placement", "a change starts from a value that has one")
-                continue
+                return
             v = self.problem.values[t.value]
             before, after = self._placement(kinds[0], src), self._placement(kinds[1], dst)
-            if before != t.placement:
+            if kind_of(before, t.diff) != t.placement:
                 self._fault(
                     node,
                     f"{v.name} is {t.placement!r}, and is changed from {before!r}",
                     "a change starts from what the value is",
                 )
-            if diff != t.diff:
-                self._fault(node, f"{v.name} has {'a' if t.diff else 'no'} gradient, and is changed as if it had {'none' if t.diff else 'one'}",
-                            "a change has a backward exactly where a gradient flows")  # fmt: skip
             for s in (before, after):
                 if isinstance(s, Split) and not _fits(s, v):
-                    self._fault(
-                        node, f"{s!r} is no split of {v.name} of shape {list(v.shape)}", "a split covers its dim"
-                    )
-            found.append(Typed(v.id, after, t.diff))
+                    what = f"{s!r} is no split of {v.name} of shape {list(v.shape)}"
+                    self._fault(node, what, "a split covers its dim")
+                    return
+            found.append(self._typed(node, v, after, self.local.env[node][i]))
+            if t.diff and not (diff and found[-1].diff and (x, 0) in self.local.flows[node][i]):
+                self._fault(
+                    node,
+                    f"{v.name} has a gradient, and is changed as if it had none",
+                    "a change has a backward where a gradient flows",
+                )
         self.types[node] = tuple(found)
 
     def _placement(self, kind: str, s) -> Placement:
@@ -147,16 +213,16 @@ class _Checker:
     def sizes(self) -> dict[fx.Node, object]:
         """Size nodes as expressions, evaluated from the graph itself."""
         if not hasattr(self, "_sizes"):
-            self._sizes = _expressions(self.gm, self.problem)
+            self._sizes = expressions(self.gm, self.problem)
         return self._sizes
 
     def _operator(self, node: fx.Node, op: Op) -> None:
         found = _typed_inputs(node, self.types)
-        if found and drops_mask(op.node, found[0][1].placement) and node.args[3:6:2] == (None, True):
-            mask = op.operands[3]  # it says `is_causal`, as capture found of the mask
-            found.append((node, Typed(mask.id, self.plan.chosen[op].needs[3], mask.diff)))
         ids = [t.value for _, t in found]
-        if sorted(set(ids)) != sorted({v.id for v in op.operands}):
+        unread = set()
+        if found and drops_mask(op.node, found[0][1].placement):
+            unread = {op.operands[3].id} - set(ids)  # the call says `is_causal`, as capture found of the mask
+        if sorted({*ids, *unread}) != sorted({v.id for v in op.operands}):
             wanted = ", ".join(v.name for v in op.operands)
             got = ", ".join(self.problem.values[i].name for i in ids)
             self._fault(
@@ -166,70 +232,84 @@ class _Checker:
             )
             return
         by_value = {t.value: t for _, t in found}
-        operands = [by_value[v.id] for v in op.operands]
-        if (
-            len(found) == len(op.operands)
-            and all(n in _flat(node) for n, _ in found)
-            and ids != [v.id for v in op.operands]
-        ):
-            self._fault(
-                node,
-                f"{op.node.target} has its operands in another order",
-                "a local call takes the same values in the same order",
-            )
-        flows = op.diff and any(t.diff for t in operands)
-        placed = self._infer(op, operands)
+        operands = [by_value.get(v.id) for v in op.operands]
+        placed = infer(self.plan, op, operands)
         if placed is None:
-            have = ", ".join(f"{v.name} {t.placement!r}" for v, t in zip(op.operands, operands))
+            have = ", ".join(f"{v.name} {t.placement!r}" for v, t in zip(op.operands, operands, strict=True) if t)
             self._fault(
                 node,
                 f"{op.node.target} has no strategy for {have}",
                 f"the operator's rule: {op.projection.rule if op.projection else 'none, whole only'}",
             )
             return
-        for what, rule in own_faults(op, node, operands, placed, self.plan, _rank_of(self.gm)) if op.own else ():
-            self._fault(node, what, rule)
-        results = tuple(Typed(v.id, at, flows and v.diff) for v, at in zip(op.results, placed))
+        needs = [t.placement if t else REPLICATE for t in operands]
+        if op.own is not None:
+            for what, rule in own_faults(op, node, operands, placed, self.plan, self.rank):
+                self._fault(node, what, rule)
+        wanted = version(self.problem, op, needs, placed, self.plan.p, self.rank)
+        if not fits(node, wanted, self._value_of, self._number):
+            self._fault(
+                node,
+                f"{node.target} is called with other arguments, or in another way, than {op.node.target} is here",
+                "a local call is the operator's local version",
+            )
+        metas = self.local.env[node]
+        metas = [metas] if isinstance(metas, Meta) else [m for m in metas if isinstance(m, Meta)]
+        results = tuple(self._typed(node, v, at, m) for v, at, m in zip(op.results, placed, metas, strict=True))
+        self._gradients(node, op)
         self.types[node] = results[0] if op.results[0].index is None else results
 
-    def _infer(self, op: Op, operands: list[Typed]) -> tuple[Placement, ...] | None:
-        """What the call gives, by its rule alone."""
-        placements = [t.placement for t in operands]
-        splits = [(i, s) for i, s in enumerate(placements) if isinstance(s, Split)]
-        diff = [p for p, t in zip(placements, operands) if t.diff]
-        if not splits and PARTIAL not in placements:
-            if not diff or all(p is REPLICATE for p in diff):
-                given = self.plan.chosen[op]
-                if given.part is not None:  # a factor that only the results have
-                    return self._split_results(op, given.part, placements)
-                return tuple(REPLICATE for _ in op.results)
-            if all(p is INVARIANT for p in diff):
-                return tuple(INVARIANT if v.diff else REPLICATE for v in op.results)
-            return None
-        if op.projection is None:
-            return None
-        if not splits:
-            partial = {i for i, p in enumerate(placements) if p is PARTIAL}
-            others = all(p is REPLICATE for p in placements if p is not PARTIAL)
-            return tuple(PARTIAL for _ in op.results) if others and partial in map(set, op.projection.linear) else None
-        part = factor_of(op.projection, *splits[0])
-        return None if part is None else self._split_results(op, part, placements)
+    def _value_of(self, node: fx.Node) -> int | None:
+        t = self.types.get(node)
+        return t.value if isinstance(t, Typed) else None
 
-    def _split_results(self, op: Op, part, placements) -> tuple[Placement, ...] | None:
-        pr = op.projection
-        if pr.kinds[part[0]] == "whole":
-            return None
-        needs, gives = project(pr, *part, self.plan.p)
-        fits = all(have == (REPLICATE if need is None else need) for have, need in zip(placements, needs))
-        return tuple(gives) if fits else None
+    def _number(self, x) -> int | None:
+        """A size in the example's numbers; None for what is none."""
+        if isinstance(x, fx.Node):
+            found = self.local.env.get(x)
+            return found if isinstance(found, int) else None
+        return None if isinstance(x, (str, float)) else self.problem.hint(as_size(x))
+
+    def _gradients(self, node: fx.Node, op: Op) -> None:
+        """Gradients flow from each result to the same operands as in the program."""
+        for r, v in enumerate(op.results):
+            wanted = {self.problem.of[n][j].id for n, j in self.whole.flows[op.node][r]}
+            found = self._reached(node, r)
+            for i in sorted(wanted ^ found):
+                here, there = ("no gradient flows", "one does") if i in wanted else ("a gradient flows", "none does")
+                self._fault(
+                    node,
+                    f"{here} from {v.name} to {self.problem.values[i].name}; in the program {there}",
+                    "gradients flow where PyTorch's autograd has them flow in the program",
+                )
+
+    def _reached(self, node: fx.Node, place: int) -> set[int]:
+        """The global values that the gradient of what a call gives flows to first."""
+        found, seen, stack = set(), set(), [*self.local.flows[node][place]]
+        while stack:
+            at = stack.pop()
+            if self._value_of(at[0]) is not None:
+                found.add(self._value_of(at[0]))
+            elif at not in seen:
+                seen.add(at)
+                stack += self.local.flows[at[0]][at[1]]
+        return found
 
     def _outputs(self, node: fx.Node) -> None:
+        made = {n.name: n for n in self.problem.of}
         for output, x, at in zip(self.problem.captured.outputs, node.args[0], self.plan.outputs, strict=True):
             t = self.types.get(x)
-            if at is None or not isinstance(t, Typed):
+            if at is None:
+                continue
+            if not isinstance(t, Typed):
+                self._fault(
+                    node,
+                    f"output {output.name or output.position} has no placement",
+                    "an output is a value of the program",
+                )
                 continue
             v = self.problem.values[t.value]
-            if t.placement != at:
+            if t.placement != kind_of(at, t.diff):
                 self._fault(
                     node,
                     f"output {output.name or output.position} is {t.placement!r}; it is wanted {at!r}",
@@ -241,18 +321,25 @@ class _Checker:
                     f"output {output.position} is {v.name}; it is wanted to be {output.node}",
                     "outputs keep their order",
                 )
-
-    def _shapes(self) -> None:
-        for node, shape in local_shapes(self.plan, self.gm, self.types):
-            t = self.types[node]
-            v = self.problem.values[t.value]
-            rank = _rank_of(self.gm)
-            wanted = local_shape(v.hint, in_numbers(t.placement, self.problem.hints), self.plan.p, rank)
-            if tuple(shape) != tuple(wanted):
+            if t.diff and self.grad_scale != 1.0 and x.target is not scale_gradient:
                 self._fault(
                     node,
-                    f"{v.name} has local shape {list(shape)}; {t.placement!r} of {list(v.hint)} is {list(wanted)}",
-                    "a local value has the shape of its placement",
+                    f"the gradient of output {output.position} is not scaled",
+                    f"it is multiplied by {self.grad_scale}",
+                )
+            self._complete(node, made[output.node], x)
+
+    def _complete(self, node: fx.Node, whole: fx.Node, x: fx.Node) -> None:
+        """Whatever an output depends on in the program gets a gradient from it."""
+        wanted, found = self.whole.roots[whole][0], self.local.roots[x][0]
+        for source in self.sources.values():
+            bit = self.whole.roots[source][0]
+            if bit & (wanted ^ found):
+                name = next(p.name for p in self.problem.captured.placeholders if p.node == source.name)
+                self._fault(
+                    node,
+                    f"{name} gets {'no' if bit & wanted else 'a'} gradient from {whole.name}",
+                    "what an output depends on in the program gets a gradient from it, and nothing else does",
                 )
 
     def _fault(self, node: fx.Node, what: str, rule: str) -> None:
@@ -266,8 +353,11 @@ class _Checker:
         )
 
 
-def _rank_of(gm: fx.GraphModule) -> int:
-    return next((n.args[5] for n in gm.graph.nodes if n.target is convert), 0)
+def _is_own(node: fx.Node) -> bool:
+    """Whether a node is a call (or a result of one) of an autograd.Function whose backward is not linear."""
+    call = node.args[0] if node.target is operator.getitem else node
+    op = call.meta.get("autosp_op")
+    return isinstance(op, Op) and op.own is not None and not op.own.linear
 
 
 def _fits(s: Split, v: Value) -> bool:
@@ -291,21 +381,6 @@ def _typed_inputs(node: fx.Node, types) -> list[tuple[fx.Node, Typed]]:
             seen.add(n)
             stack += reversed(_flat(n))
     return found
-
-
-def _expressions(gm: fx.GraphModule, problem) -> dict[fx.Node, object]:
-    """Every size node of a local graph as an expression of the global sizes."""
-    known: dict[fx.Node, object] = {}
-    by_name = {n.name: n for n in problem.captured.graph.graph.nodes}
-    arithmetic = {operator.add, operator.mul, operator.floordiv, operator.mod, operator.sub}
-    for node in gm.graph.nodes:
-        if node.op == "placeholder" and isinstance(by_name[node.name].meta.get("val"), torch.SymInt):
-            known[node] = as_size(by_name[node.name].meta["val"])
-        elif node.target is aten.sym_size.int and node.args[0].op == "placeholder":
-            known[node] = as_size(by_name[node.args[0].name].meta["val"].shape[node.args[1]])
-        elif node.target in arithmetic and all(not isinstance(a, fx.Node) or a in known for a in node.args):
-            known[node] = as_size(node.target(*(known.get(a, a) if isinstance(a, fx.Node) else a for a in node.args)))
-    return known
 
 
 __all__ = ["Typed", "check"]

@@ -6,7 +6,9 @@ Inductor sees and schedules), or `sim:N`, all of whose ranks are threads of this
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 import torch
 
@@ -35,7 +37,7 @@ class SimGroup:
 
     @classmethod
     def find(cls, name: str) -> SimGroup | None:
-        return cls._groups.get(name)
+        return None if getattr(cls._local, "hidden", False) else cls._groups.get(name)
 
     def enter(self, rank: int) -> None:
         """This thread is `rank` from now on."""
@@ -59,6 +61,16 @@ class SimGroup:
         if len({w for w, _ in found}) > 1:
             raise AssertionError(f"ranks disagree on the collective: {[w for w, _ in found]}")
         return [v for _, v in found], rank
+
+
+@contextlib.contextmanager
+def unsimulated() -> Iterator[None]:
+    """In this thread no group is a simulated one: collectives on fake tensors wait for no other rank."""
+    SimGroup._local.hidden = True
+    try:
+        yield
+    finally:
+        SimGroup._local.hidden = False
 
 
 def all_to_all(x: torch.Tensor, out_sizes: list, in_sizes: list, group: str) -> torch.Tensor:

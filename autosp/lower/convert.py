@@ -29,7 +29,30 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
 }
 
 
+_BYTES = frozenset(
+    getattr(torch, name)
+    for name in ("bool", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
+)
+
+
 def _step(name: str, xs, srcs, dsts, p, rank, group) -> list[torch.Tensor]:
+    """One step on tensors that travel together. Complex numbers travel as pairs of real ones, a last dim more that no
+    split names: collectives know none, and every step here is linear over the reals. What only moves and has no
+    arithmetic of its own travels as bytes."""
+    if xs[0].dtype in _BYTES and name.partition(" ")[0] not in ("scatter_sum", "all_reduce"):
+        dtype, moved = xs[0].dtype, [x.view(torch.uint8) for x in xs]
+        return [y.view(dtype) for y in _real_step(name, moved, srcs, dsts, p, rank, group)]
+    if xs[0].is_complex():
+        pairs = [torch.view_as_real(x.resolve_conj()) for x in xs]
+        return [_complex(y) for y in _real_step(name, pairs, srcs, dsts, p, rank, group)]
+    return _real_step(name, xs, srcs, dsts, p, rank, group)
+
+
+def _complex(pairs: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_complex(pairs.contiguous())
+
+
+def _real_step(name: str, xs, srcs, dsts, p, rank, group) -> list[torch.Tensor]:
     kind, _, which = name.partition(" ")
     splits = srcs if which == "src" else dsts
     match kind:

@@ -57,7 +57,7 @@ class Simulation:
         self._group = SimGroup(plan.p)
         self.locals = [lower(plan, Rank(r, self._group.name, grad_scale, complete)) for r in range(plan.p)]
         for local in self.locals if checked else ():
-            check(plan, local, complete=complete)
+            check(plan, local, complete=complete, grad_scale=grad_scale)
         self.banded = sum(map(band, self.locals)) // plan.p
         self._group.close()
 

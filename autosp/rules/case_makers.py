@@ -258,7 +258,37 @@ def diff(d: Draw) -> Iterator[Arguments]:
     yield call(d.x(b, s), 1, 0, d.x(2, s), d.x(1, s))
 
 
+def pairs(d: Draw) -> Iterator[Arguments]:
+    """Real pairs that are complex numbers."""
+    for rank in (0, 1, 3):
+        yield call(d.x(*d.shape(rank), 2))
+
+
+def numbers(*rest: Any) -> Callable[[Draw], Iterator[Arguments]]:
+    """Complex numbers, then `rest`."""
+
+    def make(d: Draw) -> Iterator[Arguments]:
+        for rank in (2, 0, 3):
+            yield call(d.complex(*d.shape(rank)), *rest)
+
+    return make
+
+
+def bits(d: Draw) -> Iterator[Arguments]:
+    """The same bits as elements of the same size, smaller and larger ones."""
+    b, s = d.size(), d.size()
+    yield call(d.x(b, s), torch.int32)
+    yield call(d.x(b, s), torch.bfloat16)
+    yield call(d.x(b, s, 4), torch.complex64)
+    yield call(d.complex(b, s), torch.float32)
+    yield call(d.x(b, s).to(torch.bfloat16), torch.float16)
+    yield call(d.ids(7, b, s).to(torch.uint8), torch.float8_e4m3fn)
+
+
 MAKERS = SHAPES | table(
+    ("view_as_complex.default", pairs),
+    ("view_as_real.default imag.default _conj.default", numbers()),
+    ("view.dtype", bits),
     ("linear.default", linear),
     ("matmul.default", matmul),
     ("einsum.default", einsum),

@@ -180,7 +180,7 @@ SHAPES = table(
     ("transpose.int swapaxes.default swapdims.default", plain(1, -1)),
     ("permute.default", plain([2, 0, 1])),
     ("t.default", permutation()),
-    ("numpy_T.default mT.default adjoint.default", plain()),
+    ("numpy_T.default mT.default mH.default adjoint.default", plain()),
     ("movedim.int", plain(0, -1)),
     ("movedim.intlist", plain([0, 1], [1, 2])),
     ("expand.default", expand),

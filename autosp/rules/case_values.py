@@ -98,6 +98,27 @@ FILL: dict[Any, Callable[[Draw, list[int]], Any]] = {
     "train": lambda d, pack: d.pick(True, False),
 }
 
+# Operators that are tried on complex numbers too: those that models by complex numbers are made of.
+COMPLEX = frozenset(
+    f"aten.{name}"
+    for name in (
+        "add.Tensor sub.Tensor mul.Tensor div.Tensor rsub.Tensor mul.Scalar add.Scalar neg.default exp.default "
+        "square.default reciprocal.default abs.default angle.default real.default conj.default "
+        "conj_physical.default _conj_physical.default resolve_conj.default resolve_neg.default "
+        "_neg_view.default sgn.default pow.Tensor_Scalar sin.default cos.default log.default where.self addcmul.default "
+        "clone.default contiguous.default alias.default detach.default expand.default view.default reshape.default "
+        "unsqueeze.default squeeze.dim transpose.int permute.default flatten.using_ints unflatten.int slice.Tensor "
+        "select.int index.Tensor cat.default stack.default split.Tensor unbind.int chunk.default repeat.default "
+        "adjoint.default mH.default sum.default sum.dim_IntList mean.default mean.dim einsum.default matmul.default "
+        "bmm.default mm.default linear.default zeros_like.default ones_like.default"
+    ).split()
+)
+
+# No real values beside complex ones: no promotion, or (`where`) a backward that lacks it.
+ONE_DTYPE = frozenset(
+    f"aten.{name}" for name in "linear.default matmul.default bmm.default mm.default einsum.default where.self".split()
+)
+
 # Operands that an operator has no derivative for, though they are floating.
 CONSTANT: dict[str, tuple[str, ...]] = {
     "aten.cross_entropy_loss.default": ("weight",),

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from ..compat.torch import OpOverload, schema_of
 from .case_makers import MAKERS
-from .case_values import FILL, VALUES
+from .case_values import COMPLEX, FILL, ONE_DTYPE, VALUES
 from .draw import Arguments, Draw
 from .model import Dim, Dims, Operand, Pack, Rule, Signature
 from .user import CASES
@@ -24,10 +26,31 @@ def cases_of(name: str, target: OpOverload, rules: tuple[Rule, ...]) -> list[Arg
     draw = Draw.seeded(name)
     if name in CASES:
         return [(tuple(args), {}) for args in CASES[name]()]
-    if name in MAKERS:
-        return list(MAKERS[name](draw))
+    found = list(MAKERS[name](draw)) if name in MAKERS else drawn_cases(name, target, rules, draw)
+    if name in COMPLEX:
+        mixed = () if name in ONE_DTYPE else (False,)
+        found += [with_complex(given, draw, every) for given in found for every in (True, *mixed)]
+    return found
+
+
+def drawn_cases(name: str, target: OpOverload, rules: tuple[Rule, ...], draw: Draw) -> list[Arguments]:
+    """Calls drawn from the dims of an operator's rules."""
     forms = [r.form for r in rules if isinstance(r.form, Signature)]
     return [drawn(name, target, form, draw, v) for form in forms for v in range(VARIANTS)]
+
+
+def with_complex(given: Arguments, draw: Draw, every: bool) -> Arguments:
+    """The call with complex values: in every floating tensor, or in the first alone."""
+    left = [True]
+
+    def one(x: Any) -> Any:
+        if isinstance(x, torch.Tensor) and x.is_floating_point() and (every or left[0]):
+            left[0] = False
+            return torch.complex(x, draw.x(*x.shape))
+        return [one(i) for i in x] if isinstance(x, list) else x
+
+    args, kwargs = given
+    return tuple(map(one, args)), {k: one(v) for k, v in kwargs.items()}
 
 
 def drawn(name: str, target: OpOverload, form: Signature, draw: Draw, variant: int) -> Arguments:

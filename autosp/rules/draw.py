@@ -41,6 +41,14 @@ class Draw:
         """Normal values."""
         return torch.randn(shape, generator=self.tensors)
 
+    def complex(self, *shape: int) -> torch.Tensor:
+        """Complex values, both parts normal."""
+        return torch.randn(shape, generator=self.tensors, dtype=torch.complex64)
+
+    def like(self, t: torch.Tensor) -> torch.Tensor:
+        """Normal values of the shape and dtype of `t`."""
+        return (self.complex if t.is_complex() else self.x)(*t.shape).to(t.dtype)
+
     def positive(self, *shape: int) -> torch.Tensor:
         """Values from 0.1 to 0.9."""
         return torch.rand(shape, generator=self.tensors) * 0.8 + 0.1

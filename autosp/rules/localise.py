@@ -77,6 +77,12 @@ def reshape_if_split(call: LocalCall) -> Any:
     return reshape(call) if call.is_split else call.again()
 
 
+def packed(call: LocalCall) -> Any:
+    """Two elements are taken for one: they must lie beside each other, as they did in the whole tensor."""
+    self = call.emit(aten.contiguous.default, (call.args[0],), {})
+    return call.emit(call.target, (self, *call.args[1:]), call.kwargs)
+
+
 def expand(call: LocalCall) -> Any:
     """Expand to the local sizes."""
     return call.emit(aten.expand.default, (call.args[0], call.sizes()), {})
@@ -146,6 +152,7 @@ def _table(*groups: tuple[Callable[[LocalCall], Any], str]) -> dict[str, Callabl
 TABLE = _table(
     (reshape, "view.default _unsafe_view.default reshape.default view_as.default reshape_as.default"),
     (reshape_if_split, "unflatten.int flatten.using_ints squeeze.default squeeze.dim squeeze.dims ravel.default"),
+    (packed, "view_as_complex.default view.dtype"),
     (expand, "expand.default broadcast_to.default"),
     (with_size, "new_zeros.default new_ones.default new_empty.default new_full.default"),
     (repeat, "repeat.default"),

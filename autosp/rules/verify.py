@@ -17,7 +17,7 @@ from ..errors import RuleError
 from ..layout import PARTIAL, REPLICATE, Placement, Split, assemble, local_shape, shard
 from ..spec.constraining import constrain_op as _registers_autosp_constrain  # noqa: F401
 from .book import RuleBook
-from .call import op_name, operand_indices, resolve, tensor_args, tensor_results
+from .call import is_floating, op_name, operand_indices, resolve, tensor_args, tensor_results
 from .case_values import CONSTANT, UNDETERMINED
 from .cases import cases_of
 from .draw import Arguments, Draw
@@ -180,15 +180,13 @@ def run_whole(target: Any, given: Arguments, draw: Draw) -> Whole:
     handles = leaves(tensor_args(*given), constants(target, given))
     args, kwargs = replaced(given, handles)
     results = tensor_results(target(*args, **kwargs))
-    cotangents = [draw.x(*r.shape).to(r.dtype) if r.requires_grad else None for r in results]
+    cotangents = [draw.like(r) if r.requires_grad else None for r in results]
     return Whole([r.detach() for r in results], cotangents, gradients_of(results, cotangents, handles))
 
 
 def leaves(tensors: list[torch.Tensor], constant: frozenset[int]) -> list[torch.Tensor]:
-    """Fresh copies of operands; the floating ones want gradients, save those in `constant`."""
-    return [
-        t.detach().clone().requires_grad_(t.is_floating_point() and i not in constant) for i, t in enumerate(tensors)
-    ]
+    """Fresh copies of operands; the floating and complex ones want gradients, save those in `constant`."""
+    return [t.detach().clone().requires_grad_(is_floating(t) and i not in constant) for i, t in enumerate(tensors)]
 
 
 def constants(target: Any, given: Arguments) -> frozenset[int]:
@@ -268,7 +266,7 @@ def parts_of(t: torch.Tensor, placement: Placement, p: int, i: int, trial: Trial
         return [shard(t, placement, p, r) for r in range(p)]
     if i in trial.projection.once and trial.what.startswith("reduce"):
         return [t, *(torch.zeros_like(t) for _ in range(p - 1))]
-    addends = [draw.x(*t.shape).to(t.dtype) for _ in range(p - 1)]
+    addends = [draw.like(t) for _ in range(p - 1)]
     return [t - sum(addends), *addends]
 
 
@@ -320,12 +318,16 @@ def difference(got: torch.Tensor, want: torch.Tensor) -> float:
         return float("inf")
     if not want.numel():
         return 0.0
+    if is_floating(want) and want.dtype.itemsize == 1:  # no arithmetic is written for fp8
+        got, want = got.float(), want.float()
+    if want.is_complex() and got.is_complex():
+        return difference(torch.view_as_real(got.resolve_conj()), torch.view_as_real(want.resolve_conj()))
     odd = ~want.isfinite()
     if odd.any():
         if got[odd].isfinite().any() or not torch.equal(got[odd].nan_to_num(0, 1, -1), want[odd].nan_to_num(0, 1, -1)):
             return float("inf")
         return difference(got[~odd], want[~odd])
-    if not want.is_floating_point():
+    if not is_floating(want):
         return 0.0 if torch.equal(got, want) else float("inf")
     gap = ((got - want).abs().max() / want.abs().max().clamp(min=1.0)).item()
     return gap if gap == gap else float("inf")

@@ -77,11 +77,15 @@ def communicates(kind: str) -> bool:
 
 
 def reshard(value: Value, src: Placement, dst: Placement, p: int, device: Device, share: float = 1.0) -> Reshard | None:
-    """The cost of a change of placement; None where there is no conversion, or none is needed:
+    """The cost of a change of placement; None where there is no conversion, or none is needed
+    (or fp8 would have to be summed):
     what every rank can work out from whole inputs (a mask) is never sent. `share` is the part of
     each latency that this value bears (values that travel together share one)."""
     kinds = conversion(src, dst)
     if kinds is None or (value.given and communicates(kinds[0])):
+        return None
+    sums = {"all_reduce", "reduce_scatter"}.intersection(kinds if value.diff else kinds[:1])
+    if sums and value.dtype.is_floating_point and value.dtype.itemsize == 1:  # fp8 has no arithmetic
         return None
     rate, latency = device.link(p)
     seconds = 0.0

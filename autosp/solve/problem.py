@@ -10,7 +10,7 @@ import sympy
 import torch
 from torch import fx
 
-from ..capture import Captured, module_path, source_line, tensor_nodes, tensors_of
+from ..capture import Captured, differentiable, module_path, source_line, tensor_nodes, tensors_of
 from ..capture.own import own_of
 from ..capture.regions import KEY
 from ..compat.torch import SET_GRAD_ENABLED
@@ -164,7 +164,7 @@ def _add_call(node, grad, binder, of, new, ops) -> None:
     bodies, reasons = own_of(node), ()
     constant = bodies.constant if bodies is not None else ()  # results that an own backward leaves out
     results = tuple(
-        new(node, None if single else i, t, flows and t.is_floating_point() and i not in constant, param, given)
+        new(node, None if single else i, t, flows and differentiable(t.dtype) and i not in constant, param, given)
         for i, t in enumerate(found)
     )
     own = Bodies(bodies, tuple(v.diff for v in operands), binder.bind) if bodies is not None else None

@@ -125,7 +125,7 @@ def _drawn(module: torch.nn.Module) -> torch.nn.Module:
     module = copy.deepcopy(module).to_empty(device="cpu").float().train()
     generator = torch.Generator().manual_seed(0)
     for t in (*module.parameters(), *module.buffers()):
-        t.data.copy_(_random(t, generator) * (0.1 if t.is_floating_point() else 1))
+        t.data.copy_(_random(t, generator) * (0.1 if _drawn_normal(t) else 1))
     for part in module.modules():
         if "dropout" in type(part).__name__.lower():
             part.eval()
@@ -134,9 +134,13 @@ def _drawn(module: torch.nn.Module) -> torch.nn.Module:
 
 def _random(t: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Like `t`; whole numbers are 0 or 1, so that they may stand for an index of anything."""
-    if t.is_floating_point():
-        return torch.randn(t.shape, generator=generator)
+    if _drawn_normal(t):
+        return torch.randn(t.shape, generator=generator, dtype=t.dtype if t.is_complex() else torch.float32)
     return torch.randint(0, 2, t.shape, generator=generator).to(t.dtype)
+
+
+def _drawn_normal(t: torch.Tensor) -> bool:
+    return t.is_floating_point() or t.is_complex()
 
 
 def _mixing(module: torch.nn.Module, call: _Call, over: str, path: str) -> Iterator[words.Said]:
@@ -171,4 +175,5 @@ def _mixing(module: torch.nn.Module, call: _Call, over: str, path: str) -> Itera
 def _results(module: torch.nn.Module, call: _Call, leaves: list[Any]) -> list[torch.Tensor]:
     clones = tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, leaves)
     args, kwargs = tree_unflatten(clones, call.tree)
-    return [x.float() for x in tree_flatten(module(*args, **kwargs))[0] if isinstance(x, torch.Tensor)]
+    found = [x for x in tree_flatten(module(*args, **kwargs))[0] if isinstance(x, torch.Tensor)]
+    return [(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).float() for x in found]

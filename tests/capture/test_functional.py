@@ -126,10 +126,29 @@ def _split_is_read(self, x, a):
     return a[..., :4] * left + a[..., 4:] * right
 
 
+def _complex_view(self, x, a):
+    pairs = a.unflatten(-1, (4, 2))
+    torch.view_as_complex(pairs).mul_(0.5 + 2j)
+    return a * x
+
+
+def _real_view(self, x, a):
+    z = torch.complex(a, x)
+    torch.view_as_real(z)[..., 1].mul_(3)
+    return z.abs()
+
+
+def _conjugate(self, x, a):
+    z = torch.complex(a, x)
+    seen = z * 1
+    z.conj().mul_(1 + 2j)
+    return torch.view_as_real(z * seen)
+
+
 CASES = [
     _chain, _view_after, _base_after, _siblings, _assign, _read_before, _narrow, _inplace_view, _no_op_views,
     _dropout_in_eval, _casts_back, _index_put, _nothing_written_flows, _detached, _copy,
-    _split_is_read,
+    _split_is_read, _complex_view, _real_view, _conjugate,
 ]  # fmt: skip
 
 

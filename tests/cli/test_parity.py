@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from autosp.cli import main
@@ -39,6 +40,23 @@ def test_an_exact_model(spec):
 def test_for_a_machine(spec):
     found = json.loads(run("--model", f"{MODEL}:Mixing", "--spec", spec, "--json").output)
     assert found["exact"] and found["gap"]["ratio"] <= 1 and found["trial"]["sp"] == 2 and found["refusal"] is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_model_that_is_tested_is_the_users(precision):
+    """Casting it to a precision leaves complex numbers complex, and whole ones whole."""
+    from autosp.cli._trial import Trial, build
+
+    model, _ = build(Trial(f"{MODEL}:Rotated", precision=precision))
+    found = {name: x.dtype for name, x in (*model.named_parameters(), *model.named_buffers())}
+    low = torch.bfloat16 if precision == "bf16" else torch.float32
+    own = {"turn": torch.complex64, "freqs": torch.complex64, "counts": torch.int64}
+    assert found == own | dict.fromkeys(("embed.weight", "head.weight", "head.bias"), low)
+
+
+def test_complex_buffers_and_parameters_are_exact(spec):
+    result = run("--model", f"{MODEL}:Rotated", "--spec", spec, "--sp", "3", "--seq", "13")
+    assert result.exit_code == 0, result.output
 
 
 def test_a_refusal_is_a_failure_in_four_parts(spec):

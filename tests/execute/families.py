@@ -86,6 +86,67 @@ class SoftLabels(NanoGPT):
         return F.cross_entropy(self.logits(idx).float().flatten(0, 1), probabilities.flatten(0, 1))
 
 
+class RotaryLlama(nn.Module):
+    """A Llama as people write it by hand, its rotary embedding by complex numbers (as Meta's own), or by real ones."""
+
+    def __init__(self, width: int = 64, heads: int = 8, kv_heads: int = 4, layers: int = 2, length: int = 128):
+        super().__init__()
+        self.tokens = nn.Embedding(VOCAB, width)
+        self.blocks = nn.ModuleList(RotaryBlock(width, heads, kv_heads) for _ in range(layers))
+        self.norm = nn.RMSNorm(width)
+        self.head = nn.Linear(width, VOCAB, bias=False)
+        self.register_buffer("freqs_cis", freqs_cis(width // heads, length), persistent=False)
+
+    def rotated(self, x, freqs):
+        pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * freqs.view(1, x.shape[1], 1, -1)).flatten(3).type_as(x)
+
+    def forward(self, idx, targets):
+        x, freqs = self.tokens(idx), self.freqs_cis[: idx.shape[1]]
+        for block in self.blocks:
+            x = block(x, lambda y: self.rotated(y, freqs))
+        logits = self.head(self.norm(x))
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten(), ignore_index=-100), logits
+
+
+class RealRotaryLlama(RotaryLlama):
+    """The same numbers without complex ones."""
+
+    def rotated(self, x, freqs):
+        cos, sin = (part.view(1, x.shape[1], 1, -1) for part in (freqs.real, freqs.imag))
+        a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(3).type_as(x)
+
+
+class RotaryBlock(nn.Module):
+    def __init__(self, width: int, heads: int, kv_heads: int):
+        super().__init__()
+        self.heads, self.kv_heads, self.each = heads, kv_heads, width // heads
+        self.before, self.between = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.q, self.out = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.k, self.v = (nn.Linear(width, kv_heads * self.each, bias=False) for _ in range(2))
+        self.up, self.gate = (nn.Linear(width, 96, bias=False) for _ in range(2))
+        self.down = nn.Linear(96, width, bias=False)
+
+    def forward(self, x, rotate):
+        b, s, w = x.shape
+        y = self.before(x)
+        q, k, v = self.q(y).view(b, s, self.heads, -1), self.k(y).view(b, s, self.kv_heads, -1), self.v(y)
+        q, k, v = rotate(q), rotate(k), v.view(b, s, self.kv_heads, -1)
+        k, v = (t.repeat_interleave(self.heads // self.kv_heads, 2) for t in (k, v))
+        y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), is_causal=True)
+        x = x + self.out(y.transpose(1, 2).reshape(b, s, w))
+        y = self.between(x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+def freqs_cis(width: int, length: int) -> torch.Tensor:
+    """The rotations of every position, as complex numbers of size 1."""
+    rates = 1.0 / 10000.0 ** (torch.arange(0, width, 2).float() / width)
+    angles = torch.outer(torch.arange(length).float(), rates)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
 class Block(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -129,7 +190,7 @@ def checkpointed() -> nn.Module:
 
 
 VARIANTS = {"LlamaLoRA": lora, "LlamaTied": tied, "LlamaCheckpointed": checkpointed}
-OWN = {"NanoGPT": NanoGPT, "WeightedLoss": WeightedLoss, "SoftLabels": SoftLabels}
+OWN = {"NanoGPT": NanoGPT, "WeightedLoss": WeightedLoss, "SoftLabels": SoftLabels, "ComplexRotary": RotaryLlama}
 OWN_SPEC = """
 mesh    [dp: local, sp]
 input   idx      [batch@dp, seq@sp]
@@ -155,6 +216,6 @@ def build(name: str) -> nn.Module:
 
 def __getattr__(name: str):
     """`tests.execute.families:LlamaForCausalLM` is a factory, as `--model` takes one."""
-    if name in FAMILIES or name in VARIANTS:
+    if name in FAMILIES or name in VARIANTS or name in OWN:
         return partial(build, name)
     raise AttributeError(name)

@@ -148,6 +148,26 @@ class Fourier(Mixing):
         return torch.fft.fft(torch.fft.fft(x, dim=-1), dim=1).real
 
 
+class Rotated(Mixing):
+    """Attention on complex numbers: its queries, keys, values, one of its weights and a buffer are."""
+
+    def __init__(self):
+        super().__init__()
+        del self.q, self.k, self.v
+        self.turn = nn.Parameter(torch.randn(4, 2, dtype=torch.complex64))
+        self.register_buffer("freqs", torch.polar(torch.ones(64), torch.arange(64.0)))
+        self.register_buffer("counts", torch.arange(64))
+
+    def mix(self, x):
+        b, s, _ = x.shape
+        places = self.freqs[self.counts[:s]].view(1, s, 1, 1)
+        x = torch.view_as_complex(x.view(b, s, 4, 2, 2)).transpose(1, 2)
+        q, k = (x * part.transpose(1, 2) for part in (self.turn * places, self.turn.conj() / places))
+        weights = torch.softmax((q @ k.transpose(-1, -2).conj()).real, -1)
+        y = weights.to(k.dtype) @ k
+        return torch.view_as_real(y.transpose(1, 2).contiguous()).flatten(2)
+
+
 class AssociativeScan(Mixing):
     def mix(self, x):
         from torch._higher_order_ops.associative_scan import associative_scan

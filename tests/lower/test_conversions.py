@@ -34,11 +34,13 @@ def messages(draw, pair: tuple[str, str]):
     return p, tensors, draw(st.integers(0, 2**16))
 
 
-def given_values(shape, placement, p: int, generator) -> list[torch.Tensor]:
-    """What each rank holds: whole numbers in double precision, so that every sum is exact."""
+def given_values(shape, placement, p: int, generator, dtype=torch.float64) -> list[torch.Tensor]:
+    """What each rank holds: whole numbers in double precision, so that every sum is exact; of a complex dtype, both
+    parts are, and they are conjugates that are not worked out yet."""
 
     def whole():
-        return torch.randint(-9, 10, shape, generator=generator).double()
+        x, y = (torch.randint(-9, 10, shape, generator=generator).double() for _ in range(2))
+        return torch.complex(x, y).conj() if dtype.is_complex else x
 
     if placement is PARTIAL:
         return [whole() for _ in range(p)]
@@ -58,11 +60,11 @@ def as_tuple(placement):
     return (placement.dim, placement.outer, placement.units, placement.inner) if isinstance(placement, Split) else None
 
 
-def run(p: int, tensors, pair, seed: int, diff: bool = True):
+def run(p: int, tensors, pair, seed: int, diff: bool = True, dtype=torch.float64):
     """Every rank's inputs, outputs, gradients given and gradients received, per tensor."""
     generator = torch.Generator().manual_seed(seed)
-    held = [given_values(shape, src, p, generator) for shape, src, _ in tensors]
-    grads = [given_values(shape, gradient_of(dst), p, generator) for shape, _, dst in tensors]
+    held = [given_values(shape, src, p, generator, dtype) for shape, src, _ in tensors]
+    grads = [given_values(shape, gradient_of(dst), p, generator, dtype) for shape, _, dst in tensors]
     srcs = tuple(as_tuple(src) for _, src, _ in tensors)
     dsts = tuple(as_tuple(dst) for _, _, dst in tensors)
 
@@ -87,13 +89,14 @@ def assert_equal_parts(parts, placement) -> None:
         assert all(torch.equal(x, parts[0]) for x in parts)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 @pytest.mark.parametrize("pair", sorted(TABLE), ids="-".join)
-def test_forward_keeps_the_value_and_backward_is_its_adjoint(pair):
+def test_forward_keeps_the_value_and_backward_is_its_adjoint(pair, dtype):
     @SHORT
     @given(messages(pair))
     def check(message):
         p, tensors, seed = message
-        held, grads, found = run(p, tensors, pair, seed)
+        held, grads, found = run(p, tensors, pair, seed, dtype=dtype)
         for i, (shape, src, dst) in enumerate(tensors):
             outputs = [outs[i] for outs, _, _ in found]
             received = [back[i] for _, back, _ in found]
@@ -117,6 +120,21 @@ def test_without_a_gradient_the_forward_is_the_same(pair):
             assert torch.equal(whole([outs[i] for outs, _, _ in found], dst), whole(held[i], src))
 
     check()
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float8_e4m3fn, torch.bfloat16, torch.complex64], ids=str)
+@pytest.mark.parametrize("pair", [("split", "split"), ("split", "replicate"), ("replicate", "split")], ids="-".join)
+def test_what_moves_may_be_of_any_dtype(pair, dtype):
+    src, dst = KINDS.get(pair[0], Split(0, 1, 3, 1)), KINDS.get(pair[1], Split(1, 1, 5, 1))
+    x = torch.randint(0, 2, (3, 5), generator=torch.Generator().manual_seed(0)).to(dtype)
+
+    def body(rank, group):
+        part = shard(x, src, 2, rank)
+        return convert((part,), pair, (as_tuple(src),), (as_tuple(dst),), 2, rank, group.name, False)[0]
+
+    parts = run_ranks(2, body)
+    assert all(part.dtype is dtype for part in parts)
+    assert torch.equal(whole([part.to(torch.complex64) for part in parts], dst), x.to(torch.complex64))
 
 
 @pytest.mark.parametrize("pair", [("split", "split"), ("split", "replicate"), ("split", "invariant")], ids="-".join)

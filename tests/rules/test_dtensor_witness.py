@@ -35,6 +35,7 @@ LENT = "the operand lends its dtype alone and may lie anywhere; a rule knows no 
 SCANNED = "DTensor takes it for pointwise and carries nothing from shard to shard: the result would be wrong"
 KEPT = "DTensor numbers the result's dims as if keepdim were off"
 SHORT = "an index of fewer rows than its source is cut at other rows: the shards do not meet"
+JOINED = "elements of the last dim are joined or cut: where a shard's end is depends on sizes that differ"
 COUNTED = "scale_grad_by_freq counts the ids of the whole batch: a shard's count is another"
 
 # Splits that DTensor allows and no rule of ours does: by operator, what the result then is, and why.
@@ -49,6 +50,7 @@ DIFFERENT = {
     **{f"aten.{n}.default": ("split", SCANNED) for n in ("cumprod", "logcumsumexp")},
     "aten.logsumexp.default": ("split", KEPT),
     "aten.embedding.default": ("split", COUNTED),
+    "aten.view.dtype": ("split", JOINED),
     "aten.gather.default": ("split", SHORT),
 }
 

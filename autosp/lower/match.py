@@ -1,0 +1,127 @@
+"""What the local version of an operator must look like, worked out anew from its rule, and whether a graph has it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import fx
+
+from ..capture import tensors_of
+from ..capture.masks import drops_mask, without_mask
+from ..capture.regions import KEY
+from ..layout import Placement, as_size
+from ..rules import localise
+from ..solve.problem import Op, Problem
+from .convert import mean_over
+
+aten = torch.ops.aten
+
+
+@attrs.frozen
+class Operand:
+    """A global value, by its id."""
+
+    value: int
+
+
+@attrs.frozen
+class Size:
+    """A size, as an expression of the global ones."""
+
+    size: Any
+
+
+@attrs.frozen
+class Calls:
+    """A call of `target`; its arguments are such calls, operands, sizes, or plain values."""
+
+    target: Any
+    args: tuple
+    kwargs: dict
+
+
+class Anything:
+    """An argument that is not compared: a number that only a run knows, a function."""
+
+
+def version(
+    problem: Problem, op: Op, needs: Sequence[Placement], gives: Sequence[Placement], p: int, rank: int
+) -> Calls:
+    """What one rank calls in the place of an operator, its operands and results placed so."""
+    args, kwargs = fx.map_arg((op.node.args, op.node.kwargs), lambda n: _wanted(problem, n))
+    if drops_mask(op.node, needs[0] if needs else None):
+        args, kwargs = without_mask(args, kwargs)
+    if op.node.target is torch.ops.autosp.constrain.default:
+        return Calls(aten.alias.default, args[:1], {})
+    if KEY in op.node.meta:  # its sizes are those of the shard
+        return Calls(op.node.target, tuple(Anything() if isinstance(a, Size) else a for a in args), {})
+    if op.own is not None:  # its bodies are checked by themselves
+        return Calls(Anything(), tuple(Operand(v.id) for v in op.operands), {})
+    if op.projection is None:
+        return Calls(op.node.target, args, dict(kwargs))
+    shapes = tuple(v.shape for v in op.results)
+    return localise(
+        op.node.target, args, kwargs, op.projection, tuple(needs), tuple(gives), shapes, p, rank,
+        lambda target, args, kwargs: Calls(target, tuple(args), dict(kwargs)), Size,
+    )  # fmt: skip
+
+
+def _wanted(problem: Problem, n: fx.Node) -> Any:
+    val = n.meta.get("val")
+    if tensors_of(val):
+        return Operand(problem.of[n][0].id)
+    if isinstance(val, torch.SymInt):
+        return Size(as_size(val))
+    return Anything() if val is None or isinstance(val, (torch.SymFloat, torch.SymBool)) else val
+
+
+def fits(actual: Any, wanted: Any, value_of: Callable[[fx.Node], int | None], size_of: Callable[[Any], Any]) -> bool:
+    """Whether a graph calls what is wanted. value_of: the global value that a node is, None for one that is none;
+    size_of: what a size in an argument is, as comparable values."""
+
+    def same(a: Any, b: Any) -> bool:
+        if isinstance(b, Anything):
+            return True
+        if isinstance(b, Operand):
+            return isinstance(a, fx.Node) and value_of(_undetached(a, value_of)) == b.value
+        if isinstance(b, Size):
+            return size_of(a) == size_of(b.size)
+        if isinstance(b, Calls):
+            if not isinstance(a, fx.Node):
+                return False
+            if a.target is mean_over:  # of the axis by its group
+                return b.target is torch.ops.autosp.mean_over.default and same(a.args[0], b.args[0])
+            if isinstance(b.target, Anything):
+                return same(list(a.args[: len(b.args)]), list(b.args))
+            return a.target == b.target and same(a.args, b.args) and same(dict(a.kwargs), b.kwargs)
+        if isinstance(b, (list, tuple)):
+            return isinstance(a, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
+        if isinstance(b, Mapping):
+            return isinstance(a, Mapping) and list(a) == list(b) and all(same(a[k], b[k]) for k in b)
+        return not isinstance(a, fx.Node) and type(a) is type(b) and (a == b or a != a)
+
+    return same(actual, wanted)
+
+
+def _undetached(n: fx.Node, value_of: Callable[[fx.Node], int | None]) -> fx.Node:
+    """What a call reads where no gradient is to flow."""
+    return n.args[0] if value_of(n) is None and n.target is aten.detach.default else n
+
+
+def expressions(gm: fx.GraphModule, problem) -> dict[fx.Node, object]:
+    """Every size node of a local graph as an expression of the global sizes."""
+    known: dict[fx.Node, object] = {}
+    by_name = {n.name: n for n in problem.captured.graph.graph.nodes}
+    arithmetic = {operator.add, operator.mul, operator.floordiv, operator.mod, operator.sub}
+    for node in gm.graph.nodes:
+        if node.op == "placeholder" and isinstance(by_name[node.name].meta.get("val"), torch.SymInt):
+            known[node] = as_size(by_name[node.name].meta["val"])
+        elif node.target is aten.sym_size.int and node.args[0].op == "placeholder":
+            known[node] = as_size(by_name[node.args[0].name].meta["val"].shape[node.args[1]])
+        elif node.target in arithmetic and all(not isinstance(a, fx.Node) or a in known for a in node.args):
+            known[node] = as_size(node.target(*(known.get(a, a) if isinstance(a, fx.Node) else a for a in node.args)))
+    return known
