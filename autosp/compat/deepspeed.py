@@ -17,7 +17,7 @@ def deepcompile_passes(engine: Any) -> tuple[bool, list[str]]:
 
 
 def skip_native_backward(engine: Any) -> None:
-    """DeepSpeed 0.18 starts DeepCompile's C++ extension, which CUDA's headers build, before every backward, also where
-    its `autosp` pass compiled the module and the extension has nothing to do; 0.19 does not."""
+    """DeepSpeed 0.19.0 starts DeepCompile's C++ extension, which CUDA's headers build, before every backward, also
+    where its `autosp` pass compiled the module and the extension has nothing to do; later releases do not."""
     if not hasattr(engine, "uses_parallelization_pass_only"):
         engine.is_deepcompile_active = lambda: False
