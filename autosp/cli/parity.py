@@ -15,8 +15,8 @@ MASKS, LABELS = ("none", "ones", "right", "left", "packed"), ("full", "prompt", 
 EXTRAS, PRECISIONS = ("num_items_in_batch", "shift_labels"), ("fp32", "bf16", "autocast", "fp16")
 
 PACKED = (
-    "  use_cache is off in both runs, so that packed documents do not see each other; in plain eager training it is on\n"
-    "  by default in a Hugging Face model, they do, and the loss is another (a mask of ones gives that here too)"
+    "use_cache is off in both runs, so that packed documents do not see each other; in plain eager training it is on "
+    "by default in a Hugging Face model, they do, and the loss is another (a mask of ones gives that here too)"
 )
 
 
@@ -98,8 +98,7 @@ def page(verdict: Any) -> str:
         f"batch {trial.batch}, length {' '.join(map(str, trial.lengths))}, mask {trial.mask}, labels {trial.labels}, "
         f"{trial.precision}, " + ("a DeviceMesh" if trial.zero is None else f"ZeRO-{trial.zero}")
     )
-    if trial.mask == "packed":
-        head += f"\n{PACKED}"
+    head = "\n".join([head, *(f"  {note}" for note in notes(verdict))])
     if verdict.failure:
         return f"{head}\nFAILED\n{verdict.failure}"
     if verdict.refusal:
@@ -120,4 +119,9 @@ def page(verdict: Any) -> str:
 
 def as_fields(verdict: Any) -> dict[str, Any]:
     """A verdict for a machine."""
-    return {**attrs.asdict(verdict), "exact": verdict.exact}
+    return {**attrs.asdict(verdict), "exact": verdict.exact, "notes": notes(verdict)}
+
+
+def notes(verdict: Any) -> list[str]:
+    """What both runs have in common, and a user's own run may have not."""
+    return [PACKED] if verdict.trial.mask == "packed" else []

@@ -114,9 +114,14 @@ class Backend:
         decision = self._decided(local, example_inputs)
         with _no_local_guards(dynamic):
             compiled = compile_inner(self.options.inner, local, example_inputs, decision and decision.choice)
-        if dynamic and decision is not None and self.options.dynamic is None:
+        if dynamic and self.options.dynamic is None and self._budgeted():
             _guard_memory(gm)
         return with_absent(with_own_stream(compiled, self.plans[-1], self.mesh.rank), absent)
+
+    def _budgeted(self) -> bool:
+        """Whether what is kept depends on how long the inputs are. A mapped module is compiled once for all lengths."""
+        in_training = torch.is_grad_enabled() and self.options.inner != "eager"
+        return in_training and self.policy.in_bytes and not self.spec.maps
 
     def _announced(self, compiled: Callable) -> Callable:
         if self.mesh.size == 1:

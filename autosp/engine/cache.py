@@ -14,9 +14,10 @@ from ..errors import Problem
 CACHES = ("past_key_values", "past_key_value", "cache_params", "past_buckets_states", "mems", "state")
 
 
-def given_cache(inputs: Mapping[str, Any], named: frozenset[str]) -> str | None:
+def given_cache(module: torch.nn.Module, inputs: Mapping[str, Any], named: frozenset[str]) -> str | None:
     """The argument that is a cache, if one is; `named` are inputs that the spec knows."""
-    found = (n for n in CACHES if inputs.get(n) is not None and n not in named)
+    names = CACHES if hasattr(module, "generate") else CACHES[:1]  # others may mean anything elsewhere
+    found = (n for n in names if inputs.get(n) is not None and n not in named)
     return next((n for n in found if not isinstance(inputs[n], torch.Tensor)), None)
 
 

@@ -92,11 +92,11 @@ class Step:
     def _training(self) -> bool:
         return self.module.training and torch.is_grad_enabled()
 
-    def _say(self, what: str, text: str) -> None:
+    def _say(self, what: str, text: str, stacklevel: int = 4) -> None:
         """A warning, once."""
         if what not in self.said:
             self.said.add(what)
-            warnings.warn(text, stacklevel=6)
+            warnings.warn(text, stacklevel=stacklevel)
 
     def _cache_of(self, args, kwargs) -> str | None:
         """Why a call is one with a cache, if it is."""
@@ -104,7 +104,7 @@ class Step:
             inputs = self._named(args, kwargs)
         except (TypeError, InputError):  # told where the call is checked
             return None
-        name = cache.given_cache(inputs, self.inputs)
+        name = cache.given_cache(self.module, inputs, self.inputs)
         return name or ("use_cache=True" if cache.asks_for_cache(self.module, inputs) else None)
 
     def _uncompiled(self, args, kwargs):
@@ -123,13 +123,14 @@ class Step:
         """The inputs of a call that the program takes: it returns no cache and is given none."""
         model = type(self.module).__name__
         if self._training():
-            name = cache.given_cache(inputs, self.inputs)
+            name = cache.given_cache(self.module, inputs, self.inputs)
             if name:
                 raise InputError(cache.cache_in_training(name, model))
             if inputs.get("use_cache"):
-                self._say("use_cache", cache.without_cache(model))
+                self._say("use_cache", cache.without_cache(model), stacklevel=5)
                 inputs = {**inputs, "use_cache": False}
-            self.cache_was_on |= cache.switch_off_cache(self.module, stacklevel=7)  # the user may have put it on again
+            if cache.asks_for_cache(self.module, {}):  # a script may have put it on again, to generate
+                self.cache_was_on |= cache.switch_off_cache(self.module, stacklevel=5)
             self._see_packed(inputs, model)
         return inputs
 
@@ -141,7 +142,7 @@ class Step:
         if not asked or not isinstance(at, torch.Tensor) or "packed" in self.said:
             return
         if (not self.compared or at.device.type == "cpu") and cache.restart(at):
-            self._say("packed", cache.packed(model))
+            self._say("packed", cache.packed(model), stacklevel=6)
 
     def _named(self, args, kwargs) -> dict:
         bound = self.signature.bind(*args, **kwargs)

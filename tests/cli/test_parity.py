@@ -9,6 +9,9 @@ import torch
 from click.testing import CliRunner
 
 from autosp.cli import main
+from autosp.cli._trial import Trial
+from autosp.cli._verdict import Verdict
+from autosp.cli.parity import as_fields, page
 from tests.execute.odd import SPEC
 
 MODEL = "tests.execute.odd"
@@ -71,6 +74,13 @@ def test_a_forward_that_takes_what_no_spec_names():
     assert result.exit_code == 1
     assert "the forward of Mixing takes idx, targets" in result.output
     assert "or let pkg.mod:factory return (model, inputs)" in result.output
+
+
+def test_packed_rows_are_compared_without_a_cache_which_is_said():
+    """To people and to machines; of other rows nothing is said."""
+    for mask, told in (("packed", True), ("none", False)):
+        verdict = Verdict(Trial(model="LlamaForCausalLM", mask=mask), failure="not run")
+        assert ("\n  use_cache is off in both runs" in page(verdict)) == told == bool(as_fields(verdict)["notes"])
 
 
 def test_what_the_simulator_cannot_do():

@@ -159,11 +159,37 @@ def loader() -> dict:
     return found | {"logits": logits, "loss_in_eval": got.loss}
 
 
+def calls() -> dict:
+    """Training with labels, a generation in between, and a loss outside of the model from its logits, on one engine."""
+    from tests.engine.calls import llama, outside, preferred
+
+    bare = [{"input_ids": batch(i)["input_ids"]} for i in range(2)]
+    ask = dict(input_ids=batch(5, 12)["input_ids"], max_new_tokens=5, do_sample=False)
+    eager = llama()
+    losses = train(eager, [batch(0)])
+    tokens = eager.eval().generate(**ask).tolist()
+    losses += outside(eager.train(), bare, preferred)
+
+    made, *_ = engine(llama(), gradient_clipping=0.0)
+    autosp.compile(made, backend="aot_eager")
+    got = trained(made, [batch(0)])
+    made.eval()
+    same = made.module.generate(**ask).tolist() == tokens
+    made.train()
+    for each in bare:
+        loss = preferred(made(**each), each)
+        made.backward(loss)
+        made.step()
+        got.append(float(loss.detach()))
+    return figures(eager, losses, made.module, got) | {"split": same}
+
+
 TRAINED = {
     "two_engines": two_engines,
     "beside_a_zero_3_engine": beside_a_zero_3_engine,
     "drop_in": drop_in,
     "loader": loader,
+    "calls": calls,
 }
 
 
