@@ -41,6 +41,7 @@ HOW = {
     "Centring": (2, 2),
     "FusedLoss": (1, 1, None, "sum"),
     "FusedLossInChunks": (None, None, None, None),
+    "Broadcast": (1, 1, None, 1),
     "FlatTokens": (0, 0),
     "TwoResults": (1, 1, 1),
     "Attributes": (1, 1, 1),
