@@ -229,7 +229,9 @@ def _traced(body: fx.GraphModule, args: list, name: str, like: Sequence = ()) ->
                 )
             )
     inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
-    functionalise(graph, [Placeholder(n.name, "input", n.name, False) for n in inputs], training=False)
+    names = [n.name for n in body.graph.nodes if n.op == "placeholder"]
+    known = [Placeholder(n.name, "input", name, False) for n, name in zip(inputs, names, strict=True)]
+    functionalise(graph, known, training=False)
     canonicalise(graph)
     return graph
 
