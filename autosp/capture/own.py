@@ -16,7 +16,7 @@ import attrs
 import torch
 from torch import fx
 
-from ..compat.torch import SET_GRAD_ENABLED, HigherOrderOperator, saw_call_of, trace_to_aten
+from ..compat.torch import SET_GRAD_ENABLED, HigherOrderOperator, saw_call_of, statically_known_true, trace_to_aten
 from ..errors import AutospError, CaptureError, Problem
 from .canonical import canonicalise
 from .captured import Placeholder, source_line
@@ -197,7 +197,7 @@ def _bodies(call: _Call, vals: list) -> OwnBackward:
     results, saved = forward.graph.output_node().args[0]
     given = [n.meta["val"] if isinstance(n, fx.Node) else n for n in (*results, *saved)]
     with torch.amp.autocast(_device(vals), enabled=False):
-        backward = _traced(call.backward, [_fresh(v) for v in given], "backward")
+        backward = _traced(call.backward, [_fresh(v) for v in given], "backward", like=vals)
     return OwnBackward(forward, backward, call.constant)
 
 
@@ -209,11 +209,16 @@ def _fresh(val):
     return torch.empty_like(val).requires_grad_(False) if isinstance(val, torch.Tensor) else val
 
 
-def _traced(body: fx.GraphModule, args: list, name: str) -> fx.GraphModule:
-    """A body as a functional ATen graph, dead code removed."""
+def _traced(body: fx.GraphModule, args: list, name: str, like: Sequence = ()) -> fx.GraphModule:
+    """A body as a functional ATen graph, dead code removed. like: what a backward's gradients belong to."""
     interpreter = _Body(body)
+
+    def run(*given):
+        found = interpreter.run(*given)
+        return tuple(map(_summed_to, found, like)) if like else found
+
     with torch.no_grad():
-        graph = trace_to_aten(lambda *a: interpreter.run(*a), args)
+        graph = trace_to_aten(run, args)
     for node in graph.graph.nodes:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise CaptureError(
@@ -224,9 +229,24 @@ def _traced(body: fx.GraphModule, args: list, name: str) -> fx.GraphModule:
                 )
             )
     inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
-    functionalise(graph, [Placeholder(n.name, "input", n.name, False) for n in inputs], training=False)
+    names = [n.name for n in body.graph.nodes if n.op == "placeholder"]
+    known = [Placeholder(n.name, "input", name, False) for n, name in zip(inputs, names, strict=True)]
+    functionalise(graph, known, training=False)
     canonicalise(graph)
     return graph
+
+
+def _summed_to(gradient, operand):
+    """A gradient of a shape that its operand is broadcast to, as autograd sums it."""
+    if not isinstance(gradient, torch.Tensor):
+        return gradient
+    extra = gradient.dim() - operand.dim()
+    if extra:
+        gradient = gradient.sum(list(range(extra)))
+    for d, (have, want) in enumerate(zip(gradient.shape, operand.shape, strict=True)):
+        if not statically_known_true(have == want):
+            gradient = gradient.sum(d, keepdim=True)
+    return gradient
 
 
 def _refused(what: str, fix: str, where: str = "") -> Problem:

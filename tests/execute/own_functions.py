@@ -92,7 +92,7 @@ class WithAuxiliaryLoss(Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return grad, 0.01 * torch.ones((), dtype=ctx.dtype, device=grad.device) if ctx.wanted else None
+        return grad, 0.01 * torch.ones(1, dtype=ctx.dtype, device=grad.device) if ctx.wanted else None
 
 
 class Projected(Function):
@@ -240,6 +240,20 @@ class ChunkedLoss(Function):
     def backward(ctx, grad):
         of_x, of_weight = ctx.saved_tensors
         return of_x * grad, of_weight * grad, None
+
+
+class Shifted(Function):
+    """The gradients of what is broadcast are left to autograd to sum."""
+
+    @staticmethod
+    def forward(ctx, x, shift, scale):
+        ctx.save_for_backward(x, scale)
+        return x * scale + shift
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, scale = ctx.saved_tensors
+        return grad * scale, grad, grad * x
 
 
 class Waves(Function):
@@ -473,6 +487,13 @@ class FusedLoss(Decoder):
 class FusedLossInChunks(Decoder):
     def loss(self, x, targets):
         return ChunkedLoss.apply(x, self.head.weight, targets)
+
+
+class Broadcast(Decoder):
+    """Over tokens, and over features."""
+
+    def own(self, x):
+        return Shifted.apply(x, self.second.bias, x.mean(-1, keepdim=True))
 
 
 class FlatTokens(Decoder):

@@ -41,6 +41,7 @@ HOW = {
     "Centring": (2, 2),
     "FusedLoss": (1, 1, None, "sum"),
     "FusedLossInChunks": (None, None, None, None),
+    "Broadcast": (1, 1, None, 1),
     "FlatTokens": (0, 0),
     "TwoResults": (1, 1, 1),
     "Attributes": (1, 1, 1),
@@ -85,7 +86,10 @@ def test_a_plan_says_why_a_function_runs_whole(name: str):
 
 
 REFUSED = {
-    "WritesItsInput": ("an autograd.Function writes to its input", "WritesNothing"),
+    "WritesItsInput": (
+        ("an autograd.Function writes to its input", "'aten.mul_.Tensor' writes to the input"),
+        "WritesNothing",
+    ),
     "DrawsInside": ("the forward of an autograd.Function draws random numbers", "DrawsOutside"),
     "Branching": ("the forward of an autograd.Function holds 'cond'", "Choosing"),
     "Unmaterialised": (
