@@ -40,7 +40,9 @@ def main(argv: list[str]) -> int:
             known[found.name] = found
             file.write(json.dumps(attrs.asdict(found)) + "\n")
             file.flush()
-            print(f"{found.outcome:8} {found.name}  {found.seconds:.0f} s  {found.why or f'{found.used:.2f}'}", flush=True)
+            print(
+                f"{found.outcome:8} {found.name}  {found.seconds:.0f} s  {found.why or f'{found.used:.2f}'}", flush=True
+            )
     chosen = {n: known[n] for n in names}
     if set(chosen) == set(class_names()):
         asked.page.write_text(page(list(chosen.values()), datetime.date.today()), encoding="utf-8")
@@ -53,7 +55,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="classes at a time")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for a class")
     parser.add_argument("--memory", type=float, default=12.0, help="GiB of address space for a class")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON lines; classes found there are not run again")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="JSON lines; classes found there are not run again"
+    )
     parser.add_argument("--again", nargs="+", default=[], metavar="OUTCOME", help="run those of this outcome again")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the page is written, once every class is known")
     return parser.parse_args(argv)

@@ -39,7 +39,9 @@ def tiny_fields(default: Any) -> dict[str, Any]:
     fields |= {n: value for n, value in RULES["values"].items() if n in stated}
     fields |= tiny_layers(default, stated)
     excepted = RULES["exceptions"].get(type(default).__name__, {})
-    fields |= {n: tiny_config(x) for n, x in own.items() if hasattr(x, "model_type") and n in stated and n not in excepted}
+    fields |= {
+        n: tiny_config(x) for n, x in own.items() if hasattr(x, "model_type") and n in stated and n not in excepted
+    }
     return fields | excepted
 
 
