@@ -115,6 +115,7 @@ class _Checker:
             t = self.types.get(x)
             if not isinstance(t, Typed):
                 self._fault(node, f"{x} has no placement", "a change starts from a value that has one")
+                found.append(None)
                 continue
             v = self.problem.values[t.value]
             before, after = self._placement(kinds[0], src), self._placement(kinds[1], dst)

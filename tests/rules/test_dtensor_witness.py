@@ -38,6 +38,7 @@ SHORT = "an index of fewer rows than its source is cut at other rows: the shards
 EMPTY = "the operator refuses a tensor without channels, which a rank of a small model may hold"
 PLACES = "a rule names the first two dims or the last two: of any others nothing is split"
 WIDTHS = "a dtype of another width joins or parts the values of the last dim: a shard may end within one"
+BATCHED = "DTensor lets one operand's batch lie whole beside the other's shard: the local call fails"
 COUNTED = "scale_grad_by_freq counts the ids of the whole batch: a shard's count is another"
 
 CHANNELS = (
@@ -61,6 +62,7 @@ DIFFERENT = {
     "aten.gather.default": ("split", SHORT),
     "aten.diagonal_scatter.default": ("split", PLACES),
     "aten.view.dtype": ("split", WIDTHS),
+    "aten.linalg_solve_triangular.default": ("split", BATCHED),
     "aten.norm.Scalar": ("partial sum", NOT_A_SUM),
     **{f"aten.{n}.default": ("split", EMPTY) for n in CHANNELS.split()},
 }
