@@ -208,7 +208,8 @@ RARE = table(
     ("unfold.default", calls(lambda d: call(d.x(d.size(), 7, 3), 1, 3, 1), lambda d: call(d.x(8, d.size()), -2, 4, 2))),
     ("diagonal.default", calls(lambda d: call(d.x(d.size(), 4, 5), 1, -2, -1), lambda d: call(d.x(4, 4, 3)),
         lambda d: call(d.x(4, 3, 4), 0, 0, 2))),
-    ("linalg_diagonal.default", lambda d: [((d.x(3, 4, 5),), {"offset": -1}), ((d.x(4, 4, 3),), {"dim1": 0, "dim2": 1})]),
+    ("linalg_diagonal.default", calls(
+        lambda d: call(d.x(3, 4, 5), offset=-1), lambda d: call(d.x(4, 4, 3), dim1=0, dim2=1))),
     ("diag_embed.default", calls(lambda d: call(d.x(d.size(), 4), 1), lambda d: call(d.x(d.size(), 4), 0, 0, 1))),
     ("diagonal_scatter.default", calls(
         lambda d: call(d.x(3, 4, 4), d.x(3, 4), 0, -2, -1), lambda d: call(d.x(4, 4, 3), d.x(3, 4)),
@@ -231,20 +232,25 @@ RARE = table(
     ("view.dtype", calls(
         lambda d: call(d.x(*d.shape(2)), torch.int32), lambda d: call(d.x(*d.shape(2), 4), torch.float64))),
     # norms and random numbers
-    ("linalg_norm.default", calls(lambda d: call(d.x(*d.shape(3)), 2, [-1]), lambda d: call(d.x(3, 4, 5), None, [0, 2], True))),
+    ("linalg_norm.default", calls(
+        lambda d: call(d.x(*d.shape(3)), 2, [-1]), lambda d: call(d.x(3, 4, 5), None, [0, 2], True))),
     ("linalg_norm.ord_str", calls(lambda d: call(d.x(d.size(), 4, 5), "fro", [-2, -1]))),
-    ("frobenius_norm.dim", calls(lambda d: call(d.x(d.size(), 4, 5), [-2, -1]), lambda d: call(d.x(5, d.size()), [0], True))),
+    ("frobenius_norm.dim", calls(
+        lambda d: call(d.x(d.size(), 4, 5), [-2, -1]), lambda d: call(d.x(5, d.size()), [0], True))),
     ("norm.ScalarOpt_dim_dtype", calls(
         lambda d: call(d.x(*d.shape(3)), 2, [1], True, dtype=torch.float64),
         lambda d: call(d.x(*d.shape(3)), 1, [0, 2], False, dtype=torch.float64))),
     ("norm.ScalarOpt_dtype", calls(lambda d: call(d.x(*d.shape(2)), 2, dtype=torch.float64))),
     ("trace.default", calls(lambda d: call(d.x(*d.shape(2))))),
     ("gcd.default lcm.default", calls(
-        lambda d: call(positive_ids(d, 3, 4), positive_ids(d, 3, 1)), lambda d: call(positive_ids(d, 4), positive_ids(d, 3, 4)))),
+        lambda d: call(positive_ids(d, 3, 4), positive_ids(d, 3, 1)),
+        lambda d: call(positive_ids(d, 4), positive_ids(d, 3, 4)))),
     ("alpha_dropout.default", calls(*(lambda d, t=t: call(d.x(*d.shape(3)), 0.5, t) for t in (False, True)))),
     ("feature_dropout.default feature_alpha_dropout.default",
      calls(*(lambda d, t=t: call(d.x(*d.shape(4)), 0.5, t) for t in (False, True)))),
     ("rrelu.default", calls(*(lambda d, t=t: call(d.x(*d.shape(3)), 0.1, 0.3, t) for t in (False, True)))),
+    ("randint_like.Tensor", calls(lambda d: call(d.x(*d.shape(2)), torch.tensor(9)))),
+    ("randint_like.Tensor_generator", calls(lambda d: call(d.x(*d.shape(2)), torch.tensor(9), generator=None))),
     ("randint_like.low_dtype", calls(lambda d: call(d.x(*d.shape(2)), 0, 9))),
     ("randint_like.low_generator_dtype", calls(lambda d: call(d.x(*d.shape(2)), 0, 9, generator=None))),
 )  # fmt: skip

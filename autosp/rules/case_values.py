@@ -22,6 +22,7 @@ def _same(value: Any) -> Callable[[Draw, list[int]], Any]:
     return lambda d, pack: value
 
 
+SHIFTED = ("Tensor", "Tensor_Scalar", "Scalar_Tensor")
 BITWISE = "__and__ __or__ __xor__ bitwise_and bitwise_or bitwise_xor"
 
 # How the values of an operator's tensors are drawn, where normal ones are outside its domain.
@@ -31,7 +32,8 @@ VALUES: dict[Any, Callable] = {
         "acos.default atanh.default lgamma.default reciprocal.default cumprod.default prod.dim_int prod.default "
         "pow.Tensor_Tensor pow.Tensor_Scalar pow.Scalar fmod.Tensor remainder.Tensor div.Tensor div.Tensor_mode "
         "divide.Tensor true_divide.Tensor floor_divide.default xlogy.Tensor addcdiv.default atan2.default "
-        "poisson.default bernoulli.Tensor normal.float_Tensor normal.Tensor_Tensor igamma.default igammac.default "
+        "poisson.default _standard_gamma.default bernoulli.Tensor normal.float_Tensor normal.Tensor_Tensor "
+        "igamma.default igammac.default "
         "special_gammainc.default special_gammaincc.default special_zeta.other_scalar float_power.Tensor_Tensor "
         "float_power.Tensor_Scalar float_power.Scalar divide.Tensor_mode "
         "hypot.default binary_cross_entropy.default kl_div.default bernoulli.default tan.default logcumsumexp.default",
@@ -44,10 +46,10 @@ VALUES: dict[Any, Callable] = {
         Draw.distinct,
     ),
     **_family(" ".join(f"{b}.Tensor {b}.Scalar" for b in BITWISE.split()), _ints),
-    **_family("__lshift__.Scalar __rshift__.Scalar bitwise_left_shift.Tensor bitwise_right_shift.Tensor", _ints),
-    **_family(" ".join(f"{b}.Scalar_Tensor" for b in (*BITWISE.split()[3:], "bitwise_left_shift", "bitwise_right_shift")),
-              _ints),
-    **_family("bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor_Scalar not_equal.Tensor not_equal.Scalar", _ints),
+    **_family(" ".join(f"__{d}shift__.{o}" for d in "lr" for o in ("Scalar", "Tensor")), _ints),
+    **_family(" ".join(f"bitwise_{d}_shift.{o}" for d in ("left", "right") for o in SHIFTED), _ints),
+    **_family(" ".join(f"{b}.Scalar_Tensor" for b in BITWISE.split()[3:]), _ints),
+    **_family("not_equal.Tensor not_equal.Scalar", _ints),
     **_family("max.other min.other aminmax.default kthvalue.default nanmedian.dim msort.default", Draw.distinct),
     **_family("acosh.default arccosh.default special_zeta.default special_zeta.self_scalar mvlgamma.default "
               "special_multigammaln.default", lambda d, *s: d.positive(*s) + 1.5),
@@ -137,7 +139,11 @@ CONSTANT: dict[str, tuple[str, ...]] = {
     "aten.cosine_embedding_loss.default": ("target",),
     "aten.batch_norm.default": ("running_mean", "running_var"),
     **dict.fromkeys(
-        (f"aten.randint_like.{n}" for n in "default generator low_dtype low_generator_dtype".split()), ("self",)
+        (
+            f"aten.randint_like.{n}"
+            for n in "default generator low_dtype low_generator_dtype Tensor Tensor_generator".split()
+        ),
+        ("self",),
     ),
 }
 

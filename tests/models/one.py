@@ -62,10 +62,10 @@ def untrainable(name: str) -> str:
     if first is None:
         return "it gives no loss"
     first.backward()
-    if not math.isfinite(first):
-        return f"its loss is {float(first)}"
+    if not math.isfinite(first.detach()):
+        return f"its loss is {float(first.detach())}"
     if not torch.equal(first, second):
-        return f"two runs of one batch differ: {float(first)} and {float(second)}"
+        return f"two runs of one batch differ: {float(first.detach())} and {float(second.detach())}"
     return ""
 
 

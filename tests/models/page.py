@@ -18,12 +18,12 @@ def page(found: Sequence[Found], date: datetime.date) -> str:
     lines = [
         "# Every causal language model of transformers",
         "",
-        f"The {len(found)} `*ForCausalLM` classes of transformers {transformers.__version__}, each as a tiny random model,",
-        "whose configuration is made by rule from its class (`tests/models/tiny.toml`), trained a step unsharded, in plain",
-        f"eager PyTorch, and split over {CASES[0]['sp']} ranks by the spec that its class chooses, all ranks simulated in one",
-        "process: 2 rows of 32 tokens, then 2 of 27, padded on the right, the first labels masked. Exact: the loss and the",
-        "gradient of every parameter are the unsharded program's, within the bar of [the parity page](parity.md), of which",
-        "the figure is the largest share used.",
+        f"The {len(found)} `*ForCausalLM` classes of transformers {transformers.__version__}, each as a tiny random",
+        "model, whose configuration is made by rule from its class (`tests/models/tiny.toml`), trained a step unsharded,",
+        f"in plain eager PyTorch, and split over {CASES[0]['sp']} ranks by the spec that its class chooses, all ranks",
+        "simulated in one process: 2 rows of 32 tokens, then 2 of 27, padded on the right, the first labels masked.",
+        "Exact: the loss and the gradient of every parameter are the unsharded program's, within the bar of",
+        "[the parity page](parity.md), of which the figure is the largest share used.",
         "",
         f"**{len(counts['exact'])} exact, {len(counts['refused'])} refused, {len(counts['failed'])} failed** of the "
         f"{built} that a tiny model could be built for ({100 * len(counts['exact']) / max(built, 1):.0f} % exact); "
