@@ -122,9 +122,9 @@ def page() -> str:
     lines = [
         "# ATen's operators without a rule",
         "",
-        f"Of the {len(known)} operators of ATen in torch {torch.__version__.split('+')[0]} that write nothing and give a",
-        f"tensor, {len(ruled)} have a rule (`autosp rules list`), {len(whole)} of them to run whole on every rank; in-place",
-        "operators are replaced by these.",
+        f"Of the {len(known)} operators of ATen in torch {torch.__version__.split('+')[0]} that write nothing and",
+        f"give a tensor, {len(ruled)} have a rule (`autosp rules list`), {len(whole)} of them to run whole on every",
+        "rank; in-place operators are replaced by these.",
         "The others, and why. Written by `python -m tests.operators`.",
     ]
     for title, names in missing.items():

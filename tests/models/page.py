@@ -18,8 +18,9 @@ def page(found: Sequence[Found], date: datetime.date) -> str:
     lines = [
         "# Every causal language model of transformers",
         "",
-        f"The {len(found)} `*ForCausalLM` classes of transformers {transformers.__version__}, each as a tiny random",
-        "model, whose configuration is made by rule from its class (`tests/models/tiny.toml`), trained a step unsharded,",
+        f"The {len(found)} `*ForCausalLM` classes of transformers {transformers.__version__}, each as a tiny",
+        "random model, whose configuration is made by rule from its class (`tests/models/tiny.toml`), trained a step",
+        "unsharded,",
         f"in plain eager PyTorch, and split over {CASES[0]['sp']} ranks by the spec that its class chooses, all ranks",
         "simulated in one process: 2 rows of 32 tokens, then 2 of 27, padded on the right, the first labels masked.",
         "Exact: the loss and the gradient of every parameter are the unsharded program's, within the bar of",
