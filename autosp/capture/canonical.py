@@ -12,7 +12,12 @@ aten = torch.ops.aten
 MEAN, SUM = 1, 2
 TOKEN_LOSSES = (aten.cross_entropy_loss.default, aten.nll_loss.default, aten.nll_loss_nd.default)
 
-LIKE = {aten.view_as.default: aten.view.default, aten.reshape_as.default: aten.reshape.default}
+LIKE = {
+    aten.view_as.default: aten.view.default,
+    aten.reshape_as.default: aten.reshape.default,
+    aten.expand_as.default: aten.expand.default,
+}
+CAST = (aten.type_as.default, aten.to.other)
 
 
 def canonicalise(gm: fx.GraphModule) -> None:
@@ -27,6 +32,9 @@ def canonicalise(gm: fx.GraphModule) -> None:
     for target, sized in LIKE.items():
         for node in list(gm.graph.find_nodes(op="call_function", target=target)):
             _with_its_sizes(gm, node, sized)
+    for target in CAST:
+        for node in gm.graph.find_nodes(op="call_function", target=target):
+            _with_its_dtype(node)
     gm.graph.eliminate_dead_code()
     gm.graph.lint()
     gm.recompile()
@@ -37,6 +45,13 @@ def _with_its_sizes(gm: fx.GraphModule, node: fx.Node, target) -> None:
     with gm.graph.inserting_before(node):
         sizes = [_size(gm, node.args[1], d, n) for d, n in enumerate(node.meta["val"].shape)]
     node.target, node.args = target, (node.args[0], sizes)
+
+
+def _with_its_dtype(node: fx.Node) -> None:
+    """`x.type_as(y)` as the cast that it is: of `y` only the dtype is read, whatever its shape and layout."""
+    x, other = node.args[0], node.args[1] if len(node.args) > 1 else node.kwargs["other"]
+    if x.meta["val"].device == other.meta["val"].device:
+        node.target, node.args, node.kwargs = aten.to.dtype, (x, other.meta["val"].dtype), {}
 
 
 def _size(gm: fx.GraphModule, tensor: fx.Node, dim: int, size):

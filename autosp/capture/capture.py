@@ -32,6 +32,7 @@ from .masks import mark_causal
 from .means import weigh_tokens
 from .names import Names, name_modules
 from .regions import map_modules
+from .vmaps import has_vmaps, without_vmaps
 
 LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
 
@@ -66,6 +67,10 @@ def capture(
     try:
         with mode:
             graph = trace_to_aten(lambda *a: interpreter.run(*a), args)
+            if _lost(graph) and has_vmaps(interpreter.module):
+                own.forget()
+                interpreter = _Interpreter(without_vmaps(interpreter.module))
+                graph = trace_to_aten(lambda *a: interpreter.run(*a), args)
             own.place(graph)
     except AutospError as e:
         raise type(e)([attrs.evolve(p, where=p.where or _place(interpreter.at)) for p in e.problems]) from e

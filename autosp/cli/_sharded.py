@@ -179,13 +179,13 @@ def _backward(program: _Program, batch: Batch, share: float) -> float:
         for p, x in zip(program.captured.placeholders, program.examples, strict=True)
     ]
     ranks = program.ranks.run(inputs)
-    first, gradients = ranks[0]
+    at, (first, gradients) = program.ranks.loss, ranks[0]
     for rank, (outputs, others) in enumerate(ranks):
-        same = torch.equal(outputs[0].nan_to_num(), first[0].nan_to_num())
+        same = torch.equal(outputs[at].nan_to_num(), first[at].nan_to_num())
         same &= all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(gradients, others, strict=True)
                     if a is not None)  # fmt: skip
         assert same, f"rank {rank} differs from rank 0"
     for x, gradient in zip(program.examples, gradients, strict=True):
         if isinstance(x, torch.nn.Parameter) and gradient is not None:
             x.grad = gradient * share if x.grad is None else x.grad + gradient * share
-    return float(first[0].detach())
+    return float(first[at].detach())

@@ -32,6 +32,7 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
     "make_fx": "torch.fx.experimental.proxy_tensor:make_fx",
     "statically_known_true": "torch.fx.experimental.symbolic_shapes:statically_known_true",
+    "disable_proxy_modes_tracing": "torch.fx.experimental.proxy_tensor:disable_proxy_modes_tracing",
     "CleanDiv": "torch.utils._sympy.functions:CleanDiv",
     "FloorDiv": "torch.utils._sympy.functions:FloorDiv",
     "Max": "torch.utils._sympy.functions:Max",
@@ -58,6 +59,8 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "maybe_mark_dynamic": "torch._dynamo:maybe_mark_dynamic",
     "preserve_node_meta": "torch.fx.traceback:preserve_node_meta",
     "shapes_config": "torch.fx.experimental:_config",
+    "vmap_enter": ("torch._functorch.predispatch:_vmap_increment_nesting", "torch._C._functorch:_vmap_increment_nesting"),
+    "vmap_leave": ("torch._functorch.predispatch:_vmap_decrement_nesting", "torch._C._functorch:_vmap_decrement_nesting"),
     "within_trace": "torch._guards:tracing",
     # AOTAutograd and Inductor
     "aot_autograd": "torch._dynamo.backends.common:aot_autograd",
@@ -253,6 +256,12 @@ def trace_to_aten(function: Callable, args: Sequence) -> fx.GraphModule:
     with _named("preserve_node_meta")():
         made = _named("make_fx")(function, pre_dispatch=True, tracing_mode="real", _allow_non_fake_inputs=True)
         return made(*args)
+
+
+def trace_below(function: Callable, args: Sequence) -> fx.GraphModule:
+    """The ATen operators that a function comes down to, in the midst of another trace, which sees none of them."""
+    with _named("disable_proxy_modes_tracing")():
+        return _named("make_fx")(function, tracing_mode="real", _allow_non_fake_inputs=True)(*args)
 
 
 @contextlib.contextmanager

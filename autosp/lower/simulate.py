@@ -50,8 +50,8 @@ def run_ranks(
 
 
 class Simulation:
-    """All ranks of a plan, lowered once, to be run any number of times. locals: their graphs;
-    checked: each went through `check`; banded: how many attentions of a rank run as a band."""
+    """All ranks of a plan, lowered once, to be run any number of times. locals: their graphs; loss: the place of the
+    loss among the outputs; checked: each went through `check`; banded: how many attentions of a rank run as a band."""
 
     def __init__(self, plan: Plan, *, complete: bool = True, grad_scale: float = 1.0, checked: bool = False):
         self._group = SimGroup(plan.p)
@@ -60,16 +60,18 @@ class Simulation:
             check(plan, local, complete=complete, grad_scale=grad_scale)
         self.banded = sum(map(band, self.locals)) // plan.p
         self._group.close()
+        self.loss = next((o.position for o in plan.problem.captured.outputs if o.name == "loss"), 0)
 
     def run(self, inputs: Sequence) -> list[tuple]:
         """Every rank's outputs and the gradients of its inputs (None where there is none), from the
-        captured graph's inputs on whole tensors. The loss is the first output."""
+        captured graph's inputs on whole tensors."""
 
         def body(rank: int, group: SimGroup):
             own = [_own(x) for x in inputs]
             outputs = self.locals[rank](*own)
-            if isinstance(outputs[0], torch.Tensor) and outputs[0].requires_grad:
-                outputs[0].backward()
+            loss = outputs[self.loss]
+            if isinstance(loss, torch.Tensor) and loss.requires_grad:
+                loss.backward()
             return outputs, [x.grad if isinstance(x, torch.Tensor) else None for x in own]
 
         return run_ranks(self._group.size, body, group=self._group)

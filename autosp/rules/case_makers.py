@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .case_rare import RARE
 from .case_shapes import SHAPES, table
 from .draw import Arguments, Draw, call
 
@@ -321,7 +322,7 @@ MAKERS = SHAPES | table(
     ("conv1d.padding", conv_padding(1)),
     ("conv2d.padding", conv_padding(2)),
     ("prelu.default", prelu),
-    ("clamp.Tensor", clamp),
+    ("clamp.Tensor clip.Tensor", clamp),
     ("glu.default", glu),
     ("topk.default", top),
     ("diff.default", diff),
@@ -329,3 +330,4 @@ MAKERS = SHAPES | table(
     ("new_full.default", new(2.5)),
     ("dropout.default native_dropout.default", dropout),
 )
+MAKERS |= RARE

@@ -22,6 +22,7 @@ def _same(value: Any) -> Callable[[Draw, list[int]], Any]:
     return lambda d, pack: value
 
 
+SHIFTED = ("Tensor", "Tensor_Scalar", "Scalar_Tensor")
 BITWISE = "__and__ __or__ __xor__ bitwise_and bitwise_or bitwise_xor"
 
 # How the values of an operator's tensors are drawn, where normal ones are outside its domain.
@@ -31,10 +32,13 @@ VALUES: dict[Any, Callable] = {
         "acos.default atanh.default lgamma.default reciprocal.default cumprod.default prod.dim_int prod.default "
         "pow.Tensor_Tensor pow.Tensor_Scalar pow.Scalar fmod.Tensor remainder.Tensor div.Tensor div.Tensor_mode "
         "divide.Tensor true_divide.Tensor floor_divide.default xlogy.Tensor addcdiv.default atan2.default "
+        "poisson.default _standard_gamma.default bernoulli.Tensor normal.float_Tensor normal.Tensor_Tensor "
+        "igamma.default igammac.default "
+        "special_gammainc.default special_gammaincc.default special_zeta.other_scalar float_power.Tensor_Tensor "
+        "float_power.Tensor_Scalar float_power.Scalar divide.Tensor_mode "
         "hypot.default binary_cross_entropy.default kl_div.default bernoulli.default tan.default logcumsumexp.default",
         Draw.positive,
     ),
-    "aten.acosh.default": lambda d, *s: d.positive(*s) + 1.5,
     **_family(
         "max.dim min.dim median.dim max.default min.default median.default amax.default amin.default sort.default "
         "sort.stable topk.default argsort.default argsort.stable argmax.default argmin.default cummax.default "
@@ -42,7 +46,14 @@ VALUES: dict[Any, Callable] = {
         Draw.distinct,
     ),
     **_family(" ".join(f"{b}.Tensor {b}.Scalar" for b in BITWISE.split()), _ints),
-    **_family("__lshift__.Scalar __rshift__.Scalar bitwise_left_shift.Tensor bitwise_right_shift.Tensor", _ints),
+    **_family(" ".join(f"__{d}shift__.{o}" for d in "lr" for o in ("Scalar", "Tensor")), _ints),
+    **_family(" ".join(f"bitwise_{d}_shift.{o}" for d in ("left", "right") for o in SHIFTED), _ints),
+    **_family(" ".join(f"{b}.Scalar_Tensor" for b in BITWISE.split()[3:]), _ints),
+    **_family("not_equal.Tensor not_equal.Scalar", _ints),
+    **_family("max.other min.other aminmax.default kthvalue.default nanmedian.dim msort.default", Draw.distinct),
+    **_family("acosh.default arccosh.default special_zeta.default special_zeta.self_scalar mvlgamma.default "
+              "special_multigammaln.default", lambda d, *s: d.positive(*s) + 1.5),
+    **_family("binomial.default", Draw.positive),
     **_family("bitwise_not.default count_nonzero.default floor_divide.Scalar", _ints),
     **_family("eq.Tensor ne.Tensor eq.Scalar ne.Scalar", _ints),
     **_family("logical_and.default logical_or.default logical_xor.default logical_not.default any.default all.default "
@@ -82,6 +93,10 @@ FILL: dict[Any, Callable[[Draw, list[int]], Any]] = {
     ("aten.to.device", "dtype"): _same(torch.float64),
     ("aten.to.device", "device"): _same(torch.device("cpu")),
     ("aten.bernoulli.p", "p"): _same(0.5),
+    ("aten.geometric.default", "p"): _same(0.5),
+    **{
+        (f"aten.bitwise_{n}.Scalar_Tensor", "self"): _same(2) for n in ("and", "or", "xor", "left_shift", "right_shift")
+    },
     ("aten.rms_norm.default", "eps"): _same(1e-5),
     ("aten.logit.default", "eps"): _same(None),
     ("aten.binary_cross_entropy.default", "weight"): _same(None),
@@ -127,7 +142,30 @@ CONSTANT: dict[str, tuple[str, ...]] = {
     "aten.soft_margin_loss.default": ("target",),
     "aten.floor_divide.default": ("self", "other"),
     "aten.bernoulli.p": ("self",),
+    "aten.bernoulli.Tensor": ("self", "p"),
+    "aten.binomial.default": ("count", "prob"),
+    "aten.heaviside.default": ("self", "values"),
+    "aten.igamma.default": ("self",),
+    "aten.igammac.default": ("self",),
+    "aten.special_gammainc.default": ("self",),
+    "aten.special_gammaincc.default": ("self",),
+    "aten.special_zeta.default": ("self", "other"),
+    "aten.special_zeta.other_scalar": ("self",),
+    "aten.special_zeta.self_scalar": ("other",),
+    "aten.remainder.Scalar_Tensor": ("other",),
+    "aten.normal_functional.default": ("self",),
+    "aten.multinomial.default": ("self",),
+    "aten.hinge_embedding_loss.default": ("target",),
+    "aten.margin_ranking_loss.default": ("target",),
+    "aten.cosine_embedding_loss.default": ("target",),
     "aten.batch_norm.default": ("running_mean", "running_var"),
+    **dict.fromkeys(
+        (
+            f"aten.randint_like.{n}"
+            for n in "default generator low_dtype low_generator_dtype Tensor Tensor_generator".split()
+        ),
+        ("self",),
+    ),
 }
 
 # Operators whose results are not determined: only shapes are compared.

@@ -63,9 +63,10 @@ def permute(call: Call) -> Projection:
 
 
 def repeat(call: Call) -> Projection:
-    """`repeat`: every result dim is (copies, dim); new dims on the left are copies alone."""
+    """`repeat` and `tile`: every result dim is (copies, dim); new dims on the left are copies alone."""
     (before,), (after,) = call.operands, call.results
-    copies = call.named["repeats"]
+    copies = call.named.get("repeats", call.named.get("dims"))
+    copies = [1] * (len(after) - len(copies)) + list(copies)  # `tile` may name the last dims only
     sizes: list[Size] = []
     own: list[tuple[int, ...]] = []
     out: list[tuple[int, ...]] = []

@@ -95,14 +95,16 @@ def with_size(call: LocalCall) -> Any:
 
 def repeat(call: LocalCall) -> Any:
     """Copies themselves may be split: each rank makes its own."""
-    split, copies = call.outputs[0], call.argument("repeats")
+    name = "repeats" if call.argument("repeats") is not None else "dims"
+    split, copies = call.outputs[0], call.argument(name)
     if not isinstance(split, Split) or isinstance(call.inputs[0], Split):
         return call.again()
     _, outer, units, inner = factor_of(call.projection, -1, split)
     own = call.size(outer * count(units, call.p, call.rank) * inner)
     if not isinstance(copies, (list, tuple)):
-        return call.with_argument("repeats", own)
-    return call.with_argument("repeats", [own if d == split.dim else n for d, n in enumerate(copies)])
+        return call.with_argument(name, own)
+    copies = [1] * (len(call.shapes[0]) - len(copies)) + list(copies)
+    return call.with_argument(name, [own if d == split.dim else n for d, n in enumerate(copies)])
 
 
 def interleave(call: LocalCall) -> Any:
@@ -151,14 +153,17 @@ def _table(*groups: tuple[Callable[[LocalCall], Any], str]) -> dict[str, Callabl
 
 TABLE = _table(
     (reshape, "view.default _unsafe_view.default reshape.default view_as.default reshape_as.default"),
-    (reshape_if_split, "unflatten.int flatten.using_ints squeeze.default squeeze.dim squeeze.dims ravel.default"),
+    (reshape_if_split, "unflatten.int flatten.using_ints squeeze.default squeeze.dim squeeze.dims ravel.default "
+                       "atleast_1d.default atleast_2d.default atleast_3d.default"),
     (packed, "view_as_complex.default view.dtype"),
     (expand, "expand.default broadcast_to.default"),
     (with_size, "new_zeros.default new_ones.default new_empty.default new_full.default"),
-    (repeat, "repeat.default"),
+    (repeat, "repeat.default tile.default"),
     (mean, "mean.dim mean.default"),
     (mean_loss, "mse_loss.default l1_loss.default smooth_l1_loss.default huber_loss.default kl_div.default "
-                "binary_cross_entropy_with_logits.default binary_cross_entropy.default soft_margin_loss.default"),
+                "binary_cross_entropy_with_logits.default binary_cross_entropy.default soft_margin_loss.default "
+                "hinge_embedding_loss.default poisson_nll_loss.default margin_ranking_loss.default "
+                "cosine_embedding_loss.default triplet_margin_loss.default"),
     (keep, "slice.Tensor narrow.default"),
     (interleave, "repeat_interleave.self_int"),
 )  # fmt: skip

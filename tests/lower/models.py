@@ -137,11 +137,44 @@ class Pooled(nn.Module):
         return (self.head(self.norm(x).sum(1)) - y.sum((1, 2))[:, None]).square().mean()
 
 
+class Scan(nn.Module):
+    """A gated recurrence by `associative_scan`, as state-space models have it: Dynamo writes its vmaps out."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.gate, self.value = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x, y):
+        from torch._higher_order_ops.associative_scan import associative_scan
+
+        def step(left, right):
+            return left[0] * right[0], right[0] * left[1] + right[1]
+
+        x = self.norm(x)
+        _, states = associative_scan(step, (torch.sigmoid(self.gate(x)), self.value(x)), dim=1, combine_mode="generic")
+        return (states - y).square().mean()
+
+
+class Lent(nn.Module):
+    """Casts and views to the dtype, or the shape, of a tensor whose values are not read."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.mix = nn.LayerNorm(width), nn.Linear(width, width)
+
+    def forward(self, x, y):
+        x = self.norm(x)
+        mixed = torch.stack([x[..., 1::2], x[..., ::2]], dim=-1).reshape_as(x)
+        scale = x.mean(-1, keepdim=True).expand_as(x).type_as(self.mix.weight[0])
+        return (self.mix(mixed).view_as(y) * scale - y).square().mean()
+
+
 @attrs.frozen
 class Toy:
     """A toy program and one batch."""
 
-    kind: str = "mlp"  # mlp | attention | fused | tokens | pooled
+    kind: str = "mlp"  # mlp | attention | fused | tokens | pooled | scan | lent
     batch: int = 2
     length: int = 12
     dtype: torch.dtype = torch.float32
@@ -156,6 +189,8 @@ class Toy:
             "fused": lambda: Attention(self.width, self.heads, fused=True),
             "tokens": Tokens,
             "pooled": Pooled,
+            "scan": lambda: Scan(self.width),
+            "lent": lambda: Lent(self.width),
         }[self.kind]()
         return made.to(self.dtype).train()
 

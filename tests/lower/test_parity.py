@@ -26,6 +26,18 @@ def test_toy_with_symbolic_lengths(kind):
     assert_parity(Toy(kind, length=10), 4, dynamic=True)
 
 
+@pytest.mark.parametrize(("p", "length"), [(2, 9), (4, 10)])
+@pytest.mark.parametrize("kind", ["scan", "lent"])
+def test_a_scan_and_borrowed_shapes(kind, p, length):
+    plan = assert_parity(Toy(kind, length=length, width=6), p)
+    if kind == "lent":  # what lends its shape or dtype is sent nowhere
+        assert [r.kind for r in plan.reshards if r.kind != "slice"] == ["all_reduce"]
+
+
+def test_borrowed_shapes_with_symbolic_lengths():
+    assert_parity(Toy("lent", length=10, width=6), 4, dynamic=True)
+
+
 LLAMAS = [
     (Llama(kv_heads=4), 1, "ulysses"),
     (Llama(kv_heads=4), 2, "gather"),

@@ -61,7 +61,7 @@ class Distances(nn.Module):
         self.points = nn.Linear(4, 4)
 
     def forward(self, x):
-        return torch.cdist(self.points(x), x).sum()
+        return torch.ops.aten._cdist_forward(self.points(x), x, 2.0, None).sum()
 
 
 def distances():

@@ -35,8 +35,17 @@ LENT = "the operand lends its dtype alone and may lie anywhere; a rule knows no 
 SCANNED = "DTensor takes it for pointwise and carries nothing from shard to shard: the result would be wrong"
 KEPT = "DTensor numbers the result's dims as if keepdim were off"
 SHORT = "an index of fewer rows than its source is cut at other rows: the shards do not meet"
-JOINED = "elements of the last dim are joined or cut: where a shard's end is depends on sizes that differ"
+EMPTY = "the operator refuses a tensor without channels, which a rank of a small model may hold"
+PLACES = "a rule names the first two dims or the last two: of any others nothing is split"
+WIDTHS = "a dtype of another width joins or parts the values of the last dim: a shard may end within one"
+BATCHED = "DTensor lets one operand's batch lie whole beside the other's shard: the local call fails"
 COUNTED = "scale_grad_by_freq counts the ids of the whole batch: a shard's count is another"
+
+CHANNELS = (
+    "adaptive_avg_pool1d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d "
+    "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d upsample_bicubic2d "
+    "upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d"
+)
 
 # Splits that DTensor allows and no rule of ours does: by operator, what the result then is, and why.
 DIFFERENT = {
@@ -50,8 +59,12 @@ DIFFERENT = {
     **{f"aten.{n}.default": ("split", SCANNED) for n in ("cumprod", "logcumsumexp")},
     "aten.logsumexp.default": ("split", KEPT),
     "aten.embedding.default": ("split", COUNTED),
-    "aten.view.dtype": ("split", JOINED),
     "aten.gather.default": ("split", SHORT),
+    "aten.diagonal_scatter.default": ("split", PLACES),
+    "aten.view.dtype": ("split", WIDTHS),
+    "aten.linalg_solve_triangular.default": ("split", BATCHED),
+    "aten.norm.Scalar": ("partial sum", NOT_A_SUM),
+    **{f"aten.{n}.default": ("split", EMPTY) for n in CHANNELS.split()},
 }
 
 # Those of them that newer releases of DTensor do not allow any more: since when.

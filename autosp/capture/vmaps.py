@@ -1,0 +1,77 @@
+"""A vmap as operators on whole tensors.
+
+Dynamo writes a vmap out as calls that enter it, batch its operands, and leave it. Some of what runs in between (the
+scan of `associative_scan`) is out of a trace's sight: each vmap is then traced by itself, one level lower.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from ..compat import torch as lib
+
+
+def has_vmaps(gm: fx.GraphModule) -> bool:
+    """Whether Dynamo's graph enters a vmap."""
+    return any(n.target is lib.vmap_enter for n in gm.graph.nodes)
+
+
+def without_vmaps(gm: fx.GraphModule) -> fx.GraphModule:
+    """The graph with each outermost vmap as one call of a module that says what it computes on whole tensors."""
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    owner = fx.GraphModule(gm, fx.Graph())
+    region: list[fx.Node] = []
+    depth = 0
+    for node in gm.graph.nodes:
+        if node.op == "get_attr":
+            setattr(owner, str(node.target), getattr(gm, str(node.target)))
+        depth += node.target is lib.vmap_enter
+        if not depth:
+            env[node] = graph.node_copy(node, env.__getitem__)
+            continue
+        region.append(node)
+        depth -= node.target is lib.vmap_leave
+        if not depth:
+            _call(region, graph, env, owner)
+            region = []
+    return fx.GraphModule(owner, graph)
+
+
+def _call(region: list[fx.Node], graph: fx.Graph, env: dict[fx.Node, fx.Node], owner: fx.GraphModule) -> None:
+    """A call of a region's module in the graph, and what of it is read outside."""
+    inside = set(region)
+    given = list(dict.fromkeys(n for node in region for n in node.all_input_nodes if n not in inside))
+    read = [n for n in region if any(user not in inside for user in n.users)]
+    name = f"vmap_{len(graph.nodes)}"
+    owner.add_submodule(name, _Vmap(_body(region, given, read)))
+    made = graph.call_module(name, tuple(env[n] for n in given))
+    made.meta = dict(next((n.meta for n in region if "stack_trace" in n.meta), {}))
+    for i, node in enumerate(read):
+        env[node] = graph.call_function(operator.getitem, (made, i))
+        env[node].meta = dict(node.meta)
+
+
+def _body(region: list[fx.Node], given: list[fx.Node], read: list[fx.Node]) -> fx.GraphModule:
+    """The nodes of a region as a graph of their own."""
+    graph = fx.Graph()
+    env = {n: graph.placeholder(n.name) for n in given}
+    for node in region:
+        env[node] = graph.node_copy(node, env.__getitem__)
+    graph.output(tuple(env[n] for n in read))
+    return fx.GraphModule(torch.nn.Module(), graph)
+
+
+class _Vmap(torch.nn.Module):
+    """Runs a region as what a trace of its own says: the trace in progress sees plain operators."""
+
+    def __init__(self, body: fx.GraphModule):
+        super().__init__()
+        self.body = body
+
+    def forward(self, *given):
+        own = [x.detach() if isinstance(x, torch.Tensor) else x for x in given]
+        return fx.Interpreter(lib.trace_below(fx.Interpreter(self.body).run, own)).run(*given)
