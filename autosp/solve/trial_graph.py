@@ -78,7 +78,7 @@ def constants(body: fx.GraphModule) -> list[int]:
 
     def note(x: object) -> None:
         if isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and abs(x) < ENDLESS:
-            found.append(math.ceil(abs(x)) if isinstance(x, int) or float(x).is_integer() else 0)
+            found.append(math.ceil(abs(x)))
 
     for node in body.graph.nodes:
         tree_map(note, (node.args, node.kwargs))
