@@ -1,6 +1,6 @@
 """Dynamo's graph to a global-view ATen graph."""
 
-from .capture import LayoutOf, capture
+from .capture import LayoutOf, capture, specialise
 from .captured import Captured, Output, Placeholder, differentiable, module_path, source_line, tensor_nodes, tensors_of
 from .names import Names, name_modules
 from .trace import trace, tracing
@@ -16,6 +16,7 @@ __all__ = [
     "module_path",
     "name_modules",
     "source_line",
+    "specialise",
     "tensor_nodes",
     "tensors_of",
     "trace",

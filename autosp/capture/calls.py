@@ -50,6 +50,11 @@ def _calls(gm: fx.GraphModule, wanted: Callable[[str, str], bool]) -> list[Call]
     return [Call(key, path, tuple(nodes)) for (key, path), nodes in found.items()]
 
 
+def called(gm: fx.GraphModule, call: tuple[str, str]) -> Call:
+    """A call by its key and path; without nodes where the graph does not make it."""
+    return Call(*call, tuple(node for node in gm.graph.nodes if call in calls_of(node)))
+
+
 def uncalled(statement: Constraint | Map, gm: fx.GraphModule, names: Names) -> Problem:
     """A statement whose path names no module, or none that the forward calls."""
     called = list(dict.fromkeys(p for n in gm.graph.nodes for p in paths_of(n) if p))

@@ -58,7 +58,7 @@ def _size(gm: fx.GraphModule, tensor: fx.Node, dim: int, size):
     if isinstance(size, int):
         return size
     found = gm.graph.call_function(aten.sym_size.int, (tensor, dim))
-    found.meta["val"] = size
+    found.meta = {k: v for k, v in tensor.meta.items() if k in ("nn_module_stack", "stack_trace")} | {"val": size}
     return found
 
 

@@ -31,7 +31,7 @@ from .functional import functionalise
 from .masks import mark_causal
 from .means import weigh_tokens
 from .names import Names, name_modules
-from .regions import map_modules
+from .regions import lengths_of, map_modules
 from .vmaps import has_vmaps, without_vmaps
 
 LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
@@ -86,12 +86,13 @@ def capture(
     mark_causal(graph)
     weigh_tokens(graph, mean_over)
     constrain_modules(graph, constraints, names)
-    map_modules(graph, maps, names)
+    by_name = {new.name: layouts[old] for old, new in zip(_inputs_of(gm), _inputs_of(graph)) if old in layouts}
+    map_modules(graph, maps, names, lengths_of(graph, by_name))
     return Captured(
         graph=graph,
         placeholders=placeholders,
         outputs=_outputs(graph),
-        layouts={new.name: layouts[old] for old, new in zip(_inputs_of(gm), _inputs_of(graph)) if old in layouts},
+        layouts=by_name,
         hints=hints_of(mode) if dynamic else {},
         training=torch.is_grad_enabled(),
     )
@@ -148,6 +149,15 @@ def _static_args(gm, example_inputs):
     """Ints for symbols (guarded by the conversion) and fake tensors of plain sizes."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     return [_static(e, mode) for e in example_inputs], mode
+
+
+def specialise(example_inputs: Sequence) -> None:
+    """Make Dynamo guard the example's sizes, as where the trace holds numbers: another size compiles anew."""
+    for e in example_inputs:
+        sizes = (*e.shape, *e.stride()) if isinstance(e, torch.Tensor) else (e,)
+        for size in sizes:
+            if isinstance(size, torch.SymInt):
+                int(size)
 
 
 def _static(e, mode: FakeTensorMode):

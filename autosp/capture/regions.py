@@ -1,37 +1,70 @@
-"""`map MODULE-PATH over DIM`: a module's calls as one call that runs per shard as it stands.
+"""A module's calls as one call that runs per shard as it stands.
 
-As in JAX's shard_map, the user says that positions along the dim do not mix there. The module's
-part of the graph becomes one node, whose sizes are symbolic: on a rank it runs with the length
-that the rank holds.
+As in JAX's shard_map, positions along the dim do not mix there: `map MODULE-PATH over DIM` says so, or it was proved
+(`autosp.solve.automap`). The module's part of the graph becomes one node, whose sizes are symbolic: on a rank it runs
+with the length that the rank holds.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
+import sympy
 import torch
 from torch import fx
 
 from ..errors import CaptureError, Problem
+from ..layout import Size, as_size
 from ..spec import Map
-from .calls import Call, calls_named, uncalled
+from ..syntax import Layout
+from .calls import Call, called, calls_named, uncalled
+from .captured import Captured
+from .copies import copy_graph, with_numbers
 from .names import Names
 
 KEY = "autosp_map"
+Shape = tuple[Size, ...]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Mapped:
-    """What stands in `node.meta[KEY]`: the statement, the module's path, and its operators."""
+    """What stands in `node.meta[KEY]`.
 
-    over: str
+    over: the dim's name; None where it is the one that the operands' dims descend from. path: the module's.
+    operators: how many it holds. lengths: the sizes of split dims by name, symbols. operands: per argument, a tensor's
+    sizes or a number; results: sizes. All are of the graph with symbols; hints: what these were, where it is static.
+    body: the module's graph. found: nobody named the module, it was found.
+    """
+
+    over: str | None
     path: str
     operators: int
+    lengths: Mapping[str, Size]
+    operands: tuple[Shape | Size, ...]
+    results: tuple[Shape, ...]
+    body: fx.GraphModule
+    found: bool = False
+    hints: Mapping = attrs.Factory(dict)
+
+    @property
+    def length(self) -> Size | None:
+        """The size of the mapped dim."""
+        return self.lengths.get(self.over)
+
+    def on_shard(self, held: Size) -> tuple[Size | None, ...]:
+        """The numbers among the arguments, for a shard that holds so much of the mapped dim; None for all else."""
+
+        def local(size: object) -> Size | None:
+            if not isinstance(size, (int, sympy.Expr)):
+                return None
+            return as_size(sympy.sympify(size).subs(self.length, held).xreplace(dict(self.hints)))
+
+        return tuple(map(local, self.operands))
 
 
-def map_modules(gm: fx.GraphModule, maps: Sequence[Map], names: Names) -> None:
+def map_modules(gm: fx.GraphModule, maps: Sequence[Map], names: Names, lengths: Mapping[str, Size]) -> None:
     """Make every call of the modules that a `map` statement names one node.
 
     Raises CaptureError where none is in the graph.
@@ -40,7 +73,7 @@ def map_modules(gm: fx.GraphModule, maps: Sequence[Map], names: Names) -> None:
     for statement in maps:
         calls = calls_named(gm, statement.module, names)
         for call in calls:
-            _collapse(gm, call, statement)
+            _collapse(gm, call, statement.over, lengths)
         if not calls:
             faults.append(uncalled(statement, gm, names))
     if faults:
@@ -50,8 +83,64 @@ def map_modules(gm: fx.GraphModule, maps: Sequence[Map], names: Names) -> None:
     gm.recompile()
 
 
-def _collapse(gm: fx.GraphModule, of: Call, statement: Map) -> None:
-    inside = [n for n in of.nodes if n.op in ("call_function", "get_attr")]
+def with_calls_mapped(captured: Captured, calls: Iterable[tuple[str, str]], lengths: Mapping[str, Size]) -> Captured:
+    """The program with each of these calls of modules as one node, in a graph of its own."""
+    graph = copy_graph(captured.graph)
+    for key in calls:
+        _collapse(graph, called(graph, key), None, lengths)
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.recompile()
+    values = graph.graph.output_node().args[0]
+    outputs = tuple(o if o.node is None else attrs.evolve(o, node=values[o.position].name) for o in captured.outputs)
+    return attrs.evolve(captured, graph=graph, outputs=outputs)
+
+
+def in_numbers(captured: Captured) -> Captured:
+    """The program for the lengths of the example alone: numbers for symbols, but for those of mapped modules."""
+    graph = with_numbers(captured.graph, captured.hints)
+    for node in graph.graph.nodes:
+        if KEY in node.meta:
+            node.meta[KEY] = attrs.evolve(node.meta[KEY], hints=captured.hints)
+    return attrs.evolve(captured, graph=graph, hints={})
+
+
+def lengths_of(graph: fx.GraphModule, layouts: Mapping[str, Layout]) -> dict[str, Size]:
+    """The size of every dim that a layout names, by its name. layouts: by placeholder."""
+    found: dict[str, Size] = {}
+    for node in graph.graph.find_nodes(op="placeholder"):
+        if node.name in layouts:
+            for size, dim in zip(node.meta["val"].shape, layouts[node.name].dims, strict=False):
+                if len(dim.parts) == 1 and dim.parts[0].name:
+                    found.setdefault(dim.parts[0].name, as_size(size))
+    return found
+
+
+def is_one_node(gm: fx.GraphModule, call: tuple[str, str]) -> bool:
+    """Whether a call's operators can be one node: it takes tensors and numbers, and what stands between its operators
+    does not hang on them."""
+    held = set(_inside(called(gm, call)))
+    between: set[fx.Node] = set()
+    left = len(held)
+    for node in gm.graph.nodes:
+        if not left:
+            break
+        left -= node in held
+        if node not in held:
+            if any(a in held or a in between for a in node.all_input_nodes):
+                between.add(node)
+        elif any(a in between for a in node.all_input_nodes):
+            return False
+    given = {a for n in held for a in n.all_input_nodes} - held
+    return not between and all(isinstance(n.meta.get("val"), (torch.Tensor, torch.SymInt)) for n in given)
+
+
+def _inside(of: Call) -> list[fx.Node]:
+    return [n for n in of.nodes if n.op in ("call_function", "get_attr")]
+
+
+def _collapse(gm: fx.GraphModule, of: Call, over: str | None, lengths: Mapping[str, Size]) -> None:
+    inside = _inside(of)
     held = set(inside)
     inputs = list(dict.fromkeys(a for n in inside for a in n.all_input_nodes if a not in held))
     outputs = [n for n in inside if any(u not in held for u in n.users)]
@@ -62,7 +151,10 @@ def _collapse(gm: fx.GraphModule, of: Call, statement: Map) -> None:
         call = gm.graph.call_function(_callable(body, of.path), tuple(inputs))
     call.meta = of.meta(last)
     call.meta["val"] = tuple(n.meta["val"] for n in outputs)
-    call.meta[KEY] = Mapped(statement.over, of.path, len(inside))
+    call.meta[KEY] = Mapped(
+        over, of.path, len(inside), lengths, tuple(_sizes(n.meta.get("val")) for n in inputs),
+        tuple(_sizes(n.meta["val"]) for n in outputs), body, found=over is None,
+    )  # fmt: skip
     at = call
     for i, n in enumerate(outputs):
         with gm.graph.inserting_after(at):
@@ -72,6 +164,12 @@ def _collapse(gm: fx.GraphModule, of: Call, statement: Map) -> None:
         n.replace_all_uses_with(at, delete_user_cb=lambda user: user not in held)
     for n in reversed(inside):
         gm.graph.erase_node(n)
+
+
+def _sizes(val: object) -> Shape | Size | object:
+    if isinstance(val, torch.Tensor):
+        return tuple(as_size(n) for n in val.shape)
+    return as_size(val) if isinstance(val, torch.SymInt) else val
 
 
 def _body(gm: fx.GraphModule, inside, inputs, outputs) -> fx.GraphModule:

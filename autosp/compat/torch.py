@@ -30,6 +30,7 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     # fake tensors and symbolic sizes
     "FakeTensor": "torch._subclasses.fake_tensor:FakeTensor",
     "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
+    "without_fakes": "torch._subclasses.fake_tensor:unset_fake_temporarily",
     "make_fx": "torch.fx.experimental.proxy_tensor:make_fx",
     "statically_known_true": "torch.fx.experimental.symbolic_shapes:statically_known_true",
     "disable_proxy_modes_tracing": "torch.fx.experimental.proxy_tensor:disable_proxy_modes_tracing",

@@ -12,14 +12,13 @@ import attrs
 import torch
 from torch import fx
 
-from ..capture import Captured, Names, Output, capture, name_modules
+from ..capture import Captured, Names, Output, capture, name_modules, specialise
 from ..compat.torch import example_size, fake_mode_of_trace, unguarded
-from ..errors import EngineError, PlanError, Problem, RankError, did_you_mean
+from ..errors import EngineError, Problem, RankError, did_you_mean
 from ..lower import Rank, band, check, lower
 from ..recompute import Decision, tile
 from ..recompute.notes import offload_notes, tile_notes
-from ..recompute.tile_hoist import hoisted
-from ..solve import Device, Ends, Plan, load_device, solve
+from ..solve import Around, Device, Ends, Plan, load_device
 from ..spec import Output as Said
 from ..spec import Recompute, Spec
 from ..spec.policies import as_recompute
@@ -28,9 +27,9 @@ from .agree import Agreement
 from .dump import dump, dump_recompute
 from .inner import compile_inner, compiler_of
 from .marks import layout_of
-from .mesh import Mesh
 from .random import with_own_stream
 from .recomputing import States, decided, limit_of
+from .solving import NeedsSymbols, fixed_lengths, planned_program
 
 BACKENDS = ("inductor", "aot_eager", "eager")
 
@@ -85,6 +84,13 @@ class Backend:
         self.spec, self.agreement, self.options, self.on_plan = spec, agreement, options, on_plan
         self.model, self.mesh = model, agreement.mesh
         self.plans: list[Plan] = []
+        self.refused: tuple[Around, ...] = ()
+        self.retraced = False  # who calls traces once more where the lengths have to be symbols
+
+    @property
+    def per_shard(self) -> bool:
+        """Whether some modules run per shard: the lengths that they see are marked, to be symbols in every trace."""
+        return bool(self.spec.maps or self.refused)
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence) -> Callable:
         with self.agreement.attempt():
@@ -95,7 +101,8 @@ class Backend:
 
     def _compiled(self, gm: fx.GraphModule, example_inputs: Sequence, names: Names) -> Callable:
         """For all lengths, or for these. What no one asked to be for all and cannot be is for these."""
-        asked, varies = self.options.dynamic is True or bool(self.spec.maps), any(map(_is_symbol, example_inputs))
+        asked = self.options.dynamic is True
+        varies = bool(self.plans) if self.per_shard else any(map(_is_symbol, example_inputs))
         wanted = asked or (varies and self.options.dynamic is None)
         dynamic = wanted and _long_enough(gm, self.mesh.size)
         before = len(self.plans)
@@ -136,8 +143,6 @@ class Backend:
     def _local(
         self, gm: fx.GraphModule, example_inputs: Sequence, names: Names, dynamic: bool
     ) -> tuple[fx.GraphModule, dict[int, Absent]]:
-        if self.spec.maps and not dynamic:
-            raise PlanError(_too_short_to_map(self.spec, self.mesh))
         captured = capture(
             gm,
             example_inputs,
@@ -145,12 +150,21 @@ class Backend:
             constraints=self.spec.constraints,
             mean_over=self._mean_over(),
             maps=self.spec.maps,
-            dynamic=dynamic,
+            dynamic=dynamic or self.per_shard,
             names=names,
         )
-        captured = hoisted(captured)
+        try:
+            captured, plan, self.refused = planned_program(
+                captured, partial(ends, self.spec), axis=self.mesh.axis, p=self.mesh.size, device=self.options.device,
+                refused=self.refused, dynamic=dynamic,
+            )  # fmt: skip
+        except NeedsSymbols as needed:
+            if self.refused or not self.retraced:
+                raise fixed_lengths(needed) from None
+            raise
+        if not dynamic:
+            specialise(example_inputs)  # last: what is a number from then on was a symbol to the planner
         wanted = ends(self.spec, captured)
-        plan = solve(captured, wanted, axis=self.mesh.axis, p=self.mesh.size, device=self.options.device)
         rank = Rank(
             self.mesh.rank, self.mesh.group_name, self.options.grad_scale, self.options.complete, self.mesh.others
         )
@@ -237,16 +251,6 @@ def _unnamed(spec: Spec, captured: Captured, output: Output):
     scalar = [o for o in others if o.layout is not None and not o.layout.dims]
     tensor = [o for o in others if o not in scalar]
     return next(iter(scalar if val.dim() == 0 else tensor), None)
-
-
-def _too_short_to_map(spec: Spec, mesh: Mesh) -> Problem:
-    return Problem(
-        what=f"'{spec.maps[0]}' needs a length of at least {2 * mesh.size} on axis {mesh.axis}={mesh.size}, "
-        "known to vary",
-        rule="a mapped module runs with the length that a rank holds, so the traced graph must hold it as a symbol",
-        fix=f"give longer sequences, or leave the map out on an axis of {mesh.size}",
-        where=str(spec.maps[0].at or "spec"),
-    )
 
 
 def _is_symbol(example: object) -> bool:

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from ..capture import tracing
 from ..compat.torch import (
+    BackendCompilerFailed,
     FailOnRecompileLimitHit,
     call_uncompiled,
     compiling_up_to,
@@ -31,6 +32,7 @@ from .backend import Backend
 from .clock import Clock
 from .failures import as_raised, placed
 from .marks import layout_of, nothing_known
+from .solving import NeedsSymbols
 
 BATCH_FIX = (
     "shuffle and sample by the data-parallel rank, not the global one: autosp.engine.sampler(dataset, mesh_or_engine)"
@@ -50,6 +52,7 @@ class Step:
         self.signature = inspect.signature(module.forward)
         self.inputs = frozenset(each.name for each in self.spec.inputs)
         self.compared = False
+        backend.retraced = True
         self.cache_was_on = cache_was_on
         self.said: set[str] = set()
         self.compiles = compiles.Compiles(type(module).__name__)
@@ -77,7 +80,7 @@ class Step:
         limit = max(compiles.LIMIT, recompile_limit())
         try:
             with tracing(), whole_graph_under_ddp(), compiling_up_to(limit):
-                found = self.program(**inputs)
+                found = self._program(inputs)
         except FailOnRecompileLimitHit:
             raise self.compiles.too_many(inputs, self._training(), limit) from None
         except Exception as e:
@@ -88,6 +91,17 @@ class Step:
         if len(self.backend.plans) > before:
             self.compiles.note(inputs, self._training())
         return found
+
+    def _program(self, inputs: dict):
+        """The program's outputs; traced once more where it was found that modules have to run per shard."""
+        try:
+            return self.program(**inputs)
+        except BackendCompilerFailed as e:
+            if not isinstance(e.inner_exception, NeedsSymbols):
+                raise
+            self.backend.refused = e.inner_exception.around
+        self._mark(inputs)
+        return self.program(**inputs)
 
     def _training(self) -> bool:
         return self.module.training and torch.is_grad_enabled()
@@ -178,8 +192,8 @@ class Step:
             self.compared = True
 
     def _mark(self, inputs: dict) -> None:
-        """A mapped module needs the split lengths as symbols, wherever a dim of that name stands."""
-        if not self.spec.maps:
+        """A module that runs per shard needs the split lengths as symbols, wherever a dim of that name stands."""
+        if not self.backend.per_shard:
             return
         layouts = {n: layout_of(self.spec, n, x) for n, x in inputs.items() if isinstance(x, torch.Tensor)}
         dims = [(n, d, dim) for n, layout in layouts.items() if layout for d, dim in enumerate(layout.dims)]

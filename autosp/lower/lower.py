@@ -276,16 +276,10 @@ class _Lowering:
         """A mapped module runs as it stands: its sizes are those of the shard."""
         if s.part is None:
             return args
-        factor, outer, units, inner = s.part
-        whole = op.projection.sizes[factor]
+        _, outer, units, inner = s.part
         held = as_size(outer * count(units, self.plan.p, self.rank.rank) * inner)
-        found = []
-        for given, arg in zip(op.node.args, args):
-            val = given.meta.get("val")
-            if isinstance(val, torch.SymInt):
-                arg = self.sizes(sympy.sympify(as_size(val)).subs(whole, held))
-            found.append(arg)
-        return tuple(found)
+        numbers = op.node.meta[KEY].on_shard(held)
+        return tuple(arg if n is None else self.sizes(n) for n, arg in zip(numbers, args, strict=True))
 
     def _number(self, n: fx.Node):
         """A size as an expression of the inputs; any other number by the call that gives it."""

@@ -89,8 +89,7 @@ def no_rule(name: str, call: Call) -> Problem:
     return Problem(
         f"operator '{name}' has no rule",
         "an operator on a split value needs a rule that says which dims may be split",
-        f"start from this draft, in which nothing is split yet, and prove it with 'autosp rules verify {name}':\n"
-        + indented(draft_rule(name, call)),
+        f"start from this draft, in which nothing is split yet: {proved(name)}\n" + indented(draft_rule(name, call)),
     )
 
 
@@ -99,9 +98,15 @@ def no_fit(name: str, reasons: list[str], call: Call) -> Problem:
     return Problem(
         f"no rule of operator '{name}' fits this call: {'; '.join(reasons)}",
         "one of an operator's rules must fit the ranks, sizes and arguments of its call",
-        "write one for this call, starting from this draft, in which nothing is split yet:\n"
+        f"start from this draft for this call, in which nothing is split yet: {proved(name)}\n"
         + indented(draft_rule(name, call)),
     )
+
+
+def proved(name: str) -> str:
+    """How a rule in a file becomes one of the book's."""
+    module = "" if name.startswith("aten.") else " --import MODULE', MODULE being where the operator is made"
+    return f"say what may be, and prove and install it with 'autosp rules add FILE.rule{module or chr(39)}"
 
 
 def indented(text: str) -> str:

@@ -1,8 +1,22 @@
 """Chooses a layout for every value at least cost."""
 
+from .automap import Around, around, mapped
 from .device import Device, load_device
 from .plan import Change, Plan, Reshard
-from .solve import Ends, solve
+from .solve import Ends, NeedsRule, solve
 from .strategies import Strategy
 
-__all__ = ["Change", "Device", "Ends", "Plan", "Reshard", "Strategy", "load_device", "solve"]
+__all__ = [
+    "Around",
+    "Change",
+    "Device",
+    "Ends",
+    "NeedsRule",
+    "Plan",
+    "Reshard",
+    "Strategy",
+    "around",
+    "load_device",
+    "mapped",
+    "solve",
+]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import attrs
 
 from ..capture.regions import KEY
+from ..errors import PlanError
 from ..layout import Split, divide, make_split
 from ..rules import Projection, factor_of, project
 from .mapped import mapped_projection
@@ -34,13 +35,23 @@ def mark(problem: Problem, seeds: dict[Value, list[Region]], axis: str) -> None:
         problem.lengths.update(r.split.units for r in regions if axis in r.axes)
     for op in problem.ops:
         if KEY in op.node.meta:
-            op.projection = mapped_projection(op)
+            _map(op, axis)
         if op.projection is None:
             continue
         for i, value in enumerate(op.operands):
             for region in sorted(value.regions, key=repr):
                 for factor, outer, units, inner in covered(op, i, region.split):
                     _tag_results(op, factor, (outer, units, inner), region)
+
+
+def _map(op: Op, axis: str) -> None:
+    """The projection of a mapped call. One that a spec names has to have it; a found one may fail."""
+    try:
+        op.projection = mapped_projection(op, axis)
+    except PlanError as error:
+        if not op.node.meta[KEY].found:
+            raise
+        op.error = error
 
 
 def covered(op: Op, i: int, s: Split):

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from ..capture.regions import KEY
+import attrs
+import sympy
+import torch
+from torch import fx
+
+from ..capture.regions import KEY, Mapped
 from ..errors import PlanError
 from ..errors import Problem as Fault
-from ..layout import Size, Split, as_size
+from ..layout import Size, Split
 from ..rules import Projection
 from .problem import Op, Value
 
+DROPOUT = torch.ops.aten.dropout.default  # (input, p, train)
 
-def mapped_projection(op: Op) -> Projection:
+
+def mapped_projection(op: Op, axis: str) -> Projection:
     """A mapped call in factors, from what its operands' dims descend from.
 
-    A result has the dim where an operand of the same rank or size has it. Raises PlanError where
-    no operand has the dim, or a result has no place for it.
+    A result has the dim where an operand has it, at the same place and of the same symbolic size. Raises PlanError
+    where no operand has the dim, where its size is no symbol, or where a result has no place for it.
     """
-    said = op.node.meta[KEY]
+    said = op.node.meta[KEY] = _named(op, axis)
     sizes: list[Size] = []
     names: list[str] = []
 
@@ -29,6 +36,8 @@ def mapped_projection(op: Op) -> Projection:
     found = {i: s for i, s in splits.items() if s is not None}
     if not found:
         raise PlanError(_no_operand(op, said))
+    if not isinstance(said.length, sympy.Symbol):
+        raise PlanError(_fixed_length(op, said))
     over = factor(next(iter(found.values())).units, said.over)
 
     def dims(v: Value, s: Split | None):
@@ -44,9 +53,10 @@ def mapped_projection(op: Op) -> Projection:
         return tuple(out)
 
     operands = tuple(dims(v, splits[i]) for i, v in enumerate(op.operands))
+    shapes = [shape for shape in said.operands if isinstance(shape, tuple)]
     results = []
-    for v in op.results:
-        place = _place(v, [(op.operands[i], s) for i, s in found.items()])
+    for v, shape in zip(op.results, said.results, strict=False):  # numbers among the results come last
+        place = next((s for i, s in found.items() if _has_it(shape, shapes[i], s)), None)
         if place is None:
             raise PlanError(_no_result(op, said, v))
         results.append(dims(v, place))
@@ -54,7 +64,26 @@ def mapped_projection(op: Op) -> Projection:
     return Projection(
         operands=operands, results=tuple(results), sizes=tuple(sizes), kinds=kinds, names=tuple(names),
         saves=tuple(range(len(operands))), rule=f"map {said.path} over {said.over}",
+        random=any(is_random(n) for n in said.body.graph.nodes),
     )  # fmt: skip
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether a call draws random numbers."""
+    if node.target is DROPOUT:
+        return bool(node.args[1] and node.args[2])
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _named(op: Op, axis: str) -> Mapped:
+    """The call with the name of its dim: the one that is split, where nobody said it."""
+    said = op.node.meta[KEY]
+    if said.over is not None:
+        return said
+    names = {r.name for v in op.operands for r in v.regions if axis in r.axes and r.name}
+    if len(names) != 1:
+        raise PlanError(_names(op, said, names))
+    return attrs.evolve(said, over=names.pop())
 
 
 def _of_name(v: Value, name: str) -> Split | None:
@@ -62,11 +91,9 @@ def _of_name(v: Value, name: str) -> Split | None:
     return next((r.split for r in sorted(v.regions, key=repr) if r.name == name), None)
 
 
-def _place(v: Value, operands: list[tuple[Value, Split]]) -> Split | None:
-    for other, s in operands:
-        if s.dim < len(v.shape) and as_size(v.shape[s.dim]) == as_size(other.shape[s.dim]):
-            return s
-    return None
+def _has_it(shape: tuple[Size, ...], operand: tuple[Size, ...], s: Split) -> bool:
+    """Whether a result has the mapped dim where an operand has it."""
+    return s.dim < len(shape) and shape[s.dim] == operand[s.dim]
 
 
 def _no_operand(op: Op, said) -> Fault:
@@ -80,8 +107,28 @@ def _no_operand(op: Op, said) -> Fault:
 
 def _no_result(op: Op, said, v: Value) -> Fault:
     return Fault(
-        what=f"module {said.path} gives a value of shape {list(map(str, v.shape))}, which has no place for '{said.over}'",
+        what=f"module {said.path} gives a value of shape {list(v.hint)}, which has no place for '{said.over}'",
         rule="every value that leaves a mapped module has the mapped dim where an input has it",
         fix="map a smaller module, whose results keep the dim",
         where=op.source or said.path,
+    )
+
+
+def _names(op: Op, said: Mapped, names: set[str]) -> Fault:
+    have = f"have the dims {' and '.join(map(repr, sorted(names)))}" if names else "have no dim that the spec splits"
+    return Fault(
+        what=f"the inputs of module {said.path} {have}",
+        rule="a module runs per shard along one dim that the spec names and splits",
+        fix=f"say which, 'map {said.path} over DIM'" if names else "name the dim in the layouts of the spec's inputs",
+        where=op.source or said.path,
+    )
+
+
+def _fixed_length(op: Op, said: Mapped) -> Fault:
+    return Fault(
+        what=f"module {said.path} is mapped over '{said.over}', whose length the traced graph holds as a number",
+        rule="a mapped module runs with the length that a rank holds, so the graph must hold the length as a symbol",
+        fix="autosp.compile marks the inputs that the spec names; give the dim its name in every input's layout, "
+        "or torch._dynamo.maybe_mark_dynamic(tensor, dim) where autosp.backend is used",
+        where=f"{op.source or op.node.name} (module {said.path})",
     )

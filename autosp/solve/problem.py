@@ -14,7 +14,7 @@ from ..capture import Captured, differentiable, module_path, source_line, tensor
 from ..capture.own import own_of
 from ..capture.regions import KEY
 from ..compat.torch import SET_GRAD_ENABLED
-from ..errors import RuleError
+from ..errors import AutospError, RuleError
 from ..layout import Size, as_size
 from ..rules import Projection, RuleBook
 from .bodies import Bodies
@@ -72,7 +72,7 @@ class Op:
     operands: tuple[Value, ...]
     results: tuple[Value, ...]
     projection: Projection | None
-    error: RuleError | None = None
+    error: AutospError | None = None
     own: Bodies | None = None
     reasons: tuple[str, ...] = ()
 

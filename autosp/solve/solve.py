@@ -12,6 +12,7 @@ import torch
 
 from ..capture import Captured
 from ..errors import PlanError, RuleError
+from ..errors import Problem as Fault
 from ..layout import INVARIANT, REPLICATE, Placement, Split
 from ..rules import RuleBook, default_rules
 from ..syntax import Layout
@@ -41,6 +42,17 @@ class Ends:
     attention: Literal["ulysses", "gather", "auto"] = "ulysses"
 
 
+class NeedsRule(RuleError):
+    """Operators without a rule on split values, each with what is wrong."""
+
+    def __init__(self, faults: Mapping[Op, Fault]):
+        super().__init__(faults.values())
+        self.faults = dict(faults)
+
+    def __reduce__(self):
+        return RuleError, (self.problems,)
+
+
 def _uncollected(work: Callable) -> Callable:
     """The collector walks all that Dynamo left, many times, and finds nothing: half a second of a
     second and a half for 32 layers."""
@@ -66,7 +78,7 @@ def solve(captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, 
     PlanError where no plan exists.
     """
     problem = build(captured, rules or default_rules())
-    mark(problem, _seeds(problem, captured.layouts), axis)
+    mark(problem, seeds(problem, captured.layouts), axis)
     found = candidates(problem, axis, p) if p > 1 else {v: frozenset() for v in problem.values}
     kinds = alike(problem, found)
     ways = _ways(problem, kinds, found, axis, p, ends.attention)
@@ -105,7 +117,7 @@ def _ways(problem: Problem, kinds: Alike, found, axis: str, p: int, attention: s
     return {op: known[kinds.call(op)] for op in problem.ops}
 
 
-def _seeds(problem: Problem, layouts: Mapping[str, Layout]) -> dict[Value, list[Region]]:
+def seeds(problem: Problem, layouts: Mapping[str, Layout]) -> dict[Value, list[Region]]:
     seeds = {}
     for node, values in problem.of.items():
         layout = layouts.get(node.name) if node.op == "placeholder" else None
@@ -367,15 +379,19 @@ def _changes(problem: Problem, placements, chosen, wanted) -> tuple[Change, ...]
 
 def _refuse_ruleless(problem: Problem, changes, chosen) -> None:
     gathered = {(c.value, c.dst) for c in changes if isinstance(c.src, Split)}
-    faults = []
+    faults: dict[Op, Fault] = {}
+    own = False
     for op, s in chosen.items():
         incomplete = op.own is not None and op.own.missing and s.part is None
         if op.projection is None or incomplete:
             values = [v for v, need in zip(op.operands, s.needs) if (v.id, need) in gathered]
             if values:
-                faults.append(refused(op, values[0].name) if incomplete else needs_rule(op, values))
+                faults[op] = refused(op, values[0].name) if incomplete else needs_rule(op, values)
+                own |= incomplete
+    if own:  # whose own backward is not known to be one of a shard
+        raise RuleError(faults.values())
     if faults:
-        raise RuleError(faults)
+        raise NeedsRule(faults)
 
 
-__all__ = ["Ends", "OutputMode", "solve"]
+__all__ = ["Ends", "NeedsRule", "OutputMode", "seeds", "solve"]

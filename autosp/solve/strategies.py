@@ -5,7 +5,6 @@ from __future__ import annotations
 import attrs
 import torch
 
-from ..capture.regions import KEY
 from ..errors import PlanError
 from ..errors import Problem as Fault
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, make_split
@@ -35,8 +34,6 @@ def strategies(problem: Problem, op: Op, found, axis: str, p: int, attention: st
     """
     if p == 1:
         return _unique(_whole(op))
-    if KEY in op.node.meta and op.projection is not None and isinstance(op.projection.sizes[0], int):
-        raise PlanError(_fixed_length(op))
     split = [_split(problem, op, part, ins, outs, p) for part, ins, outs in parts_of(problem, op, found, axis, p)]
     if op.node.target is torch.ops.autosp.constrain.default:
         return _unique(_constrained(problem, op, split, axis, p))
@@ -64,17 +61,6 @@ def _constrained(problem: Problem, op: Op, split: list[Strategy], axis: str, p: 
     if not found:
         raise PlanError(_no_such_split(op, str(layout), dim, value.hint[dim], axis, p))
     return found
-
-
-def _fixed_length(op: Op) -> Fault:
-    said = op.node.meta[KEY]
-    return Fault(
-        what=f"module {said.path} is mapped over '{said.over}', whose length the traced graph holds as a number",
-        rule="a mapped module runs with the length that a rank holds, so the graph must hold the length as a symbol",
-        fix="autosp.compile marks the inputs that the spec names; give the dim its name in every input's layout, "
-        "or torch._dynamo.maybe_mark_dynamic(tensor, dim) where autosp.backend is used",
-        where=f"{op.source or op.node.name} (module {said.path})",
-    )
 
 
 def _no_such_split(op: Op, layout: str, dim: int, size: int, axis: str, p: int) -> Fault:

@@ -46,6 +46,19 @@ FAMILIES = {
     ),
     "BertForMaskedLM": dict(_COMMON, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
 }  # fmt: skip
+# experts that no spec names: the general spec serves these classes
+EXPERTS = {
+    "GptOssForCausalLM": dict(
+        _GROUPED, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=8, pad_token_id=0,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
+    "DeepseekV3ForCausalLM": dict(
+        _GROUPED | {"num_key_value_heads": 8}, pad_token_id=0, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8,
+        qk_nope_head_dim=8, v_head_dim=8, moe_intermediate_size=32, n_routed_experts=4, n_shared_experts=1,
+        num_experts_per_tok=2, n_group=2, topk_group=1, first_k_dense_replace=1,
+    ),
+}  # fmt: skip
 
 
 class NanoGPT(nn.Module):
@@ -211,11 +224,11 @@ def build(name: str) -> nn.Module:
     import transformers
 
     cls = getattr(transformers, name)
-    return cls(cls.config_class(**FAMILIES[name]))
+    return cls(cls.config_class(**(FAMILIES | EXPERTS)[name]))
 
 
 def __getattr__(name: str):
     """`tests.execute.families:LlamaForCausalLM` is a factory, as `--model` takes one."""
-    if name in FAMILIES or name in VARIANTS or name in OWN:
+    if name in FAMILIES or name in EXPERTS or name in VARIANTS or name in OWN:
         return partial(build, name)
     raise AttributeError(name)

@@ -68,8 +68,8 @@ def test_on_a_split_value_it_is_refused_with_its_place_and_a_draft():
         "error: operator autosp_tests.halved.default has no rule, and its operand layer_norm is split\n"
         f"  --> test_ruleless.py:{first + 1} in forward: {lines[1].strip()} (module inner)\n"
         "   = rule: an operator without a rule runs whole, only where that gathers no split value\n"
-        "   = fix: start from this draft, in which nothing is split yet, and prove it with "
-        "'autosp rules verify autosp_tests.halved.default':\n"
+        "   = fix: start from this draft, in which nothing is split yet: say what may be, and prove and install it with "
+        "'autosp rules add FILE.rule --import MODULE', MODULE being where the operator is made\n"
         "     rule autosp_tests.halved.default(x[a, b, c]) -> [a, b, c]\n"
         "          whole a, b, c"
     )

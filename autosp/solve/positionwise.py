@@ -1,0 +1,253 @@
+"""Whether a module gives a position the same whatever other positions are with it: run, whole and in shards.
+
+The module's operators run on random values, on the CPU, forward and backward, as the plan would have the ranks run
+them. Results, gradients of what is split, and sums of the gradients of what is not are compared. In one run all
+positions are equal, so that whatever counts them is at its fullest: all tokens go to one expert, which drops some if
+there is a limit to it. The length is at least twice every number that the operators are called with (a limit that is
+never reached would never show), or the whole length of the example.
+
+The draws are the same on every rank, and so is the verdict; the process's random numbers are left as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Hashable, Sequence
+
+import attrs
+import torch
+from torch import fx
+
+from ..capture.regions import KEY, Mapped
+from ..compat.torch import without_fakes
+from ..layout import REPLICATE, Placement, assemble, count, shard
+from ..rules import project
+from .mapped import DROPOUT, is_random
+from .problem import Op, Value, hint_of
+from .trial_graph import constants, on_cpu, scale_of
+
+BAR = 1e-4  # of the largest value, in fp32
+ROOM = 2 << 30  # bytes of all values of the module at most
+LOW = (torch.bfloat16, torch.float16)
+
+Draw = Callable[[Value, Sequence[int], torch.dtype, torch.Generator], torch.Tensor]
+
+
+@attrs.frozen
+class Verdict:
+    """proved: the module may run per shard; mixes: it was shown that it may not. Where neither, `why` says what kept
+    it from being tried. seconds: what it took."""
+
+    proved: bool
+    mixes: bool = False
+    why: str = ""
+    seconds: float = 0.0
+
+
+_known: dict[Hashable, Verdict] = {}
+
+
+def positionwise(op: Op, hints: dict, p: int) -> Verdict:
+    """The verdict on a mapped call over `p` ranks. Calls of one class and configuration are tried once."""
+    said: Mapped = op.node.meta[KEY]
+    hints = {**hints, **said.hints}
+    operands = tuple((v.dtype, v.diff) for v in op.operands)
+    sizes = tuple(sorted((str(k), v) for k, v in hints.items()))
+    dims = (op.projection.operands, op.projection.results, said.operands)
+    key = (signature(said.body), operands, dims, sizes, _varies(said), p)
+    if key not in _known:
+        began = time.perf_counter()
+        with _alone():
+            found = _verdict(op, said, hints, p)
+        _known[key] = attrs.evolve(found, seconds=time.perf_counter() - began)
+    return _known[key]
+
+
+def signature(gm: fx.GraphModule) -> Hashable:
+    """A graph as a value: equal for modules of one class and one configuration."""
+    place = {node: i for i, node in enumerate(gm.graph.nodes)}
+
+    def line(node: fx.Node) -> tuple:
+        args = fx.map_arg((node.args, node.kwargs), lambda n: f"%{place[n]}")
+        return node.op, "" if node.op == "placeholder" else str(node.target), str(args)
+
+    return tuple(map(line, gm.graph.nodes))
+
+
+@contextlib.contextmanager
+def _alone():
+    """Real tensors on the CPU, in fp32, with gradients, and a state of random numbers that is put back."""
+    with (
+        without_fakes(),
+        torch.random.fork_rng(devices=[]),
+        torch.device("cpu"),
+        torch.autocast("cpu", enabled=False),
+        torch.enable_grad(),
+    ):
+        yield
+
+
+def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Verdict:
+    if any(is_random(n) and n.target is not DROPOUT for n in said.body.graph.nodes):
+        return Verdict(False, why="it draws random numbers")
+    trial = _trial(op, said, hints, p)
+    if trial is None:
+        return Verdict(False, why=f"its values take more than {ROOM >> 30} GiB even in a smaller size")
+    why = ""
+    tried = set()
+    for draw in (_random, _counted, _equal):
+        try:
+            whole = trial.run(draw)
+        except Exception as error:
+            why = f"it does not run on random data: {_first_line(error)}"
+            continue
+        if not all(bool(x.isfinite().all()) for x in whole if x is not None and x.is_floating_point()):
+            why = "it gives no finite numbers on random data"
+            continue
+        tried.add(draw)
+        try:
+            parts = trial.run(draw, p)
+        except Exception as error:
+            return Verdict(False, True, f"cut in {p} shards it does not run: {_first_line(error)}")
+        error = max(map(_distance, parts, whole), default=0.0)
+        if not error <= BAR:
+            return Verdict(
+                False, True, f"run in {p} shards on random data, its result differs by {error:.1e} of its largest"
+            )
+    proved = len(tried) > 1 and _equal in tried
+    return Verdict(proved, why="" if proved else why)
+
+
+@attrs.frozen(eq=False)
+class _Trial:
+    """A module of a size that can be run. shapes: of the operands; needs and gives: how they and the results are split
+    where the mapped dim has this length."""
+
+    body: fx.GraphModule
+    said: Mapped
+    values: tuple[Value, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    needs: tuple[Placement, ...]
+    gives: tuple[Placement, ...]
+    length: int
+
+    def run(self, draw: Draw, parts: int | None = None) -> list[torch.Tensor | None]:
+        """The results and the operands' gradients, of the whole or put together from shards."""
+        generator = torch.Generator().manual_seed(0)
+        data = [draw(v, s, _kept(v.dtype), generator) for v, s in zip(self.values, self.shapes, strict=True)]
+        whole, leaves = self._once(data, self.length)
+        towards = [torch.randn(x.shape, generator=generator).to(x.dtype) for x in whole]  # the results' gradients
+        if parts is None:
+            return [*(x.detach() for x in whole), *_gradients(whole, leaves, towards)]
+        results, gradients = [], []
+        for rank in range(parts):
+            own = [shard(x, at, parts, rank) for x, at in zip(data, self.needs, strict=True)]
+            found, leaves = self._once(own, count(self.length, parts, rank))
+            mine = [shard(t, at, parts, rank) for t, at in zip(towards, self.gives, strict=True)]
+            gradients.append(_gradients(found, leaves, mine))
+            results.append([x.detach() for x in found])
+        return [
+            *(assemble(list(each), at) for each, at in zip(zip(*results, strict=True), self.gives, strict=True)),
+            *(_together(list(each), at) for each, at in zip(zip(*gradients, strict=True), self.needs, strict=True)),
+        ]
+
+    def _once(self, data: list[torch.Tensor], held: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The results on copies of the data, and the copies."""
+        leaves = [x.detach().clone().requires_grad_(v.diff) for x, v in zip(data, self.values, strict=True)]
+        tensors = iter(leaves)
+        numbers = self.said.on_shard(held)
+        args = [next(tensors) if isinstance(s, tuple) else n for s, n in zip(self.said.operands, numbers, strict=True)]
+        return [x for x in self.body(*args) if isinstance(x, torch.Tensor)], leaves
+
+
+def _trial(op: Op, said: Mapped, hints: dict, p: int) -> _Trial | None:
+    scale = scale_of(said, hints, ROOM)
+    body = on_cpu(said.body, scale)
+    length = _length(said, body, hints, p)
+    sizes = {**hints, said.length: length}
+    over = op.projection.kinds.index("pass")
+    numbers = tuple(length if f == over else hint_of(n, hints) for f, n in enumerate(op.projection.sizes))
+    needs, gives = project(attrs.evolve(op.projection, sizes=numbers), over, 1, length, 1, p)
+    shapes = []
+    for shape, at in zip((s for s in said.operands if isinstance(s, tuple)), needs, strict=True):
+        dims = [hint_of(n, sizes) for n in shape]
+        shapes.append(tuple(n if at is not None and d == at.dim else scale(n) for d, n in enumerate(dims)))
+    if scale.bytes(said, sizes) > ROOM:
+        return None
+    whole = tuple(REPLICATE if at is None else at for at in needs)
+    return _Trial(body, attrs.evolve(said, hints=hints), op.operands, tuple(shapes), whole, tuple(gives), length)
+
+
+def _length(said: Mapped, body: fx.GraphModule, hints: dict, p: int) -> int:
+    """Twice the largest number in the graph, and more than four a rank, unevenly; at most that of the example."""
+    most = max([*constants(body), 2 * p, 8])
+    length = 2 * most
+    length += length % p == 0 and p > 1
+    return length if _varies(said) else min(length, hints[said.length])
+
+
+def _varies(said: Mapped) -> bool:
+    """Whether the graph serves other lengths than the example's."""
+    return not said.hints
+
+
+def _random(v: Value, shape, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Whole numbers are 0 or 1, so that they may stand for an index of anything."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, generator=generator, dtype=dtype) * (0.3 if v.param else 1.0)
+    return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+
+def _counted(v: Value, shape, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Numbers of which all are positive, and whole ones that are 0: for what takes roots, or has one of a thing."""
+    x = _random(v, shape, dtype, generator)
+    return x.abs() + 0.1 if x.is_floating_point() else torch.zeros_like(x)
+
+
+def _equal(v: Value, shape, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Every position the same."""
+    if v.param:
+        return _random(v, shape, dtype, generator)
+    if dtype.is_floating_point or dtype.is_complex:
+        return _random(v, shape[-1:] if len(shape) > 1 else (), dtype, generator).expand(shape).contiguous()
+    return torch.zeros(shape, dtype=dtype)
+
+
+def _kept(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in LOW else dtype
+
+
+def _gradients(results, leaves, towards) -> list[torch.Tensor | None]:
+    ends = [(x, t) for x, t in zip(results, towards, strict=True) if x.requires_grad]
+    wanted = [x for x in leaves if x.requires_grad]
+    found = iter(torch.autograd.grad([x for x, _ in ends], wanted, [t for _, t in ends], allow_unused=True)
+                 if ends and wanted else [None] * len(wanted))  # fmt: skip
+    return [next(found) if x.requires_grad else None for x in leaves]
+
+
+def _together(parts: list[torch.Tensor | None], at: Placement) -> torch.Tensor | None:
+    """An operand's gradient from every shard's: joined where it is split, else the sum."""
+    if all(x is None for x in parts):
+        return None
+    like = next(x for x in parts if x is not None)
+    parts = [torch.zeros_like(like) if x is None else x for x in parts]
+    return assemble(parts, at) if at is not REPLICATE else torch.stack(parts).sum(0)
+
+
+def _distance(a: torch.Tensor | None, b: torch.Tensor | None) -> float:
+    """The largest difference, of the largest value."""
+    if a is None or b is None:
+        return 0.0 if a is b else float("inf")
+    if a.shape != b.shape:
+        return float("inf")
+    if not a.numel():
+        return 0.0
+    if not (a.is_floating_point() or a.is_complex()):
+        return 0.0 if torch.equal(a, b) else float("inf")
+    largest = float(b.abs().max())
+    return float((a - b).abs().max()) / largest if largest else float((a - b).abs().max())
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

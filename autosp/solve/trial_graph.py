@@ -1,0 +1,85 @@
+"""A module's graph in a size and on a device on which it can be tried."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import torch
+from torch import fx
+
+from ..capture import tensors_of
+from ..capture.regions import Mapped
+from ..compat.torch import ENTER_AUTOCAST, tree_map
+from ..layout import as_size
+from .mapped import DROPOUT
+from .problem import hint_of
+
+SMALL = 64  # dims below it stay as they are
+ROWS = 8  # what a dim keeps at least: grouped products want rows of 16 bytes
+ENDLESS = 1 << 31  # "to the end", among a slice's bounds
+LOW = (torch.bfloat16, torch.float16)
+
+
+@attrs.frozen
+class Scale:
+    """By what the sizes in `dims` are divided."""
+
+    by: int = 1
+    dims: frozenset[int] = frozenset()
+
+    def __call__(self, n: int) -> int:
+        return n // self.by if n in self.dims else n
+
+    def bytes(self, said: Mapped, sizes: dict) -> int:
+        """All values of the module in fp32, forward and backward, where symbols have these sizes."""
+        made = [t.shape for node in said.body.graph.nodes for t in tensors_of(node.meta.get("val"))]
+        shapes = [*made, *(shape for shape in said.operands if isinstance(shape, tuple))]
+        return 3 * 4 * sum(math.prod(self(hint_of(as_size(n), sizes)) for n in shape) for shape in shapes)
+
+
+def scale_of(said: Mapped, hints: dict, room: int) -> Scale:
+    """The module as it is where that takes little room, else with its large dims divided by what divides all of them,
+    small ones left out where that helps."""
+    sizes = {**hints, said.length: min(hints[said.length], 1024)}
+    if Scale().bytes(said, sizes) <= room // 8:
+        return Scale()
+    fixed = {n for shape in said.operands if isinstance(shape, tuple) for n in shape if isinstance(n, int)}
+    dims = sorted(n for n in fixed if n >= SMALL and n % ROWS == 0)
+    found = [Scale(math.gcd(*(n // ROWS for n in dims[i:])), frozenset(dims[i:])) for i in range(len(dims))]
+    return min([Scale(), *found], key=lambda scale: scale.bytes(said, sizes))
+
+
+def on_cpu(body: fx.GraphModule, scale: Scale) -> fx.GraphModule:
+    """The graph on the CPU, in fp32, without dropout and autocast, its sizes scaled."""
+
+    def fitted(x: object) -> object:
+        if isinstance(x, torch.device):
+            return torch.device("cpu")
+        if isinstance(x, torch.dtype):
+            return torch.float32 if x in LOW else x
+        return scale(x) if isinstance(x, int) and not isinstance(x, bool) else x
+
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in body.graph.nodes:
+        env[node] = new = graph.node_copy(node, env.__getitem__)
+        new.args, new.kwargs = tree_map(fitted, new.args), tree_map(fitted, new.kwargs)
+        if node.target is DROPOUT:
+            new.args = (*new.args[:2], False)
+        if node.target is ENTER_AUTOCAST:
+            new.args = (*new.args[:2], False, *new.args[3:])
+    return fx.GraphModule(body, graph)
+
+
+def constants(body: fx.GraphModule) -> list[int]:
+    """The numbers that operators are called with, which may be limits to how many positions there are."""
+    found: list[int] = []
+
+    def note(x: object) -> None:
+        if isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and abs(x) < ENDLESS:
+            found.append(math.ceil(abs(x)))
+
+    for node in body.graph.nodes:
+        tree_map(note, (node.args, node.kwargs))
+    return found
