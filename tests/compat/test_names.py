@@ -102,7 +102,7 @@ def _placeholders():
     ((weight, new),) = [(n, new) for n, name, new in seen.placeholders if name.endswith("._parameters['weight']")]
     assert new._dynamo_source is weight._dynamo_source and "tensor_dict" in new.meta
     own = fx.Graph().placeholder("x")
-    assert compat.source_of(own) is None and compat.source_name(own) is None
+    assert compat.source_of(own) is None and _name_of(own) is None
 
 
 def _sources():
@@ -348,7 +348,7 @@ def _graph_of(model: torch.nn.Module, x: torch.Tensor, dynamic: bool = False) ->
             new = fx.Graph().placeholder("x")
             compat.carry_placeholder(node, new)
             assert compat.source_of(new) is compat.source_of(node)
-            seen.placeholders.append((node, compat.source_name(node), new))
+            seen.placeholders.append((node, _name_of(node), new))
         tensors = [(e, n) for e, n in zip(inputs, nodes, strict=True) if isinstance(e, torch.Tensor)]
         seen.fakes = [compat.fake_of_trace(e, n) for e, n in tensors]
         return gm
