@@ -42,9 +42,11 @@ def _step(name: str, xs, srcs, dsts, p, rank, group) -> list[torch.Tensor]:
     if xs[0].dtype in _BYTES and name.partition(" ")[0] not in ("scatter_sum", "all_reduce"):
         dtype, moved = xs[0].dtype, [x.view(torch.uint8) for x in xs]
         return [y.view(dtype) for y in _real_step(name, moved, srcs, dsts, p, rank, group)]
-    if xs[0].is_complex():
-        pairs = [torch.view_as_real(x.resolve_conj()) for x in xs]
-        return [_complex(y) for y in _real_step(name, pairs, srcs, dsts, p, rank, group)]
+    numbers = [x.is_complex() for x in xs]  # beside real ones of the same width
+    if any(numbers):
+        pairs = [torch.view_as_real(x.resolve_conj()) if z else x for x, z in zip(xs, numbers, strict=True)]
+        found = _real_step(name, pairs, srcs, dsts, p, rank, group)
+        return [_complex(y) if z else y for y, z in zip(found, numbers, strict=True)]
     return _real_step(name, xs, srcs, dsts, p, rank, group)
 
 

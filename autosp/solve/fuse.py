@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..layout import Split
 from .cost import conversion
 from .plan import Change
@@ -17,9 +19,14 @@ def group(problem: Problem, changes: tuple[Change, ...], chosen, placements) -> 
         v = problem.values[c.value]
         kind = conversion(c.src, c.dst)[0]
         fusible = kind in ("all_to_all", "all_gather") and not _same_dim(c)
-        key = (kind, depth[c.value], v.dtype, v.diff, _word(c.dst)) if fusible else (i,)
+        key = (kind, depth[c.value], _travels_as(v.dtype), v.diff, _word(c.dst)) if fusible else (i,)
         groups.setdefault(key, []).append(c)
     return tuple(tuple(g) for g in groups.values())
+
+
+def _travels_as(dtype: torch.dtype) -> torch.dtype:
+    """Complex numbers travel as pairs of real ones."""
+    return dtype.to_real() if dtype.is_complex else dtype
 
 
 def _same_dim(c: Change) -> bool:

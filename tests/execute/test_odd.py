@@ -9,7 +9,7 @@ from autosp.cli.parity import judge, page
 from tests.execute import odd
 
 RIGHT = (
-    "LinearAttention Recurrence Convolution Rolled SquaredError GroupedQueries PerHeadBias PerQueryMask Attention"
+    "LinearAttention Recurrence Convolution Rolled SquaredError GroupedQueries PerHeadBias PerQueryMask Attention Rotated"
 ).split()
 REFUSED = {
     "BatchNorm": "'aten.add_.Tensor' writes to the buffer '",
