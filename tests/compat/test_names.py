@@ -153,6 +153,20 @@ def _trace_to_aten():
     assert [n.target for n in graph.graph.nodes if n.op == "call_function"] == [aten.linear.default]
 
 
+def _trace_below():
+    inner = []
+
+    def outer(x: torch.Tensor) -> torch.Tensor:
+        inner.append(compat.trace_below(lambda y: torch.nn.functional.linear(y, y), [x.detach()]))
+        return x + 1
+
+    x = compat.FakeTensorMode().from_tensor(torch.ones(3, 3))
+    graph = compat.trace_to_aten(outer, [x])
+    assert aten.add.Tensor in {n.target for n in graph.graph.nodes}
+    below = {n.target for n in inner[0].graph.nodes if n.op == "call_function"}
+    assert aten.mm.default in below and not below & {n.target for n in graph.graph.nodes}
+
+
 def _dynamo_settings():
     def told(x: torch.Tensor) -> None:
         raise AssertionError("the graph holds it")
@@ -273,6 +287,7 @@ USES: dict[str, tuple[str, Callable[[], None]]] = {
     "uncompiled": ("OptimizedModule._orig_mod", _uncompiled),
     "carry_sources": ("GraphModule._param_name_to_source", _sources),
     "trace_to_aten": ("make_fx(pre_dispatch, _allow_non_fake_inputs)", _trace_to_aten),
+    "trace_below": ("make_fx, disable_proxy_modes_tracing", _trace_below),
     "dynamo_settings": ("_dynamo.config, fx.experimental._config", _dynamo_settings),
     "whole_graph_under_ddp": ("_dynamo.config.optimize_ddp", _whole_graph_under_ddp),
     "recompile_limit": ("_dynamo.config.recompile_limit", _recompile_limit),
