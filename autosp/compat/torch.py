@@ -190,7 +190,7 @@ def source_of(placeholder: fx.Node) -> Any | None:
 
 def expression_of(source: Any) -> str:
     """A Source as an expression: `L['self']._modules['lm_head']._parameters['weight']`."""
-    return source.name() if callable(source.name) else source.name  # a method before torch 2.10
+    return source.name
 
 
 def links_of(source: Any) -> list[Any]:

@@ -101,8 +101,43 @@ def _placeholders():
     seen = _graph_of(torch.nn.Linear(2, 2), torch.ones(3, 2))
     ((weight, new),) = [(n, new) for n, name, new in seen.placeholders if name.endswith("._parameters['weight']")]
     assert new._dynamo_source is weight._dynamo_source and "tensor_dict" in new.meta
-    own = fx.Graph().placeholder("x")
-    assert compat.source_of(own) is None and _name_of(own) is None
+    assert compat.source_of(fx.Graph().placeholder("x")) is None
+
+
+def _frames():
+    outer = torch.nn.ModuleDict({"inner": torch.nn.Linear(2, 2)})
+    found, stacks = {}, []
+
+    def helper(x: torch.Tensor) -> torch.Tensor:
+        return outer["inner"](x)
+
+    def backend(gm: fx.GraphModule, inputs: list) -> fx.GraphModule:
+        frame = compat.compiled_frame()
+        assert frame.code.co_name == "forward" and frame.globals is globals()
+        assert compat.saw_call_of(helper) and not compat.saw_call_of(_frames)
+        for source in filter(None, map(compat.source_of, gm.graph.find_nodes(op="placeholder"))):
+            names = compat.names_in(compat.expression_of(source))
+            links = [compat.value_of(link, frame) for link in compat.links_of(source)]
+            found[names[-1]] = (names, links, [compat.stack_expression(link) for link in compat.links_of(source)])
+        stacks.extend(n.meta["nn_module_stack"] for n in gm.graph.nodes if n.meta.get("nn_module_stack"))
+        return gm
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return helper(x)
+
+    torch.compiler.reset()
+    torch.compile(forward, backend=backend, fullgraph=True)(torch.ones(3, 2))
+    assert compat.compiled_frame() is None and not compat.saw_call_of(helper)
+    names, links, expressions = found["weight"]
+    assert names[-3:] == ["outer", "inner", "weight"] or names[-2:] == ["inner", "weight"]
+    assert links[-1] is outer["inner"].weight and any(link is outer for link in links)
+    assert any(each.endswith(".inner") for each in expressions)
+    assert id(outer["inner"]) in {compat.called_module(key) for stack in stacks for key in stack}
+
+
+def _uncompiled():
+    module = torch.nn.Linear(2, 2)
+    assert compat.uncompiled(torch.compile(module)) is module is compat.uncompiled(module)
 
 
 def _sources():
@@ -116,6 +151,20 @@ def _trace_to_aten():
     x = compat.FakeTensorMode().from_tensor(torch.ones(2, 3))
     graph = compat.trace_to_aten(lambda x: torch.nn.functional.linear(x, x), [x])
     assert [n.target for n in graph.graph.nodes if n.op == "call_function"] == [aten.linear.default]
+
+
+def _trace_below():
+    inner = []
+
+    def outer(x: torch.Tensor) -> torch.Tensor:
+        inner.append(compat.trace_below(lambda y: torch.nn.functional.linear(y, y), [x.detach()]))
+        return x + 1
+
+    x = compat.FakeTensorMode().from_tensor(torch.ones(3, 3))
+    graph = compat.trace_to_aten(outer, [x])
+    assert aten.add.Tensor in {n.target for n in graph.graph.nodes}
+    below = {n.target for n in inner[0].graph.nodes if n.op == "call_function"}
+    assert aten.mm.default in below and not below & {n.target for n in graph.graph.nodes}
 
 
 def _dynamo_settings():
@@ -227,9 +276,18 @@ USES: dict[str, tuple[str, Callable[[], None]]] = {
     "call_uncompiled": ("nn.Module._call_impl", _compiled_call),
     "carry_placeholder": ("fx.Node._dynamo_source, meta['tensor_dict']", _placeholders),
     "source_of": ("fx.Node.meta['grapharg'].source", _placeholders),
-    "source_name": ("Source.name", _placeholders),
+    "expression_of": ("Source.name", _placeholders),
+    "links_of": ("Source.base", _frames),
+    "value_of": ("Source.get_value", _frames),
+    "names_in": ("Source.name", _frames),
+    "stack_expression": ("Source.name", _frames),
+    "called_module": ("fx.Node.meta['nn_module_stack']", _frames),
+    "compiled_frame": ("InstructionTranslator.current_tx, OutputGraph.root_tx", _frames),
+    "saw_call_of": ("TracingContext.get_traced_code", _frames),
+    "uncompiled": ("OptimizedModule._orig_mod", _uncompiled),
     "carry_sources": ("GraphModule._param_name_to_source", _sources),
     "trace_to_aten": ("make_fx(pre_dispatch, _allow_non_fake_inputs)", _trace_to_aten),
+    "trace_below": ("make_fx, disable_proxy_modes_tracing", _trace_below),
     "dynamo_settings": ("_dynamo.config, fx.experimental._config", _dynamo_settings),
     "whole_graph_under_ddp": ("_dynamo.config.optimize_ddp", _whole_graph_under_ddp),
     "recompile_limit": ("_dynamo.config.recompile_limit", _recompile_limit),
@@ -348,7 +406,8 @@ def _graph_of(model: torch.nn.Module, x: torch.Tensor, dynamic: bool = False) ->
             new = fx.Graph().placeholder("x")
             compat.carry_placeholder(node, new)
             assert compat.source_of(new) is compat.source_of(node)
-            seen.placeholders.append((node, _name_of(node), new))
+            source = compat.source_of(node)
+            seen.placeholders.append((node, compat.expression_of(source) if source is not None else "", new))
         tensors = [(e, n) for e, n in zip(inputs, nodes, strict=True) if isinstance(e, torch.Tensor)]
         seen.fakes = [compat.fake_of_trace(e, n) for e, n in tensors]
         return gm

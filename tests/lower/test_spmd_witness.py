@@ -42,7 +42,8 @@ SAID_OTHERWISE = {
     aten.index.Tensor: lambda x, at: x[tuple(slice(None) if i is None else i for i in at)],
     aten.alias.default: lambda x: x.view_as(x),
     aten.new_ones.default: lambda x, size, **_: x.new_ones(size, dtype=torch.bool),
-    aten.to.dtype_layout: lambda x, **kw: x.to(kw["dtype"]),
+    # Of the dtype that it has, a partial sum stays one; spmd_types takes any cast for non-linear.
+    aten.to.dtype_layout: lambda x, **kw: x.view_as(x) if kw["dtype"] is x.dtype else x.to(kw["dtype"]),
     aten.to.device: lambda x, device, dtype, *_, **__: x.to(dtype),
     aten.arange.default: lambda n, **kw: torch.arange(n),
 }
