@@ -13,8 +13,8 @@ from torch import fx
 from ..capture import tensors_of
 from ..capture.masks import drops_mask, without_mask
 from ..capture.regions import KEY
-from ..layout import Placement, as_size
-from ..rules import localise
+from ..layout import Placement, Split, as_size, count
+from ..rules import factor_of, localise
 from ..solve.problem import Op, Problem
 from .convert import mean_over
 
@@ -57,8 +57,8 @@ def version(
         args, kwargs = without_mask(args, kwargs)
     if op.node.target is torch.ops.autosp.constrain.default:
         return Calls(aten.alias.default, args[:1], {})
-    if KEY in op.node.meta:  # its sizes are those of the shard
-        return Calls(op.node.target, tuple(Anything() if isinstance(a, Size) else a for a in args), {})
+    if KEY in op.node.meta:
+        return Calls(op.node.target, _on_shard(op, args, needs, gives, p, rank), {})
     if op.own is not None:  # its bodies are checked by themselves
         return Calls(Anything(), tuple(Operand(v.id) for v in op.operands), {})
     if op.projection is None:
@@ -68,6 +68,17 @@ def version(
         op.node.target, args, kwargs, op.projection, tuple(needs), tuple(gives), shapes, p, rank,
         lambda target, args, kwargs: Calls(target, tuple(args), dict(kwargs)), Size,
     )  # fmt: skip
+
+
+def _on_shard(op: Op, args: tuple, needs: Sequence[Placement], gives: Sequence[Placement], p: int, rank: int) -> tuple:
+    """The arguments of a mapped module: it runs as it stands, with the sizes of the shard."""
+    places = [*enumerate(needs), *((~i, at) for i, at in enumerate(gives))]
+    split = next(((i, at) for i, at in places if isinstance(at, Split)), None)
+    if split is None:
+        return args
+    _, outer, units, inner = factor_of(op.projection, *split)
+    numbers = op.node.meta[KEY].on_shard(as_size(outer * count(units, p, rank) * inner))
+    return tuple(arg if n is None else Size(n) for n, arg in zip(numbers, args, strict=True))
 
 
 def _wanted(problem: Problem, n: fx.Node) -> Any:
