@@ -14,6 +14,8 @@ from traceback import FrameSummary
 import attrs
 import torch
 
+from ..capture import Captured
+from ..capture.assertions import texts
 from ..compat.torch import (
     BackendCompilerFailed,
     TorchRuntimeError,
@@ -31,6 +33,7 @@ FIXES = {
     "Dynamic shape operator": "keep sizes independent of values: a mask instead of indexing by one",
     "Data dependent operator": "keep sizes independent of values: a mask instead of indexing by one",
 }
+_BOUND = re.compile(r"(zu|u)f?\d+ [<>=!]+ ")  # what Inductor says of a number that the data tell
 _SAME = "the model runs as it stands, without autosp, on the same inputs"
 _ANY_FIX = "take that line out of the forward, or try torch.compile(model, fullgraph=True, backend='eager') alone"
 
@@ -45,6 +48,25 @@ def as_raised(error: Exception, module: torch.nn.Module) -> Exception:
     if isinstance(error, (Unsupported, UserError, UncapturedHigherOrderOpError)):
         return CaptureError(_broken(str(error.msg), list(error.real_stack), module))
     return error
+
+
+def asserting(program: Callable, captured: Captured) -> Callable:
+    """`program`, whose assertions fail in four parts. (Of one on a number that the data tell, Inductor raises the
+    bound alone: `u2 >= 1`.)"""
+    said = texts(captured.graph)
+    if not said:
+        return program
+
+    def run(*args):
+        try:
+            return program(*args)
+        except RuntimeError as e:
+            found = [text for message, text in said.items() if message in str(e)]
+            if found or _BOUND.match(str(e)):
+                raise RuntimeError("\n\n".join(dict.fromkeys(found or said.values()))) from e
+            raise
+
+    return run
 
 
 @contextlib.contextmanager
