@@ -51,6 +51,7 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     # Dynamo
     "BackendCompilerFailed": "torch._dynamo.exc:BackendCompilerFailed",
     "FailOnRecompileLimitHit": "torch._dynamo.exc:FailOnRecompileLimitHit",
+    "InternalTorchDynamoError": "torch._dynamo.exc:InternalTorchDynamoError",
     "TorchRuntimeError": "torch._dynamo.exc:TorchRuntimeError",
     "UncapturedHigherOrderOpError": "torch._dynamo.exc:UncapturedHigherOrderOpError",
     "Unsupported": "torch._dynamo.exc:Unsupported",
