@@ -342,11 +342,8 @@ def fake_of_trace(x: torch.Tensor, placeholder: fx.Node) -> torch.Tensor:
 
 
 def hints_of(mode: Any) -> dict:
-    """The sizes of the example, by symbol; of one that only the data tell, the most that it can be."""
-    env = mode.shape_env
-    values = env.backed_var_to_val
-    bounds = {s: _most(r) for s, r in env.var_to_range.items() if s not in values and s.is_integer}
-    return {**bounds, **values}
+    """The sizes of the example, by symbol."""
+    return dict(mode.shape_env.backed_var_to_val)
 
 
 def example_size(size: int | torch.SymInt) -> int:

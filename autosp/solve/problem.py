@@ -6,6 +6,7 @@ import operator
 from typing import Any
 
 import attrs
+import sympy
 import torch
 from torch import fx
 
@@ -116,7 +117,8 @@ def hint_of(size: Size, hints: dict) -> int:
     if isinstance(size, int):
         return size
     unknown = {s: UNKNOWN for s in size.free_symbols if symbol_of_data(s)}
-    return int(size.xreplace({**unknown, **hints}))
+    numbers = {s: sympy.Integer(n) for s, n in {**unknown, **hints}.items()}
+    return int(size.xreplace(numbers))
 
 
 def of_data(size: Size) -> bool:
