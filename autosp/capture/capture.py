@@ -15,15 +15,18 @@ from ..compat.torch import (
     HigherOrderOperator,
     carry_placeholder,
     carry_sources,
+    data_dependent,
     fake_mode_of_trace,
     fake_of_trace,
     hints_of,
+    kept_by_side_effects,
     trace_to_aten,
 )
 from ..errors import AutospError, CaptureError, InputError, Problem
 from ..spec import Constraint, Map
 from ..syntax import Layout
 from . import own, words
+from .assertions import keep_assertions
 from .canonical import canonicalise
 from .captured import Captured, Output, Placeholder, module_path, source_line, tensors_of
 from .constraints import constrain_modules
@@ -79,7 +82,8 @@ def capture(
     finally:
         own.forget()
     placeholders = _placeholders(gm, graph, example_inputs, names)
-    functionalise(graph, placeholders, torch.is_grad_enabled())
+    keep_assertions(graph)
+    written = functionalise(graph, placeholders, torch.is_grad_enabled())
     if lost := _lost(graph):
         raise CaptureError(words.value_lost(lost, _higher_order(gm)))
     canonicalise(graph)
@@ -91,9 +95,9 @@ def capture(
     return Captured(
         graph=graph,
         placeholders=placeholders,
-        outputs=_outputs(graph),
+        outputs=_outputs(graph, _kept(gm), list(written)),
         layouts=by_name,
-        hints=hints_of(mode) if dynamic else {},
+        hints=hints_of(mode),
         training=torch.is_grad_enabled(),
     )
 
@@ -147,7 +151,7 @@ def _unequal(name: str, a: int, where: str, b: int, there: str) -> Problem:
 
 def _static_args(gm, example_inputs):
     """Ints for symbols (guarded by the conversion) and fake tensors of plain sizes."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent())
     return [_static(e, mode) for e in example_inputs], mode
 
 
@@ -215,22 +219,30 @@ def _placeholders(gm, graph, example_inputs, names: Names) -> tuple[Placeholder,
     return tuple(found)
 
 
-def _outputs(graph: fx.GraphModule) -> tuple[Output, ...]:
+def _kept(gm: fx.GraphModule) -> set[int]:
+    """The positions of outputs that Dynamo assigns to attributes, or puts into containers, of the user's."""
+    names = kept_by_side_effects()
+    values = gm.graph.output_node().args[0]
+    return {i for i, n in enumerate(values) if isinstance(n, fx.Node) and n.name in names}
+
+
+def _outputs(graph: fx.GraphModule, kept: set[int], buffers: list[str]) -> tuple[Output, ...]:
     """Outputs by name. Dynamo keeps none, so they are known by shape: `loss` is the first
-    differentiable scalar, `logits` the first other floating-point value."""
+    differentiable scalar, `logits` the first other floating-point value. The last are written to `buffers`."""
     values = graph.graph.output_node().args[0]
     values = list(values) if isinstance(values, (tuple, list)) else [values]
     named: set[str] = set()
     found = []
+    own = len(values) - len(buffers)
     for i, node in enumerate(values):
-        name = None
-        if isinstance(node, fx.Node):
+        name, buffer = None, buffers[i - own] if i >= own else None
+        if isinstance(node, fx.Node) and buffer is None and i not in kept:
             val = (tensors_of(node.meta.get("val")) or [None])[0]
             if val is not None and val.is_floating_point():
                 name = "loss" if val.dim() == 0 else "logits"
                 name = None if name in named else name
                 named.add(name)
-        found.append(Output(i, node.name if isinstance(node, fx.Node) else None, name))
+        found.append(Output(i, node.name if isinstance(node, fx.Node) else None, name, i in kept, buffer))
     return tuple(found)
 
 

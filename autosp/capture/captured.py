@@ -28,11 +28,16 @@ class Placeholder:
 @attrs.frozen
 class Output:
     """One graph output: the position in the output tuple, the node that gives it, and its name in
-    a spec (`loss`, `logits`), or None where the spec language has no name for it."""
+    a spec (`loss`, `logits`), or None where the spec language has no name for it.
+
+    kept: it outlives the call, in an attribute or a container of the model. buffer: the placeholder of the
+    buffer that it is written to when all else is computed; such an output is not returned."""
 
     position: int
     node: str | None
     name: str | None
+    kept: bool = False
+    buffer: str | None = None
 
 
 @attrs.frozen(eq=False)

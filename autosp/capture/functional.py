@@ -33,18 +33,26 @@ from .inplace import (
 aten = torch.ops.aten
 
 
-def functionalise(gm: fx.GraphModule, placeholders: Sequence[Placeholder], training: bool) -> None:
-    """Replace every in-place operator of the graph. Raises CaptureError for those that have to stay."""
+def functionalise(gm: fx.GraphModule, placeholders: Sequence[Placeholder], training: bool) -> dict[str, fx.Node]:
+    """Replace every in-place operator of the graph; gives the new value of every buffer that is written, by
+    placeholder. These become outputs of the graph, behind its own.
+
+    Raises CaptureError for operators that have to stay.
+    """
     calls = [n for n in gm.graph.nodes if n.op == "call_function"]
     if not any(is_mutable(n.target) or silent_writes(n) for n in calls):
-        return
+        return {}
     run = Functionaliser(gm.graph, {p.node: p for p in placeholders}, training)
     run.all()
     if run.faults:
         raise CaptureError(run.faults)
+    written = run.buffers()
+    output = gm.graph.output_node()
+    output.args = ((*output.args[0], *written.values()),)
     gm.graph.eliminate_dead_code()
     gm.graph.lint()
     gm.recompile()
+    return written
 
 
 @attrs.define(eq=False)
@@ -183,7 +191,10 @@ class Functionaliser:
         """Why a write cannot be followed."""
         owner = alias.chain[-1]
         if owner.origin.op == "placeholder":
-            yield self.refused(node, owner.origin)
+            if not self.is_buffer(owner.origin):
+                yield self.refused(node, owner.origin)
+            elif self.grad and any(n in self.flows for n in node.all_input_nodes):
+                yield words.gradient_kept(node, self.inputs[owner.origin.name].name)
         elif owner.origin.op == "get_attr" or sum(a.parent is None for a in self.groups[owner.storage]) > 1:
             yield words.shared(node)
         elif not self.grad and owner.node in self.flows:
@@ -197,9 +208,21 @@ class Functionaliser:
             if not invertible(view.origin, view.parent.origin):
                 yield words.through_view(node, view.origin)
 
+    def is_buffer(self, node: fx.Node) -> bool:
+        """Whether a placeholder is a module's own tensor, which keeps what is written to it."""
+        known = self.inputs.get(node.name)
+        return known is not None and known.role == "buffer" and not known.requires_grad
+
+    def buffers(self) -> dict[str, fx.Node]:
+        """What the written buffers hold at the end, by placeholder."""
+        owners = [a for group in self.groups.values() for a in group if a.parent is None]
+        return {a.origin.name: a.node for a in owners if a.origin.op == "placeholder" and a.node is not a.origin}
+
     def refused(self, node: fx.Node, owner: fx.Node) -> Problem:
         """A write to a graph input, by the name that the user knows it by."""
         known = self.inputs.get(owner.name)
+        if known and known.role == "buffer" and silent_writes(node):
+            return words.statistics(node, known.name)
         return words.input_written(node, known.role if known else "input", known.name if known else owner.name)
 
     def assign(self, alias: Alias, new: fx.Node, at: fx.Node) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import fx
 
-from ..compat.torch import BackendCompilerFailed, dynamo_settings, example_size
+from ..compat.torch import BackendCompilerFailed, dynamo_settings
 from ..errors import AutospError
 from ..spec import Constraint, Map
 from .capture import LayoutOf, capture
@@ -38,7 +38,7 @@ def trace(
             gm, example_inputs, layout_of=layout_of, constraints=constraints, maps=maps, dynamic=dynamic, names=names
         )
         found.append((captured, tuple(example_inputs)))
-        return lambda *args: tuple(_empty(n) for n in _outputs(captured))
+        return _not_run
 
     torch.compiler.reset()
     with tracing():
@@ -48,8 +48,18 @@ def trace(
             if isinstance(e.inner_exception, AutospError):
                 raise e.inner_exception from e.inner_exception.__cause__
             raise
+        except _Traced:
+            pass
     torch.compiler.reset()
     return found[0]
+
+
+class _Traced(Exception):
+    """Ends a traced call before Dynamo assigns the graph's results to attributes of the model."""
+
+
+def _not_run(*args):
+    raise _Traced
 
 
 def tracing() -> contextlib.AbstractContextManager:
@@ -62,16 +72,3 @@ def _loggers() -> set:
     ignored = {logging.Logger.warning, logging.Logger.info, logging.Logger.debug, logging.Logger.error}
     once = getattr(logging.Logger, "warning_once", None)  # added by transformers where it is imported
     return ignored | ({once} if once else set())
-
-
-def _outputs(captured: Captured):
-    values = captured.graph.graph.output_node().args[0]
-    return values if isinstance(values, (tuple, list)) else (values,)
-
-
-def _empty(node):
-    val = node.meta.get("val") if isinstance(node, fx.Node) else node
-    if not isinstance(val, torch.Tensor):
-        return val
-    shape = [example_size(s) for s in val.shape]
-    return torch.empty(shape, dtype=val.dtype, device="meta", requires_grad=val.requires_grad)

@@ -10,8 +10,8 @@ from ..errors import Problem
 from .captured import module_path, source_line
 
 KEPT = (
-    "a compiled forward leaves its inputs, parameters and buffers as they are: "
-    "a rank that holds a part cannot update the whole"
+    "a compiled forward leaves its inputs and parameters as they are, and the memory of its buffers; a buffer keeps "
+    "what an operator's result gives it, which every rank has whole"
 )
 RULE = "autosp splits values, so an operator that writes in place is replaced by one that gives a new value"
 
@@ -41,8 +41,7 @@ def input_written(node: fx.Node, role: str, name: str) -> Problem:
     """A write to something that outlives the call."""
     kept = {"buffer": "buffer", "param": "parameter"}.get(role, "input")
     fix = {
-        "buffer": "use a module that keeps no running statistics, or freeze it before compiling "
-        f"(.eval() on the module of '{name}')",
+        "buffer": f"write values of its own shape to '{name}': '{name}.copy_(...)', or an operator on it",
         "parameter": f"update '{name}' outside the compiled forward",
         "input": f"write to a copy, '{name} = {name}.clone()', or return the new value",
     }[kept]
@@ -50,6 +49,28 @@ def input_written(node: fx.Node, role: str, name: str) -> Problem:
         what=f"'{called(node)}' writes to the {kept} '{name}'",
         rule=KEPT,
         fix=fix,
+        where=place(node),
+    )
+
+
+def statistics(node: fx.Node, name: str) -> Problem:
+    """Running statistics, which an operator updates inside."""
+    module = name.rpartition(".")[0]
+    return Problem(
+        what=f"'{called(node)}' updates the running statistics '{name}' of positions that are split",
+        rule="statistics over all positions need an operator that gives them as a result, which is then summed over "
+        "ranks; this one takes them of what its rank holds and writes them inside",
+        fix=f"freeze it before compiling, after model.train(): .eval() on the module '{module}'",
+        where=place(node),
+    )
+
+
+def gradient_kept(node: fx.Node, name: str) -> Problem:
+    """A write to a buffer of a value with a gradient, which eager mode would carry into the next step."""
+    return Problem(
+        what=f"'{called(node)}' writes a value with a gradient to the buffer '{name}'",
+        rule="what a buffer keeps for the next step has no gradient: the graph of this one is gone then",
+        fix=f"write a detached value to '{name}', value.detach(), or write it under torch.no_grad()",
         where=place(node),
     )
 

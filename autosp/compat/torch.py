@@ -32,6 +32,9 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
     "without_fakes": "torch._subclasses.fake_tensor:unset_fake_temporarily",
     "make_fx": "torch.fx.experimental.proxy_tensor:make_fx",
+    "ShapeEnv": "torch.fx.experimental.symbolic_shapes:ShapeEnv",
+    "SymT": "torch.utils._sympy.symbol:SymT",
+    "symbol_is_type": "torch.utils._sympy.symbol:symbol_is_type",
     "statically_known_true": "torch.fx.experimental.symbolic_shapes:statically_known_true",
     "disable_proxy_modes_tracing": "torch.fx.experimental.proxy_tensor:disable_proxy_modes_tracing",
     "CleanDiv": "torch.utils._sympy.functions:CleanDiv",
@@ -48,6 +51,7 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     # Dynamo
     "BackendCompilerFailed": "torch._dynamo.exc:BackendCompilerFailed",
     "FailOnRecompileLimitHit": "torch._dynamo.exc:FailOnRecompileLimitHit",
+    "InternalTorchDynamoError": "torch._dynamo.exc:InternalTorchDynamoError",
     "TorchRuntimeError": "torch._dynamo.exc:TorchRuntimeError",
     "UncapturedHigherOrderOpError": "torch._dynamo.exc:UncapturedHigherOrderOpError",
     "Unsupported": "torch._dynamo.exc:Unsupported",
@@ -233,6 +237,27 @@ def compiled_frame() -> Frame | None:
     return Frame(tx.f_code, tx.f_locals, tx.f_globals)
 
 
+def kept_by_side_effects() -> set[str]:
+    """The nodes of Dynamo's graph whose values the compiled function assigns to attributes, or puts into containers,
+    that were there before it; empty outside a compilation."""
+    try:
+        effects = _named("InstructionTranslator").current_tx().output.side_effects
+    except AttributeError:
+        return set()
+    found: set[str] = set()
+
+    def note(variable: Any) -> None:
+        proxy = getattr(variable, "proxy", None)
+        if proxy is not None:
+            found.add(proxy.node.name)
+
+    for variable in list(effects.id_to_variable.values()):  # to look at one may add others
+        if effects.is_modified(variable) and type(variable.mutation_type).__name__.endswith("Existing"):
+            values = effects.store_attr_mutations.get(variable)
+            variable.visit(note, list(values.values()) if values else variable)
+    return found
+
+
 def uncompiled(module: torch.nn.Module) -> torch.nn.Module:
     """The module that `torch.compile` made this one of, or itself."""
     while isinstance(module, _named("OptimizedModule")):
@@ -322,8 +347,31 @@ def hints_of(mode: Any) -> dict:
 
 
 def example_size(size: int | torch.SymInt) -> int:
-    """A size in the example that was traced."""
-    return size.node.hint if isinstance(size, torch.SymInt) else size
+    """A size in the example that was traced; of one that only the data tell, the most that it can be."""
+    if not isinstance(size, torch.SymInt):
+        return size
+    env = size.node.shape_env
+    expr = size.node.expr.xreplace(dict(env.backed_var_to_val))
+    return int(expr) if not getattr(expr, "free_symbols", None) else _most(env.bound_sympy(expr))
+
+
+UNKNOWN, _LARGEST = 4096, 2**40  # a number that nothing bounds; a bound beyond this says nothing of a size
+
+
+def _most(bounds: Any) -> int:
+    """The most that a size can be, where that says something."""
+    return int(bounds.upper) if bounds.upper <= _LARGEST else UNKNOWN
+
+
+def data_dependent() -> Any:
+    """For a fake mode in which what only the data tell (`.item()`, `nonzero`) is a symbol without a value."""
+    return _named("ShapeEnv")(allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True)
+
+
+def symbol_of_data(symbol: Any) -> bool:
+    """Whether only the data tell what a symbol stands for."""
+    kinds = _named("SymT")
+    return _named("symbol_is_type")(symbol, (kinds.UNBACKED_INT, kinds.UNBACKED_FLOAT))
 
 
 def size_expression(size: torch.SymInt) -> Any:

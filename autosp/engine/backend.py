@@ -25,6 +25,7 @@ from ..spec.policies import as_recompute
 from .absent import Absent, left_out, with_absent
 from .agree import Agreement
 from .dump import dump, dump_recompute
+from .failures import asserting
 from .inner import compile_inner, compiler_of
 from .marks import layout_of
 from .random import with_own_stream
@@ -123,6 +124,7 @@ class Backend:
             compiled = compile_inner(self.options.inner, local, example_inputs, decision and decision.choice)
         if dynamic and self.options.dynamic is None and self._budgeted():
             _guard_memory(gm)
+        compiled = asserting(compiled, self.plans[-1].problem.captured)
         return with_absent(with_own_stream(compiled, self.plans[-1], self.mesh.rank), absent)
 
     def _budgeted(self) -> bool:
@@ -229,8 +231,14 @@ def ends(spec: Spec, captured: Captured) -> Ends:
 
 
 def statements(spec: Spec, captured: Captured) -> dict[int, Said | None]:
-    """What the spec says of each output, by its position."""
-    return {o.position: spec.output(o.name) if o.name else _unnamed(spec, captured, o) for o in captured.outputs}
+    """What the spec says of each output, by its position; it says nothing of what outlives the call."""
+    return {o.position: _said(spec, captured, o) for o in captured.outputs}
+
+
+def _said(spec: Spec, captured: Captured, output: Output) -> Said | None:
+    if output.kept or output.buffer is not None:
+        return None
+    return spec.output(output.name) if output.name else _unnamed(spec, captured, output)
 
 
 def _mode(said: Said | None) -> Literal["none", "local", "whole"]:

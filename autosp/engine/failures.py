@@ -3,6 +3,7 @@ raises, and words what a model does that no graph can hold."""
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import inspect
 import linecache
@@ -14,8 +15,11 @@ from traceback import FrameSummary
 import attrs
 import torch
 
+from ..capture import Captured
+from ..capture.assertions import texts
 from ..compat.torch import (
     BackendCompilerFailed,
+    InternalTorchDynamoError,
     TorchRuntimeError,
     UncapturedHigherOrderOpError,
     Unsupported,
@@ -31,6 +35,9 @@ FIXES = {
     "Dynamic shape operator": "keep sizes independent of values: a mask instead of indexing by one",
     "Data dependent operator": "keep sizes independent of values: a mask instead of indexing by one",
 }
+_BOUND = re.compile(r"(zu|u)f?\d+ [<>=!]+ ")  # what Inductor says of a number that the data tell
+_GUARD = "Could not guard on data-dependent expression"
+_RAISED = re.compile(r"raised exception (\w+)\(([\"'])(.*)\2\)")
 _SAME = "the model runs as it stands, without autosp, on the same inputs"
 _ANY_FIX = "take that line out of the forward, or try torch.compile(model, fullgraph=True, backend='eager') alone"
 
@@ -43,8 +50,60 @@ def as_raised(error: Exception, module: torch.nn.Module) -> Exception:
     if isinstance(error, TorchRuntimeError):
         return CaptureError(not_traced(str(error.msg), list(error.real_stack), module))
     if isinstance(error, (Unsupported, UserError, UncapturedHigherOrderOpError)):
-        return CaptureError(_broken(str(error.msg), list(error.real_stack), module))
+        message, stack = str(error.msg), list(error.real_stack)
+        if _kind(message) == "Observed exception":
+            return _of_the_model(message, raises(message, stack, module))
+        return _caused(CaptureError(broken_graph(message, stack, module)), error)
+    if isinstance(error, BackendCompilerFailed):
+        return _caused(CaptureError(not_compiled(error.inner_exception, module)), error.inner_exception)
+    if isinstance(error, InternalTorchDynamoError):
+        return _caused(CaptureError(not_compiled(error, module)), error)
     return error
+
+
+def _caused(error: Exception, by: BaseException) -> Exception:
+    error.__cause__ = by
+    return error
+
+
+def _of_the_model(message: str, problem: Problem) -> Exception:
+    """An exception of the user's own code as a CaptureError that is of its type, too, caused by one like it."""
+    said = _RAISED.search(message)
+    kind = getattr(builtins, said[1], None) if said else None
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return CaptureError(problem)
+
+    class _Own(CaptureError, kind):
+        __reduce__ = _as_capture_error
+
+    _Own.__name__ = _Own.__qualname__ = "CaptureError"
+    try:
+        return _caused(_Own(problem), kind(said[3]))
+    except TypeError:  # it takes other arguments (UnicodeDecodeError)
+        return CaptureError(problem)
+
+
+def _as_capture_error(error: CaptureError) -> tuple:
+    return CaptureError, (error.problems,)
+
+
+def asserting(program: Callable, captured: Captured) -> Callable:
+    """`program`, whose assertions fail in four parts. (Of one on a number that the data tell, Inductor raises the
+    bound alone: `u2 >= 1`.)"""
+    said = texts(captured.graph)
+    if not said:
+        return program
+
+    def run(*args):
+        try:
+            return program(*args)
+        except RuntimeError as e:
+            found = [text for message, text in said.items() if message in str(e)]
+            if found or _BOUND.match(str(e)):
+                raise RuntimeError("\n\n".join(dict.fromkeys(found or said.values()))) from e
+            raise
+
+    return run
 
 
 @contextlib.contextmanager
@@ -58,21 +117,44 @@ def placed(where: str) -> Iterator[None]:
         raise type(e)([attrs.evolve(p, where=p.where or where) for p in e.problems]) from e.__cause__
 
 
-def _broken(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> Problem:
-    return (raises if _kind(message) == "Observed exception" else broken_graph)(message, stack, module)
+def not_compiled(error: BaseException, module: torch.nn.Module) -> Problem:
+    """A failure of PyTorch's compilers, in the form of no other error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return Problem(
+        what=f"the compiler fails on the program: {type(error).__name__}" + (f": {lines[0]}" if lines else ""),
+        rule="what autosp makes of a model is compiled by torch.compile's own backends",
+        fix="try autosp.compile(..., backend='aot_eager'), and the model alone under torch.compile(fullgraph=True); "
+        "the error's __cause__ is the compiler's own",
+        where=f"the forward of {type(module).__name__}",
+    )
 
 
 def raises(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> Problem:
+    said = _RAISED.search(message)
     return Problem(
-        what="the forward raises an exception of its own",
+        what=f"the forward raises {f'{said[1]}: {said[3]}' if said else 'an exception of its own'}",
         rule=_SAME,
         fix="look at that line: the model refuses these inputs",
         where=where(stack, module),
     )
 
 
+def undecided(kind: str, place: str) -> Problem:
+    """A branch, a bound or a size that hangs on a number which only the data tell."""
+    expression = kind.removeprefix(_GUARD).split(" (unhinted")[0].strip()
+    return Problem(
+        what=f"the model breaks the graph: it decides by {expression}, a number that only the data tell",
+        rule="autosp works on one full graph: nothing in the forward may depend on values in Python",
+        fix="say what holds, torch._check(...) for a number and torch._check_tensor_all(...) for a tensor, "
+        "or decide outside the model",
+        where=place,
+    )
+
+
 def broken_graph(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> Problem:
     kind = _kind(message)
+    if kind.startswith(_GUARD):
+        return undecided(kind, where(stack, module))
     why = "" if kind in FIXES else _said(message, "Explanation:")
     return Problem(
         what=f"the model breaks the graph: {kind}" + (f": {why}" if why else ""),

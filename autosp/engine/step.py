@@ -87,7 +87,7 @@ class Step:
             raised = as_raised(e, self.module)
             if raised is e:
                 raise
-            raise raised from None
+            raise raised from raised.__cause__
         if len(self.backend.plans) > before:
             self.compiles.note(inputs, self._training())
         return found

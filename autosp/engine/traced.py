@@ -68,4 +68,4 @@ def _traced(model, inputs, spec: Spec, symbols: bool) -> tuple[Captured, Sequenc
         raised = as_raised(e, model)
         if raised is e:
             raise
-        raise raised from None
+        raise raised from raised.__cause__

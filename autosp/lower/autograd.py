@@ -18,7 +18,8 @@ from torch import fx
 from torch.autograd.graph import get_gradient_edge
 
 from ..capture import differentiable, tensors_of
-from ..compat.torch import SET_GRAD_ENABLED, FakeTensorMode
+from ..capture.assertions import READS
+from ..compat.torch import SET_GRAD_ENABLED, FakeTensorMode, data_dependent
 from ..layout import as_size
 from ..solve.problem import Problem, hint_of
 from . import comm
@@ -54,11 +55,13 @@ class Outcome:
 class Autograd:
     """Outcomes of calls. Equal calls are run once."""
 
-    mode: FakeTensorMode = attrs.Factory(lambda: FakeTensorMode(allow_non_fake_inputs=True))
+    mode: FakeTensorMode = attrs.Factory(lambda: FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent()))
     _known: dict = attrs.Factory(dict)
 
     def call(self, target: Callable, args: Any, kwargs: Mapping, grad: bool) -> Outcome:
         """The outcome of a call on trees of Meta and plain values. grad: whether gradients are on."""
+        if any(map(_symbolic, _leaves([list(args), list(kwargs.values())]))) or target in READS:
+            return self._run(target, args, kwargs, grad)  # each reads a number of its own
         key = target, _key(args), _key(dict(kwargs)), grad
         if key not in self._known:
             try:
@@ -102,6 +105,12 @@ class Autograd:
     def _fake(self, x: Meta) -> torch.Tensor:
         made = torch.empty_strided(x.shape, x.stride, dtype=x.dtype, device=x.device)
         return made.requires_grad_(x.grad)
+
+
+def _symbolic(x: Any) -> bool:
+    """Whether an argument is a number, or has a size, that only the data tell."""
+    sizes = (*x.shape, *x.stride) if isinstance(x, Meta) else (x,)
+    return any(isinstance(n, (torch.SymInt, torch.SymFloat, torch.SymBool)) for n in sizes)
 
 
 def _reached(result: torch.Tensor, operands: list[torch.Tensor]) -> frozenset[int]:
@@ -217,6 +226,7 @@ def flow_of(problem: Problem, autograd: Autograd) -> Flow:
     captured = problem.captured
     flow = Flow(autograd, captured.training)
     wanting = {p.node: p.requires_grad and captured.training for p in captured.placeholders}
+    reads = any(not op.results for op in problem.ops)  # then every number is worked out anew
     for i, node in enumerate(captured.graph.graph.nodes):
         val = node.meta.get("val")
         if node.target is SET_GRAD_ENABLED:
@@ -226,7 +236,7 @@ def flow_of(problem: Problem, autograd: Autograd) -> Flow:
             flow.given(node, example(val, problem.hints, grad), 1 << i if grad else 0)
         elif node.op == "get_attr":
             flow.constant(node, attrgetter(node.target)(captured.graph))
-        elif node.op == "call_function" and tensors_of(val):
+        elif node.op == "call_function" and (tensors_of(val) or reads):
             flow.call(node)
         elif node.op == "call_function":
             flow.given(node, example(val, problem.hints, False))

@@ -28,12 +28,13 @@ import torch
 from torch import fx
 
 from ..capture import source_line
+from ..capture.assertions import READS
 from ..capture.masks import drops_mask
 from ..capture.own import own_of
 from ..errors import AutospError, CheckError, Problem
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, local_shape
 from ..solve import Plan
-from ..solve.problem import Op, Value
+from ..solve.problem import SHAPE_READS, Op, Value
 from .autograd import Autograd, Flow, Meta, flow_of
 from .convert import TABLE, convert, scale_gradient
 from .match import expressions, fits, version
@@ -42,6 +43,7 @@ from .shapes import in_numbers
 from .typed import Typed, infer, kind_of
 
 aten = torch.ops.aten
+NUMBERS = {*READS, *SHAPE_READS}  # what gives a number is not looked behind: each is a call of its own
 
 
 def check(plan: Plan, gm: fx.GraphModule, *, complete: bool = True, grad_scale: float = 1.0) -> dict[fx.Node, Typed]:
@@ -122,7 +124,7 @@ class _Checker:
 
     def _shape(self, node: fx.Node, v: Value, at: Placement, meta: Meta) -> None:
         wanted = local_shape(v.hint, in_numbers(at, self.problem.hints), self.plan.p, self.rank)
-        if meta.shape != tuple(wanted):
+        if len(meta.shape) != len(wanted) or any(a != b for a, b in zip(meta.shape, wanted) if isinstance(a, int)):
             self._fault(
                 node,
                 f"{v.name} has local shape {list(meta.shape)}; {at!r} of {list(v.hint)} is {list(wanted)}",
@@ -148,6 +150,8 @@ class _Checker:
             self._scale(node)
         elif node.target is operator.getitem and isinstance(self.types.get(node.args[0]), tuple):
             self.types[node] = self.types[node.args[0]][node.args[1]]
+        elif node.target is aten.copy_.default and node.args[1] in self.types:  # into a buffer
+            self.types[node] = self.types[node.args[1]]
         elif isinstance(node.meta.get("autosp_op"), Op):
             self._operator(node, node.meta["autosp_op"])
 
@@ -253,6 +257,9 @@ class _Checker:
                 f"{node.target} is called with other arguments, or in another way, than {op.node.target} is here",
                 "a local call is the operator's local version",
             )
+        if not op.results:  # it reads whole values
+            self.types[node] = ()
+            return
         metas = self.local.env[node]
         metas = [metas] if isinstance(metas, Meta) else [m for m in metas if isinstance(m, Meta)]
         results = tuple(self._typed(node, v, at, m) for v, at, m in zip(op.results, placed, metas, strict=True))
@@ -295,9 +302,15 @@ class _Checker:
                 stack += self.local.flows[at[0]][at[1]]
         return found
 
+    def _written(self) -> dict[str, fx.Node]:
+        """What the graph writes, by the placeholder that it writes to."""
+        return {n.args[0].name: n.args[1] for n in self.gm.graph.find_nodes(op="call_function", target=aten.copy_.default)}
+
     def _outputs(self, node: fx.Node) -> None:
         made = {n.name: n for n in self.problem.of}
-        for output, x, at in zip(self.problem.captured.outputs, node.args[0], self.plan.outputs, strict=True):
+        returned, written = iter(node.args[0]), self._written()
+        for output, at in zip(self.problem.captured.outputs, self.plan.outputs, strict=True):
+            x = next(returned) if output.buffer is None else written.get(output.buffer)
             t = self.types.get(x)
             if at is None:
                 continue
@@ -377,7 +390,7 @@ def _typed_inputs(node: fx.Node, types) -> list[tuple[fx.Node, Typed]]:
         n = stack.pop()
         if isinstance(types.get(n), Typed):
             found.append((n, types[n]))
-        elif n not in seen and n.op == "call_function":
+        elif n not in seen and n.op == "call_function" and n.target not in NUMBERS:
             seen.add(n)
             stack += reversed(_flat(n))
     return found

@@ -75,8 +75,16 @@ def _real_step(name: str, xs, srcs, dsts, p, rank, group) -> list[torch.Tensor]:
         case "keep":
             return [x.view_as(x) for x in xs]
         case "only_first":
-            return [x.view_as(x) if rank == 0 else torch.zeros_like(x) for x in xs]
+            return [x.view_as(x) if rank == 0 else _nothing(x) for x in xs]
     raise AssertionError(name)
+
+
+def _nothing(x: torch.Tensor) -> torch.Tensor:
+    """Zeros that depend on `x`. A constant gradient would be completed in the forward, on these ranks alone:
+    a partitioner puts there what no gradient reaches."""
+    return torch.where(
+        torch.ones((), dtype=torch.bool, device=x.device), torch.zeros((), dtype=x.dtype, device=x.device), x
+    )
 
 
 class _Convert(torch.autograd.Function):

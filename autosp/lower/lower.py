@@ -25,7 +25,7 @@ from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, c
 from ..rules import localise
 from ..solve import Change, Plan
 from ..solve.cost import word
-from ..solve.problem import Op, Value
+from ..solve.problem import Op, Value, of_data
 from ..solve.strategies import is_random
 from .band import BAND, Band
 from .convert import convert, mean_over, scale_gradient
@@ -284,9 +284,11 @@ class _Lowering:
     def _number(self, n: fx.Node):
         """A size as an expression of the inputs; any other number by the call that gives it."""
         val = n.meta["val"]
-        if isinstance(val, torch.SymInt):
+        if n in self.numbers:
+            return self.numbers[n]
+        if isinstance(val, torch.SymInt) and not self._from_data(n):
             return self.sizes(val)
-        if not isinstance(val, (torch.SymFloat, torch.SymBool)):
+        if not isinstance(val, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             return val
         if n not in self.numbers:
             if n.op == "placeholder":
@@ -298,6 +300,11 @@ class _Lowering:
 
             self.numbers[n] = self.graph.call_function(n.target, fx.map_arg(n.args, known), fx.map_arg(n.kwargs, known))
         return self.numbers[n]
+
+    def _from_data(self, n: fx.Node) -> bool:
+        """Whether a number comes of one that is read from a tensor. (What is asserted of it is in its expression
+        already: that cannot be asserted of the expression.)"""
+        return n in self.numbers or any(self._from_data(m) for m in n.all_input_nodes if m not in self.problem.of)
 
     def _emit(self, target, args, kwargs) -> fx.Node:
         args = tree_map(lambda x: self._function(x) if isinstance(x, fx.GraphModule) else x, tuple(args))
@@ -313,6 +320,9 @@ class _Lowering:
 
     def _results(self, op: Op, s, out: fx.Node) -> None:
         out.meta["autosp_op"] = op
+        if not op.results and op.node.meta.get("val") is not None:
+            self.numbers[op.node] = out
+            self.sizes.know(op.node.meta["val"], out)
         agree = is_random(op) and s.part is None and self.plan.p > 1
         for i, (v, at) in enumerate(zip(op.results, s.gives)):
             if v.index is None:
@@ -323,6 +333,8 @@ class _Lowering:
             if op.own is not None and not op.own.linear:
                 node = self._scaled(node, v, at, 1.0 / self.rank.grad_scale)
             self.env[v.id, at] = self._first_ranks(node, v) if agree else node
+            for d in (d for d, size in enumerate(v.shape) if of_data(size)):
+                self.sizes.measure(v.shape[d], node, d)
 
     def _first_ranks(self, node: fx.Node, v: Value) -> fx.Node:
         """A whole random value is the first rank's draw, on all of them."""
@@ -336,7 +348,7 @@ class _Lowering:
         return {k: node.meta[k] for k in _CARRIED if k in node.meta}
 
     def _output(self, source: fx.GraphModule) -> None:
-        outputs = []
+        outputs, written = [], {}
         for output, at in zip(self.problem.captured.outputs, self.plan.outputs, strict=True):
             if at is None:
                 outputs.append(self._scalar_output(source, output))
@@ -346,8 +358,17 @@ class _Lowering:
             if v.diff and self.rank.grad_scale != 1.0:
                 node = self.graph.call_function(scale_gradient, (node, self.rank.grad_scale))
                 self._note(node, v, at)
-            outputs.append(node)
-        self.graph.output(tuple(outputs))
+            if output.buffer is not None:
+                written[node] = self._write(output.buffer, node)
+            else:
+                outputs.append(node)
+        self.graph.output(tuple(written.get(node, node) for node in outputs))
+
+    def _write(self, buffer: str, node: fx.Node) -> fx.Node:
+        """A buffer keeps its new value, which all ranks have alike, when all else is computed. (`self.steps += 1`
+        assigns it to itself: then it is an output, too.)"""
+        held = next(n for n in self.graph.nodes if n.op == "placeholder" and n.name == buffer)
+        return self.graph.call_function(aten.copy_.default, (held, node))
 
     def _scalar_output(self, source: fx.GraphModule, output):
         """A number is passed on; a tensor whose mode is `none` is not produced."""

@@ -11,11 +11,12 @@ import torch
 from torch import fx
 
 from ..capture import tensors_of
+from ..capture.assertions import READS
 from ..capture.masks import drops_mask, without_mask
 from ..capture.regions import KEY
 from ..layout import Placement, Split, as_size, count
 from ..rules import factor_of, localise
-from ..solve.problem import Op, Problem
+from ..solve.problem import Op, Problem, of_data
 from .convert import mean_over
 
 aten = torch.ops.aten
@@ -86,7 +87,7 @@ def _wanted(problem: Problem, n: fx.Node) -> Any:
     if tensors_of(val):
         return Operand(problem.of[n][0].id)
     if isinstance(val, torch.SymInt):
-        return Size(as_size(val))
+        return Anything() if of_data(as_size(val)) or n.target in READS else Size(as_size(val))
     return Anything() if val is None or isinstance(val, (torch.SymFloat, torch.SymBool)) else val
 
 

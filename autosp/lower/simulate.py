@@ -60,21 +60,28 @@ class Simulation:
             check(plan, local, complete=complete, grad_scale=grad_scale)
         self.banded = sum(map(band, self.locals)) // plan.p
         self._group.close()
+        names = [p.node for p in plan.problem.captured.placeholders]
+        self.written = [names.index(o.buffer) for o in plan.problem.captured.outputs if o.buffer is not None]
         self.loss = next((o.position for o in plan.problem.captured.outputs if o.name == "loss"), 0)
 
     def run(self, inputs: Sequence) -> list[tuple]:
         """Every rank's outputs and the gradients of its inputs (None where there is none), from the
         captured graph's inputs on whole tensors."""
+        held: dict[int, list] = {}
 
         def body(rank: int, group: SimGroup):
-            own = [_own(x) for x in inputs]
+            own = held[rank] = [_own(x) for x in inputs]
             outputs = self.locals[rank](*own)
             loss = outputs[self.loss]
             if isinstance(loss, torch.Tensor) and loss.requires_grad:
                 loss.backward()
             return outputs, [x.grad if isinstance(x, torch.Tensor) else None for x in own]
 
-        return run_ranks(self._group.size, body, group=self._group)
+        found = run_ranks(self._group.size, body, group=self._group)
+        for i in self.written:
+            assert all(torch.equal(own[i], held[0][i]) for own in held.values()), "a buffer differs between ranks"
+            inputs[i].copy_(held[0][i])
+        return found
 
 
 def simulate(plan: Plan, inputs: Sequence, *, complete: bool = True, grad_scale: float = 1.0) -> list[tuple]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 
 import sympy
+import torch
 from torch import fx
 
-from ..compat.torch import CleanDiv, FloorDiv, Max, Min, Mod
+from ..compat.torch import CleanDiv, FloorDiv, Max, Min, Mod, size_expression
 from ..layout import as_size
 
 
@@ -27,6 +28,17 @@ class Sizes:
             self._known[size] = self._emit(size)
         return self._known[size]
 
+    def know(self, size, node: fx.Node) -> None:
+        """The node of a number that is read from a tensor: what only the data tell is a symbol."""
+        symbol = size_expression(size) if isinstance(size, torch.SymInt) else None
+        if isinstance(symbol, sympy.Symbol):
+            self._known.setdefault(symbol, node)
+
+    def measure(self, size, node: fx.Node, dim: int) -> None:
+        """A size that only the data tell, of the value that has it first."""
+        if isinstance(size, sympy.Symbol) and size not in self._known:
+            self._known[size] = self._graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
+
     def _emit(self, e: sympy.Expr):
         if isinstance(e, (FloorDiv, CleanDiv)):
             return self._call(operator.floordiv, *e.args)
@@ -35,8 +47,6 @@ class Sizes:
         if isinstance(e, sympy.floor):
             return self._call(operator.floordiv, *sympy.fraction(sympy.together(e.args[0])))
         if isinstance(e, (Max, Min)):
-            import torch
-
             return self._call(torch.sym_max if isinstance(e, Max) else torch.sym_min, *e.args)
         if isinstance(e, sympy.Add):
             return self._fold(operator.add, e.args)

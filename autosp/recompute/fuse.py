@@ -15,6 +15,7 @@ import attrs
 import torch
 from torch import fx
 
+from ..compat.torch import example_size
 from . import kinds
 from .compiler import Place
 from .joint import Joint, Storage
@@ -178,7 +179,7 @@ def copied(n: fx.Node) -> int:
     that it is given."""
     vals = (a.meta.get("val") for a in n.all_input_nodes)
     return sum(
-        v.numel() * v.dtype.itemsize
+        example_size(v.numel()) * v.dtype.itemsize
         for v in vals
         if isinstance(v, torch.Tensor)
         and any(st == 0 and size > 1 for st, size in zip(v.stride(), v.shape, strict=True))
@@ -213,7 +214,7 @@ def elements(n: fx.Node) -> int:
     """Elements of a node's value, the first where it has several."""
     val = n.meta.get("val")
     val = val[0] if isinstance(val, (tuple, list)) else val
-    return math.prod(int(x) for x in val.shape) if isinstance(val, torch.Tensor) else 1
+    return math.prod(map(example_size, val.shape)) if isinstance(val, torch.Tensor) else 1
 
 
 def _over(loops: list[_Loop], left: tuple[Storage, ...]) -> tuple[tuple[Storage, Storage], ...]:

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import fx
 
+from ..compat.torch import example_size
 from . import kinds
 from .compiler import Place
 
@@ -29,7 +30,7 @@ def scratch(node: fx.Node, device: Place) -> int:
 
 
 def _sizes(node: fx.Node, at: int) -> tuple[int, ...]:
-    return tuple(int(n) for n in node.args[at].meta["val"].shape)
+    return tuple(map(example_size, node.args[at].meta["val"].shape))
 
 
 def _queries(length: int) -> int:

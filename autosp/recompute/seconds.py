@@ -12,7 +12,7 @@ import math
 from torch import fx
 
 from ..capture import tensors_of
-from ..compat.torch import flop_registry
+from ..compat.torch import example_size, flop_registry
 from ..solve import Device
 from . import kinds
 from .joint import Joint
@@ -50,12 +50,12 @@ def flops(node: fx.Node) -> float:
     args = fx.map_arg(node.args, lambda n: n.meta["val"])
     kwargs = fx.map_arg(node.kwargs, lambda n: n.meta["val"])
     try:
-        return float(formula(*args, **kwargs, out_val=node.meta["val"]))
+        return float(example_size(formula(*args, **kwargs, out_val=node.meta["val"])))
     except (TypeError, ValueError, AssertionError):  # a signature that the table does not know
         return 0.0
 
 
 def _attention(node: fx.Node) -> float:
-    q, k, v = (n.meta["val"].shape for n in node.args[:3])
-    work = 2.0 * math.prod(map(int, q[:-1])) * int(k[-2]) * (int(q[-1]) + int(v[-1]))
+    q, k, v = (list(map(example_size, n.meta["val"].shape)) for n in node.args[:3])
+    work = 2.0 * math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
     return work / 2 if kinds.argument(node, "is_causal") else work

@@ -11,7 +11,7 @@ from torch import fx
 
 from ..capture import tensors_of
 from ..capture.own import own_of
-from ..compat.torch import FakeTensor, FakeTensorMode, OpOverload, unguarded
+from ..compat.torch import FakeTensor, FakeTensorMode, OpOverload, data_dependent, unguarded
 from ..errors import RuleError
 from ..layout import Size, as_size, count
 from ..lower.convert import convert, mean_over, scale_gradient
@@ -144,7 +144,7 @@ def run_shapes(gm: fx.GraphModule) -> None:
     inputs = [n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder")]
     mode = mode_of(gm)
     if not any(map(_is_symbolic, inputs)):  # a mode of its own: ranks may be threads of one process
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent())
         inputs = [_fresh(x, mode) for x in inputs]
     with mode, torch.no_grad():
         _Shapes(gm, mode).run(*inputs)

@@ -12,6 +12,7 @@ from ..compat.torch import (
     TracingContext,
     aot_module_simplified,
     aot_settings,
+    data_dependent,
     example_size,
     min_cut_rematerialization_partition,
     within_trace,
@@ -39,7 +40,7 @@ def trace_joint(
         found.append((read_joint(gm, num_fwd_outputs), gm))
         raise _Traced
 
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent())
     fakes = [_fake(x, mode) for x in examples]
     with within_trace(TracingContext(mode)), torch.enable_grad(), aot_settings(enable_autograd_cache=False):
         try:

@@ -16,7 +16,7 @@ from ..errors import PlanError
 from ..layout import Split, divide, make_split
 from ..rules import Projection, factor_of, project
 from .mapped import mapped_projection
-from .problem import Op, Problem, Value
+from .problem import Op, Problem, Value, of_data
 
 
 @attrs.frozen
@@ -99,7 +99,10 @@ def overlaps(problem: Problem, s: Split, r: Split) -> bool:
 
 def allowed(problem: Problem, value: Value, s: Split, axis: str, p: int) -> bool:
     """A split over `axis` must leave the other axes' dims alone, and must deal at least one unit
-    to every rank unless it deals out the very length that the spec splits."""
+    to every rank unless it deals out the very length that the spec splits. A value whose sizes only
+    the data tell is not split."""
+    if any(map(of_data, value.shape)):
+        return False
     for region in value.regions:
         if region.axes and axis not in region.axes and overlaps(problem, s, region.split):
             return False

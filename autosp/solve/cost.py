@@ -122,7 +122,7 @@ def operator_seconds(op: Op, problem: Problem, device: Device) -> float:
     arithmetic and memory traffic."""
     if op.projection is not None and op.projection.movement and not op.diff:
         return 0.0
-    work = flops(op, problem) / device.flops(op.results[0].dtype)
+    work = flops(op, problem) / device.flops(op.results[0].dtype) if op.results else 0.0
     traffic = sum(v.bytes for v in (*op.operands, *op.results)) / device.bandwidth
     return max(work, traffic) * (3 if op.diff else 1)
 

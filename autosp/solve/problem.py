@@ -11,16 +11,19 @@ import torch
 from torch import fx
 
 from ..capture import Captured, differentiable, module_path, source_line, tensor_nodes, tensors_of
+from ..capture.assertions import ASSERTIONS
 from ..capture.own import own_of
 from ..capture.regions import KEY
-from ..compat.torch import SET_GRAD_ENABLED
+from ..compat.torch import SET_GRAD_ENABLED, UNKNOWN, symbol_of_data
 from ..errors import AutospError, RuleError
 from ..layout import Size, as_size
 from ..rules import Projection, RuleBook
 from .bodies import Bodies
 from .own import own_projection
 
-_DETACH = {torch.ops.aten.detach.default}
+aten = torch.ops.aten
+_DETACH = {aten.detach.default}
+SHAPE_READS = {aten.sym_size.int, aten.sym_stride.int, aten.sym_numel.default, aten.sym_storage_offset.default}
 
 
 @attrs.define(eq=False)
@@ -113,7 +116,14 @@ def hint_of(size: Size, hints: dict) -> int:
     """The number that a size had in the example."""
     if isinstance(size, int):
         return size
-    return int(sympy.sympify(size).xreplace(hints))
+    unknown = {s: UNKNOWN for s in size.free_symbols if symbol_of_data(s)}
+    numbers = {s: sympy.Integer(n) for s, n in {**unknown, **hints}.items()}
+    return int(size.xreplace(numbers))
+
+
+def of_data(size: Size) -> bool:
+    """Whether only the data tell a size: what `nonzero` finds, a number read with `.item()`."""
+    return not isinstance(size, int) and any(map(symbol_of_data, size.free_symbols))
 
 
 def build(captured: Captured, book: RuleBook) -> Problem:
@@ -145,7 +155,7 @@ def build(captured: Captured, book: RuleBook) -> Problem:
         elif node.op == "call_function":
             if node.target is SET_GRAD_ENABLED:
                 grad = bool(node.args[0]) and captured.training
-            elif not tensors_of(node.meta.get("val")):
+            elif not tensors_of(node.meta.get("val")) and not reads_values(node):
                 continue  # a size: known by its expression
             elif _is_getitem(node) and isinstance(node.args[0].meta["val"], (tuple, list)):
                 of[node] = (of[node.args[0]][node.args[1]],)
@@ -154,13 +164,18 @@ def build(captured: Captured, book: RuleBook) -> Problem:
     return Problem(captured, tuple(values), tuple(ops), of, captured.hints)
 
 
+def reads_values(node: fx.Node) -> bool:
+    """Whether a call that gives no tensor reads the values of one (`.item()`), or asserts something."""
+    return node.target in ASSERTIONS or (node.target not in SHAPE_READS and bool(tensor_nodes(node)))
+
+
 def _add_call(node, grad, binder, of, new, ops) -> None:
     operands = tuple(of[n][0] for n in tensor_nodes(node))
     flows = grad and any(v.diff for v in operands) and node.target not in _DETACH
     param = bool(operands) and all(v.param for v in operands)
     given = all(v.given for v in operands)
-    found = tensors_of(node.meta["val"])
-    single = isinstance(node.meta["val"], torch.Tensor)
+    found = tensors_of(node.meta.get("val"))
+    single = isinstance(node.meta.get("val"), torch.Tensor)
     bodies, reasons = own_of(node), ()
     constant = bodies.constant if bodies is not None else ()  # results that an own backward leaves out
     results = tuple(
@@ -177,7 +192,8 @@ def _add_call(node, grad, binder, of, new, ops) -> None:
         assert len(projection.results) == len(results), (node.format_node(), projection)
     op = Op(len(ops), node, operands, results, projection, error, own, reasons)
     ops.append(op)
-    of[node] = results
+    if results:
+        of[node] = results
     for i, v in enumerate(operands):
         v.users.append((op, i))
 
@@ -190,6 +206,8 @@ class _Binder:
     known: dict = attrs.Factory(dict)
 
     def bind(self, node: fx.Node) -> tuple[Projection | None, RuleError | None]:
+        if not tensors_of(node.meta.get("val")):  # it reads whole values
+            return None, None
         if KEY in node.meta:  # a mapped module: its factors follow once dims have their names
             return None, None
         args, kwargs, val = concrete(node.args), concrete(node.kwargs), node.meta["val"]
@@ -236,4 +254,4 @@ def _is_getitem(node: fx.Node) -> bool:
     return node.target is operator.getitem
 
 
-__all__ = ["Op", "Problem", "Value", "build", "concrete", "hint_of", "tensor_nodes"]
+__all__ = ["Op", "Problem", "Value", "build", "concrete", "hint_of", "of_data", "reads_values", "tensor_nodes"]

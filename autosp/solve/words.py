@@ -200,6 +200,21 @@ def needs_rule(op: Op, values: list[Value]) -> Fault:
     )
 
 
+def of_data_size(op: Op, value: Value, axis: str) -> Fault:
+    """An operator whose result is as large as the data tell, or none, would gather a split value."""
+    name = next((r.name for r in sorted(value.regions, key=repr) if axis in r.axes and r.name), "seq")
+    mapped = f"; where {op.module} treats every position by itself, 'map {op.module} over {name}' runs it on shards"
+    return Fault(
+        what=f"operator {op_name(op)} gives as many elements as the data tell, and its operand {value.name} is split "
+        f"over {axis}",
+        rule="a size that only the data tell is the same on every rank, so the operator needs its operands whole, "
+        "and a split value with a gradient is not gathered for that",
+        fix="keep the size: torch.where or a product with the mask, in place of an index by it"
+        + (mapped if op.module else ""),
+        where=f"{op.source or op.node.name} (module {op.module or '<root>'})",
+    )
+
+
 def summary(plan) -> str:
     """A few lines: each kind of collective of each place, alike ones of repeated layers as one."""
     rows: dict[tuple, list] = {}

@@ -29,7 +29,7 @@ def _writes_view_of_input(self, x, a):
 
 
 def _writes_buffer(self, x, a):
-    self.kept.add_(1)
+    self.kept.add_(a[0, 0])
     return a + self.kept
 
 
@@ -91,10 +91,8 @@ def _under_vmap(self, x, a):
 
 # Long sentences of the errors below, by the word that stands for them there.
 SENTENCES = {
-    "KEPT": "a compiled forward leaves its inputs, parameters and buffers as they are: "
-    "a rank that holds a part cannot update the whole",
-    "FREEZE": "use a module that keeps no running statistics, or freeze it before compiling "
-    "(.eval() on the module of 'kept')",
+    "KEPT": "a compiled forward leaves its inputs and parameters as they are, and the memory of its buffers; "
+    "a buffer keeps what an operator's result gives it, which every rank has whole",
     "SPLITS": "autosp splits values, so an operator that writes in place is replaced by one that gives a new value",
     "RETURN": "return the new value instead: a function of the same name without '_', "
     "or a custom operator without mutates_args",
@@ -119,10 +117,10 @@ error: 'aten.zero_.default' writes to the input 'x'
    = rule: KEPT
    = fix: write to a copy, 'x = x.clone()', or return the new value""",
     _writes_buffer: """\
-error: 'aten.add_.Tensor' writes to the buffer 'kept'
-  --> PLACE self.kept.add_(1)
-   = rule: KEPT
-   = fix: FREEZE""",
+error: 'aten.add_.Tensor' writes a value with a gradient to the buffer 'kept'
+  --> PLACE self.kept.add_(a[0, 0])
+   = rule: what a buffer keeps for the next step has no gradient: the graph of this one is gone then
+   = fix: write a detached value to 'kept', value.detach(), or write it under torch.no_grad()""",
     _writes_parameter: """\
 error: 'aten.mul_.Tensor' writes to the parameter 'inner.weight'
   --> PLACE self.inner.weight.mul_(2)
@@ -189,7 +187,7 @@ def test_running_statistics_are_buffers_too():
     model = Net(lambda self, x, a: self.norm(a.transpose(1, 2)))
     model.norm = nn.BatchNorm1d(8)
     text = refusal(model)
-    assert "'aten.add_.Tensor' writes to the buffer 'norm.num_batches_tracked'" in text
-    assert "'aten.batch_norm.default' writes to the buffer 'norm.running_mean'" in text
-    assert "'aten.batch_norm.default' writes to the buffer 'norm.running_var'" in text
-    assert "(.eval() on the module of 'norm.running_mean')" in text
+    assert "num_batches_tracked" not in text  # a counter is kept
+    assert "'aten.batch_norm.default' updates the running statistics 'norm.running_mean' of positions" in text
+    assert "'aten.batch_norm.default' updates the running statistics 'norm.running_var' of positions" in text
+    assert "fix: freeze it before compiling, after model.train(): .eval() on the module 'norm'" in text

@@ -208,6 +208,35 @@ def _in_a_trace():
     assert compat.hints_of(seen.mode) == {compat.size_expression(size): 3}
 
 
+class _Keeps(torch.nn.Module):
+    def forward(self, x):
+        self.last = x + 1
+        return x * 2
+
+
+def _kept():
+    assert compat.kept_by_side_effects() == set()
+    seen = []
+
+    def backend(gm, inputs):
+        outputs = gm.graph.output_node().args[0]
+        seen.append([n.name in compat.kept_by_side_effects() for n in outputs])
+        return gm.forward
+
+    torch.compiler.reset()
+    torch.compile(_Keeps(), backend=backend, fullgraph=True)(torch.ones(3))
+    assert seen == [[False, True]]
+
+
+def _of_data():
+    with compat.FakeTensorMode(shape_env=compat.data_dependent()) as mode:
+        number = torch.ones((), dtype=torch.long).item()
+        found = torch.ones(5).nonzero().shape[0]
+    assert compat.symbol_of_data(compat.size_expression(number))
+    assert compat.example_size(found) == 5 and compat.example_size(number) == compat.UNKNOWN
+    assert compat.hints_of(mode) == {}
+
+
 def _unguarded():
     guards: list[int] = []
 
@@ -296,6 +325,9 @@ USES: dict[str, tuple[str, Callable[[], None]]] = {
     "fake_of_trace": ("TracingContext.tensor_to_context, FakeTensorMode.from_tensor", _in_a_trace),
     "hints_of": ("ShapeEnv.backed_var_to_val", _in_a_trace),
     "example_size": ("SymNode.hint", _in_a_trace),
+    "kept_by_side_effects": ("InstructionTranslator.output.side_effects", _kept),
+    "data_dependent": ("symbolic_shapes.ShapeEnv", _of_data),
+    "symbol_of_data": ("_sympy.symbol.symbol_is_type", _of_data),
     "size_expression": ("SymNode.expr", _in_a_trace),
     "unguarded": ("ShapeEnv.suppress_guards", _unguarded),
     "joined_group": ("DeviceMesh._flatten", _groups),

@@ -12,7 +12,7 @@ RIGHT = (
     "LinearAttention Recurrence Convolution Rolled SquaredError GroupedQueries PerHeadBias PerQueryMask Attention Rotated"
 ).split()
 REFUSED = {
-    "BatchNorm": "'aten.add_.Tensor' writes to the buffer '",
+    "BatchNorm": "'aten.batch_norm.default' updates the running statistics '",
     "BatchStatistics": "operator aten.batch_norm.default has no rule, and its operand transpose is split",
     "Recurrent": "the model breaks the graph: Attempted to wrap RNN, GRU, or LSTM: Dynamo does not support RNN",
     "Fourier": "operator aten.fft_fft.default has no rule, and its operand embedding is split",

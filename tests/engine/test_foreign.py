@@ -1,0 +1,86 @@
+"""Exceptions that are not autosp's come in four parts, with the user's line; the user's own keep their type."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+import autosp
+from autosp.errors import CaptureError
+
+SPEC = """
+mesh    [dp: local, sp]
+input   x  [batch@dp, seq@sp, hidden]
+"""
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.mix(self.inner(x)).mean()
+
+
+class Raises(Net):
+    def mix(self, x):
+        raise ValueError("no good: 'x' is too short")
+
+
+class Guards(Net):
+    def mix(self, x):
+        torch._assert((x > 0).all(), "positive")
+        return x
+
+
+class Branches(Net):
+    def mix(self, x):
+        return x * 2 if x.sum() > 0 else x
+
+
+class Fails(Net):
+    def mix(self, x):
+        return x @ x
+
+
+def refusal(model: Net) -> CaptureError:
+    with pytest.raises(CaptureError) as caught:
+        autosp.plan(model, {"x": torch.ones(2, 8, 4)}, SPEC, sp=2, device="cpu", dtype=torch.float32)
+    text = str(caught.value)
+    for part in ("error: ", "\n  --> test_foreign.py:", "\n   = rule: ", "\n   = fix: "):
+        assert part in text, text
+    assert len(text.splitlines()) == 4
+    return caught.value
+
+
+def test_an_exception_of_the_forward_keeps_its_type_and_message():
+    error = refusal(Raises())
+    assert isinstance(error, ValueError) and isinstance(error, CaptureError)
+    assert error.problems[0].what == "the forward raises ValueError: no good: 'x' is too short"
+    assert type(error.__cause__) is ValueError and str(error.__cause__) == "no good: 'x' is too short"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (Guards, "the model breaks the graph: it decides by Eq(u0, 1), a number that only the data tell"),
+        (Branches, "the model breaks the graph: Data-dependent branching"),
+        (Fails, "an operator of the model fails on these inputs: RuntimeError: "),
+    ],
+)
+def test_what_dynamo_raises(model, what):
+    assert refusal(model()).problems[0].what.startswith(what)
+
+
+def test_what_a_compiler_raises():
+    from autosp.compat.torch import BackendCompilerFailed
+    from autosp.engine.failures import as_raised
+
+    inner = KeyError("a kernel")
+    raised = as_raised(BackendCompilerFailed(lambda gm, x: gm, inner, None), Net())
+    assert isinstance(raised, CaptureError) and raised.__cause__ is inner
+    assert raised.problems[0].what == "the compiler fails on the program: KeyError: 'a kernel'"

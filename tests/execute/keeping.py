@@ -1,0 +1,125 @@
+"""Models that keep something for the next step: buffers that are written, attributes that are assigned."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import autosp
+from tests.execute.families import FAMILIES
+from tests.execute.odd import SPEC, Mixing
+
+__all__ = ["SPEC"]
+
+
+class Keeping(Mixing):
+    """A counter, a table that follows the length, a mean of activations over all positions; what is kept counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("table", torch.ones(16))
+        self.register_buffer("mean", torch.zeros(16))
+        self.register_buffer("seen", torch.zeros(2))
+        self.last, self.sums = torch.zeros(()), []
+
+    def mix(self, x):
+        self.steps += 1
+        self.table.copy_(torch.linspace(0.5, 1, 16) * x.shape[1])
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(x.mean((0, 1)), alpha=0.1)
+        self.seen = torch.stack((x.detach().sum(), self.seen[0]))
+        return x * self.table + self.mean * self.steps + self.seen[1]
+
+
+class Normed(Mixing):
+    """Batch-norm keeps running statistics, which it takes inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(16)
+
+    def mix(self, x):
+        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Frozen(Normed):
+    """As the error about `Normed` says."""
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+class OnlyLoss(nn.Module):
+    """Returns its loss alone: what it keeps is not taken for the loss or the logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(64, 16), nn.Linear(16, 64)
+        self.register_buffer("scale", torch.ones(16))
+        self.hidden = None
+
+    def forward(self, idx, targets):
+        self.hidden = x = self.embed(idx)
+        self.scale = self.scale * 0.5
+        self.total = x.detach().sum()
+        return F.cross_entropy(self.head(x * self.scale).flatten(0, 1), targets.flatten())
+
+
+def rope(kind: str) -> nn.Module:
+    """Frequencies that follow the length of the batch; 16 positions were trained on."""
+    import transformers
+
+    name = "Phi3ForCausalLM" if kind == "longrope" else "LlamaForCausalLM"
+    scaling = {
+        "longrope": dict(short_factor=[1.0, 1.1, 1.2, 1.3], long_factor=[1.5, 2.0, 3.0, 4.0], factor=4.0),
+        "yarn": dict(factor=4.0),
+        "dynamic": dict(factor=2.0),
+    }[kind]
+    original = {} if kind == "dynamic" else dict(original_max_position_embeddings=16)
+    parameters = dict(rope_type=kind, rope_theta=10000.0, **original, **scaling)
+    settings = FAMILIES[name] | dict(
+        max_position_embeddings=16 if kind == "dynamic" else 64, rope_parameters=parameters
+    )
+    cls = getattr(transformers, name)
+    return cls(cls.config_class(**settings, **(original if kind == "longrope" else {})))
+
+
+def decided(length: int = 33) -> nn.Module:
+    """Dynamic NTK, its frequencies decided outside the program, for one length, and kept."""
+    model = rope("dynamic")
+    rotary = model.model.rotary_emb
+    rotary(torch.zeros(1), torch.arange(length)[None])
+    rotary.rope_type = "default"
+    return model
+
+
+def __getattr__(name: str):
+    if name in ("longrope", "yarn", "dynamic"):
+        return partial(rope, name)
+    raise AttributeError(name)
+
+
+def kept(name: str) -> dict[str, torch.Tensor]:
+    """What a rank's model holds after two steps, against eager: the largest difference of each."""
+    found = {}
+    for sharded in (False, True):
+        torch.manual_seed(0)
+        model = globals()[name]().train()
+        if sharded:
+            mesh = torch.distributed.init_device_mesh("cpu", (1, 2), mesh_dim_names=("dp", "sp"))
+            autosp.compile(model, SPEC, mesh=mesh, backend="aot_eager", recompute="sac")
+        for step in range(2):
+            idx = torch.arange(20).view(2, 10) + step
+            model(idx=idx, targets=idx).backward()
+        with torch.no_grad():
+            model.eval()(idx=idx, targets=idx)
+        held = {n: x for n, x in vars(model).items() if isinstance(x, torch.Tensor)}
+        found[sharded] = {**held, **dict(model.named_buffers())}
+    assert sorted(found[True]) == sorted(found[False])
+    return {n: float((x.double() - found[True][n].double()).abs().max()) for n, x in found[False].items()}
