@@ -126,6 +126,15 @@ def _split_is_read(self, x, a):
     return a[..., :4] * left + a[..., 4:] * right
 
 
+def _under_vmap(self, x, a):
+    def row(v):
+        y = torch.zeros_like(v)
+        y[0] = v[1]
+        return y
+
+    return torch.vmap(row)(a[0])
+
+
 def _complex_view(self, x, a):
     pairs = a.unflatten(-1, (4, 2))
     torch.view_as_complex(pairs).mul_(0.5 + 2j)
@@ -148,7 +157,7 @@ def _conjugate(self, x, a):
 CASES = [
     _chain, _view_after, _base_after, _siblings, _assign, _read_before, _narrow, _inplace_view, _no_op_views,
     _dropout_in_eval, _casts_back, _index_put, _nothing_written_flows, _detached, _copy,
-    _split_is_read, _complex_view, _real_view, _conjugate,
+    _split_is_read, _under_vmap, _complex_view, _real_view, _conjugate,
 ]  # fmt: skip
 
 

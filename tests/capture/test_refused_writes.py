@@ -80,15 +80,6 @@ def _under_autocast(self, x, a):
     return y
 
 
-def _under_vmap(self, x, a):
-    def row(v):
-        y = torch.zeros_like(v)
-        y[0] = v[1]
-        return y
-
-    return torch.vmap(row)(a[0])
-
-
 # Long sentences of the errors below, by the word that stands for them there.
 SENTENCES = {
     "KEPT": "a compiled forward leaves its inputs and parameters as they are, and the memory of its buffers; "
@@ -101,11 +92,6 @@ SENTENCES = {
 }
 
 REFUSED = {
-    _under_vmap: """\
-error: 'aten.copy_.default' writes to a tensor inside torch.vmap
-  --> PLACE y[0] = v[1]
-   = rule: values inside torch.vmap are no values of the graph, and what is written to them is lost with it
-   = fix: compute it before the compiled forward and pass it in (a BlockMask of flex_attention, say)""",
     _writes_input: """\
 error: 'aten.add_.Tensor' writes to the input 'x'
   --> PLACE x.add_(1)
