@@ -11,7 +11,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 TESTS = Path(__file__).parent
 # What `pytest -m fast` runs, beside the files of the top level: no launch of processes, and each kind of check.
 FAST = (
-    "capture", "cli/test_plan.py", "compat", "engine/test_data.py", "engine/test_longest.py", "engine/test_words.py",
+    "capture", "cli/test_plan.py", "compat", "engine/test_longest.py", "engine/test_words.py",
     "layout", "lower",
     "recompute/test_choose.py", "recompute/test_kernels.py", "recompute/test_state.py",
     "recompute/test_tile_words.py", "report", "rules", "solve", "spec", "syntax",
@@ -22,6 +22,7 @@ FAST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fast = is_fast(item.path)
+        assert not (fast and "launched" in item.fixturenames), f"{item.nodeid} launches processes: it is not fast"
         if fast and not item.get_closest_marker("slow"):
             item.add_marker("fast")
         # Under pytest-xdist (--dist loadgroup) one process starts all others; a launch serves many tests.
