@@ -18,6 +18,7 @@ from torch import fx
 
 from ..compat.torch import SET_GRAD_ENABLED, HigherOrderOperator, saw_call_of, statically_known_true, trace_to_aten
 from ..errors import AutospError, CaptureError, Problem
+from .assertions import ASSERTIONS
 from .canonical import canonicalise
 from .captured import Placeholder, source_line
 from .functional import functionalise
@@ -225,6 +226,14 @@ def _traced(body: fx.GraphModule, args: list, name: str, like: Sequence = ()) ->
                 _refused(
                     f"the {name} of an autograd.Function draws random numbers ('{node.target}')",
                     "draw them outside, and give them to the function as an argument",
+                    source_line(node),
+                )
+            )
+        if node.target in ASSERTIONS:
+            raise CaptureError(
+                _refused(
+                    f"the {name} of an autograd.Function asserts something of its values",
+                    "assert it outside, before or after the call",
                     source_line(node),
                 )
             )

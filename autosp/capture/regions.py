@@ -19,8 +19,9 @@ from ..errors import CaptureError, Problem
 from ..layout import Size, as_size
 from ..spec import Map
 from ..syntax import Layout
+from .assertions import ASSERTIONS
 from .calls import Call, called, calls_named, uncalled
-from .captured import Captured
+from .captured import Captured, source_line
 from .copies import copy_graph, with_numbers
 from .names import Names
 
@@ -117,9 +118,11 @@ def lengths_of(graph: fx.GraphModule, layouts: Mapping[str, Layout]) -> dict[str
 
 
 def is_one_node(gm: fx.GraphModule, call: tuple[str, str]) -> bool:
-    """Whether a call's operators can be one node: it takes tensors and numbers, and what stands between its operators
-    does not hang on them."""
+    """Whether a call's operators can be one node: it takes tensors and numbers, asserts nothing of them, and what
+    stands between its operators does not hang on them."""
     held = set(_inside(called(gm, call)))
+    if any(n.target in ASSERTIONS for n in held):
+        return False
     between: set[fx.Node] = set()
     left = len(held)
     for node in gm.graph.nodes:
@@ -141,6 +144,8 @@ def _inside(of: Call) -> list[fx.Node]:
 
 def _collapse(gm: fx.GraphModule, of: Call, over: str | None, lengths: Mapping[str, Size]) -> None:
     inside = _inside(of)
+    if asserted := next((n for n in inside if n.target in ASSERTIONS), None):
+        raise CaptureError(_asserts(of.path, asserted))
     held = set(inside)
     inputs = list(dict.fromkeys(a for n in inside for a in n.all_input_nodes if a not in held))
     outputs = [n for n in inside if any(u not in held for u in n.users)]
@@ -205,4 +210,13 @@ def _not_on_a_shard(path: str, error: Exception) -> Problem:
         fix="drop the map line, or map a module inside it that treats each position by itself; "
         "'autosp check SPEC --model MODEL' tries it beforehand",
         where=path,
+    )
+
+
+def _asserts(path: str, node: fx.Node) -> Problem:
+    return Problem(
+        what=f"module {path} is mapped, and asserts something of its values",
+        rule="a mapped module runs on each rank's shard: where one rank alone sees the assertion fail, the others wait",
+        fix="assert it outside of the module, or drop the map line",
+        where=source_line(node) or path,
     )

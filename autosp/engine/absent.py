@@ -19,8 +19,8 @@ class AbsentOutput(SpecError, AttributeError, TypeError):
 
 
 class Absent:
-    """In the place of an output that is not produced. It may be passed on, stored, copied, pickled and printed; any
-    other use raises `AbsentOutput`, which names the spec's line."""
+    """In the place of an output that is not produced. It may be passed on, stored, compared, copied, pickled and
+    printed; any other use raises `AbsentOutput`, which names the spec's line."""
 
     __slots__ = ("name", "problem")
 

@@ -18,7 +18,7 @@ from ..errors import EngineError, Problem, RankError, did_you_mean
 from ..lower import Rank, band, check, lower
 from ..recompute import Decision, tile
 from ..recompute.notes import offload_notes, tile_notes
-from ..solve import Around, Device, Ends, Plan, load_device
+from ..solve import Around, Device, Ends, Plan, SolverError, load_device
 from ..spec import Output as Said
 from ..spec import Recompute, Spec
 from ..spec.policies import as_recompute
@@ -109,7 +109,7 @@ class Backend:
         before = len(self.plans)
         try:
             return self._program(gm, example_inputs, names, dynamic)
-        except RankError:
+        except (RankError, SolverError):  # of one rank, maybe: the others would go on for all lengths
             raise
         except Exception:  # whatever it was: where it is true of these lengths too, it is met again
             if asked or not dynamic:
@@ -128,9 +128,9 @@ class Backend:
         return with_absent(with_own_stream(compiled, self.plans[-1], self.mesh.rank), absent)
 
     def _budgeted(self) -> bool:
-        """Whether what is kept depends on how long the inputs are. A mapped module is compiled once for all lengths."""
+        """Whether what is kept depends on how long the inputs are."""
         in_training = torch.is_grad_enabled() and self.options.inner != "eager"
-        return in_training and self.policy.in_bytes and not self.spec.maps
+        return in_training and self.policy.in_bytes
 
     def _announced(self, compiled: Callable) -> Callable:
         if self.mesh.size == 1:

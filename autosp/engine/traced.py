@@ -20,7 +20,7 @@ from .solving import NeedsSymbols, fixed_lengths, planned_program
 from .step import prepare
 
 # Of a model and a spec: what is known to need symbols. Plans for many lengths trace each but once.
-_refused: WeakKeyDictionary[torch.nn.Module, dict[str, tuple[Around, ...]]] = WeakKeyDictionary()
+_refused: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, int], tuple[Around, ...]]] = WeakKeyDictionary()
 
 
 def planned(
@@ -37,7 +37,7 @@ def planned(
     prepare(model)
     chip = device if isinstance(device, Device) else load_device(device)
     known = _refused.setdefault(model, {})
-    refused = known.get(str(chosen), ())
+    refused = known.get((str(chosen), sp), ())
     symbols = bool(chosen.maps or refused)
     while True:
         captured, examples = _traced(model, inputs, chosen, symbols)
@@ -45,12 +45,12 @@ def planned(
             captured, plan, _ = planned_program(
                 captured, partial(ends, chosen), axis=axis, p=sp, device=chip, refused=refused
             )
+            known[str(chosen), sp] = refused
             return plan, captured, examples
         except NeedsSymbols as needed:
             if symbols:
                 raise fixed_lengths(needed) from None
             refused, symbols = needed.around, True
-            known[str(chosen)] = refused
 
 
 def _traced(model, inputs, spec: Spec, symbols: bool) -> tuple[Captured, Sequence]:

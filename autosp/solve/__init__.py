@@ -3,6 +3,7 @@
 from .automap import Around, around, mapped
 from .device import Device, load_device
 from .plan import Change, Plan, Reshard
+from .program import SolverError
 from .solve import Ends, NeedsRule, solve
 from .strategies import Strategy
 
@@ -14,6 +15,7 @@ __all__ = [
     "NeedsRule",
     "Plan",
     "Reshard",
+    "SolverError",
     "Strategy",
     "around",
     "load_device",

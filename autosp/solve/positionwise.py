@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from operator import attrgetter
 from collections.abc import Callable, Hashable, Sequence
 
 import attrs
@@ -70,9 +71,20 @@ def signature(gm: fx.GraphModule) -> Hashable:
 
     def line(node: fx.Node) -> tuple:
         args = fx.map_arg((node.args, node.kwargs), lambda n: f"%{place[n]}")
-        return node.op, "" if node.op == "placeholder" else str(node.target), str(args)
+        held = attrgetter(str(node.target))(gm) if node.op == "get_attr" else None
+        what = "" if node.op == "placeholder" else node.target
+        return node.op, what, str(args), _content(held)
 
     return tuple(map(line, gm.graph.nodes))
+
+
+def _content(held: object) -> Hashable:
+    """What tells a module's constants apart: their values, which may be limits."""
+    if isinstance(held, fx.GraphModule):
+        return signature(held)
+    if not isinstance(held, torch.Tensor):
+        return held
+    return held.dtype, tuple(held.shape), hash(str(held.tolist()))
 
 
 @contextlib.contextmanager
@@ -96,7 +108,7 @@ def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Verdict:
         return Verdict(False, why=f"its values take more than {ROOM >> 30} GiB even in a smaller size")
     why = ""
     tried = set()
-    for draw in (_random, _counted, _equal):
+    for draw in (_random, _counted, _equal, _limit):
         try:
             whole = trial.run(draw)
         except Exception as error:
@@ -104,6 +116,9 @@ def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Verdict:
             continue
         if not all(bool(x.isfinite().all()) for x in whole if x is not None and x.is_floating_point()):
             why = "it gives no finite numbers on random data"
+            continue
+        if not any(bool(x.any()) for x in whole if x is not None):
+            why = "it gives nothing but zeros on random data"
             continue
         tried.add(draw)
         try:
@@ -136,6 +151,11 @@ class _Trial:
         """The results and the operands' gradients, of the whole or put together from shards."""
         generator = torch.Generator().manual_seed(0)
         data = [draw(v, s, _kept(v.dtype), generator) for v, s in zip(self.values, self.shapes, strict=True)]
+        if draw is _limit:  # what is alike for all positions may be a limit to how many there are
+            data = [
+                torch.full_like(x, self.length // 2) if at is REPLICATE and not v.param and not x.is_complex() else x
+                for x, v, at in zip(data, self.values, self.needs, strict=True)
+            ]
         whole, leaves = self._once(data, self.length)
         towards = [torch.randn(x.shape, generator=generator).to(x.dtype) for x in whole]  # the results' gradients
         if parts is None:
@@ -181,7 +201,7 @@ def _trial(op: Op, said: Mapped, hints: dict, p: int) -> _Trial | None:
 
 def _length(said: Mapped, body: fx.GraphModule, hints: dict, p: int) -> int:
     """Twice the largest number in the graph, and more than four a rank, unevenly; at most that of the example."""
-    most = max([*constants(body), 2 * p, 8])
+    most = max([*constants(body, said), 2 * p, 8])
     length = 2 * most
     length += length % p == 0 and p > 1
     return length if _varies(said) else min(length, hints[said.length])
@@ -212,6 +232,11 @@ def _equal(v: Value, shape, dtype: torch.dtype, generator: torch.Generator) -> t
     if dtype.is_floating_point or dtype.is_complex:
         return _random(v, shape[-1:] if len(shape) > 1 else (), dtype, generator).expand(shape).contiguous()
     return torch.zeros(shape, dtype=dtype)
+
+
+def _limit(v: Value, shape, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """As `_equal`; a buffer that is no parameter stands for half of the length."""
+    return _equal(v, shape, dtype, generator)
 
 
 def _kept(dtype: torch.dtype) -> torch.dtype:

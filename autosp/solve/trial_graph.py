@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 
 import attrs
+import sympy
 import torch
 from torch import fx
 
@@ -72,8 +74,9 @@ def on_cpu(body: fx.GraphModule, scale: Scale) -> fx.GraphModule:
     return fx.GraphModule(body, graph)
 
 
-def constants(body: fx.GraphModule) -> list[int]:
-    """The numbers that operators are called with, which may be limits to how many positions there are."""
+def constants(body: fx.GraphModule, said: Mapped) -> list[int]:
+    """The numbers that operators are called with, which may be limits to how many positions there are; those in the
+    module's constant tensors, and in the sizes that it is given, too."""
     found: list[int] = []
 
     def note(x: object) -> None:
@@ -82,4 +85,9 @@ def constants(body: fx.GraphModule) -> list[int]:
 
     for node in body.graph.nodes:
         tree_map(note, (node.args, node.kwargs))
+        if node.op == "get_attr" and isinstance(value := attrgetter(str(node.target))(body), torch.Tensor):
+            note(float(value.abs().max()) if value.numel() else 0)
+    for size in said.operands:
+        for number in size.atoms(sympy.Integer) if isinstance(size, sympy.Expr) else ():
+            note(int(number))
     return found
