@@ -107,8 +107,9 @@ def batches(trial: Trial, spec: Spec, model: torch.nn.Module, given: Batch | Non
 def _batch(trial: Trial, spec: Spec, taken: list[str], vocab: int, length: int, generator, config: Any) -> Batch:
     ids = torch.randint(1, max(vocab, 2), (trial.batch, length), generator=generator)
     keep = _kept(trial, length)
-    targets = length - length // 3 if _target_dim(spec) else length  # of another length where they may be
-    own = torch.randint(1, max(vocab, 2), (trial.batch, targets), generator=generator) if _target_dim(spec) else ids
+    target = _target_dim(spec)
+    targets = length - length // 3 if target else length  # of another length where they may be
+    own = torch.randint(1, max(vocab, 2), (trial.batch, targets), generator=generator) if target else ids
     labels = torch.where(_kept(trial, targets) & _spoken_for(trial, targets), own, IGNORED)
     found: Batch = {}
     for each in spec.inputs:
@@ -118,11 +119,13 @@ def _batch(trial: Trial, spec: Spec, taken: list[str], vocab: int, length: int, 
             found[each.name] = _row_labels(trial.batch, config, generator) if _of_rows(each) else labels
         elif "mask" in each.name:
             if trial.mask in ("ones", "right", "left") or not each.optional:
-                of_targets = _target_dim(spec) in each.layout.names
-                found[each.name] = (_kept(trial, targets) if of_targets else keep).long()
+                found[each.name] = (_kept(trial, targets) if target in each.layout.names else keep).long()
         elif "pos" in each.name:
             if trial.mask == "packed" or not each.optional:
                 found[each.name] = _positions(trial, length)
+        elif target in each.layout.names:
+            if trial.labels != "full" or not each.optional:  # made from labels, most would be padding
+                found[each.name] = own
         elif not each.optional:
             like = made_up(each.name, each.layout, {"batch": trial.batch}, length)
             counted = like.dtype == torch.int64 or any(word in each.name for word in (*COUNTED, "idx"))
