@@ -74,6 +74,13 @@ def both_given():
     }  # fmt: skip
 
 
+def few():
+    """A target of two tokens, as of a label in words: of three ranks one has no query in the decoder."""
+    generator = torch.Generator().manual_seed(1)
+    ids, labels = (torch.randint(1, VOCAB, (2, n), generator=generator) for n in (8, 2))
+    return build("T5ForConditionalGeneration"), {"input_ids": ids, "labels": labels}
+
+
 def __getattr__(name: str):
     """`tests.execute.sequences:T5ForConditionalGeneration` is a factory, as `--model` takes one."""
     if name in CLASSIFIERS or name in ENCODER_DECODERS:

@@ -40,6 +40,10 @@ def test_a_decoder_with_its_own_ids_and_mask_is_exact():
     exact("both_given", sp=3)
 
 
+def test_a_rank_without_a_query_passes_the_gradient_of_the_position_bias_on():
+    exact("few", sp=3)
+
+
 def test_bart_is_exact_over_data_parallel_groups():
     exact("BartForConditionalGeneration", sp=2, dp=2, steps=1)
 
