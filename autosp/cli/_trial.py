@@ -11,10 +11,11 @@ import attrs
 import torch
 
 from ..errors import SpecError
-from ..spec import Spec
+from ..spec import Input, Spec
 from ..spec.build import build_model
 from ..spec.model import parameters_of
 from ..spec.sample import COUNTED, LABELS, made_up, no_inputs, switch_off_cache
+from ..syntax.layout import ELLIPSIS
 
 IGNORED = -100
 LR = {"sgd": 0.5, "adam": 1e-3}
@@ -93,39 +94,74 @@ def batches(trial: Trial, spec: Spec, model: torch.nn.Module, given: Batch | Non
     vocab = min((m.num_embeddings for m in model.modules() if isinstance(m, torch.nn.Embedding)), default=2)
     vocab = getattr(getattr(model, "config", None), "vocab_size", vocab)
 
+    config = getattr(model, "config", None)
+
     def batch(step: int, micro: int, dp_rank: int) -> Batch:
         length = trial.lengths[step % len(trial.lengths)]
         generator = torch.Generator().manual_seed(1 + dp_rank + 10 * micro + 100 * step)
-        return _batch(trial, spec, taken, vocab, length, generator)
+        return _batch(trial, spec, taken, vocab, length, generator, config)
 
     return batch
 
 
-def _batch(trial: Trial, spec: Spec, taken: list[str], vocab: int, length: int, generator) -> Batch:
+def _batch(trial: Trial, spec: Spec, taken: list[str], vocab: int, length: int, generator, config: Any) -> Batch:
     ids = torch.randint(1, max(vocab, 2), (trial.batch, length), generator=generator)
     keep = _kept(trial, length)
-    labels = torch.where(keep & _spoken_for(trial, length), ids, IGNORED)
+    target = _target_dim(spec)
+    targets = length - length // 3 if target else length  # of another length where they may be
+    own = torch.randint(1, max(vocab, 2), (trial.batch, targets), generator=generator) if target else ids
+    labels = torch.where(_kept(trial, targets) & _spoken_for(trial, targets), own, IGNORED)
     found: Batch = {}
     for each in spec.inputs:
         if each.name not in taken:
             continue
-        if any(word in each.name for word in LABELS):
-            found[each.name] = labels
+        if _is_label(each):
+            found[each.name] = _row_labels(trial.batch, config, generator) if _of_rows(each) else labels
         elif "mask" in each.name:
             if trial.mask in ("ones", "right", "left") or not each.optional:
-                found[each.name] = keep.long()
+                found[each.name] = (_kept(trial, targets) if target in each.layout.names else keep).long()
         elif "pos" in each.name:
             if trial.mask == "packed" or not each.optional:
                 found[each.name] = _positions(trial, length)
+        elif target in each.layout.names:
+            if trial.labels != "full" or not each.optional:  # made from labels, most would be padding
+                found[each.name] = own
         elif not each.optional:
             like = made_up(each.name, each.layout, {"batch": trial.batch}, length)
             counted = like.dtype == torch.int64 or any(word in each.name for word in (*COUNTED, "idx"))
             found[each.name] = ids if counted else torch.randn(like.shape, generator=generator)
+    if any(_of_rows(each) for each in spec.inputs) and getattr(config, "pad_token_id", None) is not None:
+        # a classifier finds the last token of a row by the id of padding
+        found |= {name: torch.where(keep, ids, config.pad_token_id) for name, x in found.items() if x is ids}
     if "shift_labels" in trial.extras:
         found["shift_labels"] = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].contiguous()
     if "num_items_in_batch" in trial.extras:
         found["num_items_in_batch"] = (labels[:, 1:] != IGNORED).sum()
     return found
+
+
+def _is_label(given: Input) -> bool:
+    return any(word in given.name for word in LABELS)
+
+
+def _of_rows(given: Input) -> bool:
+    """Whether an input holds labels of rows, not of tokens."""
+    return _is_label(given) and given.layout.dims[1:] in ((), (ELLIPSIS,))
+
+
+def _target_dim(spec: Spec) -> str | None:
+    """The split dim that labels alone have of what a step needs: the length of a second sequence."""
+    known = {name for i in spec.inputs if not (i.optional or _is_label(i)) for name in i.layout.names}
+    parts = [part for i in spec.inputs if _is_label(i) for dim in i.layout.dims for part in dim.parts]
+    return next((part.name for part in parts if part.axes and part.name not in known), None)
+
+
+def _row_labels(rows: int, config: Any, generator) -> torch.Tensor:
+    """A class a row, or a number where the configuration has one label."""
+    classes = getattr(config, "num_labels", 2)
+    if classes == 1:
+        return torch.randn(rows, generator=generator)
+    return torch.randint(0, classes, (rows,), generator=generator)
 
 
 def _kept(trial: Trial, length: int) -> torch.Tensor:

@@ -221,7 +221,7 @@ class _Lowering:
                 op.node.target, args, kwargs, op.projection, s.needs, s.gives, shapes,
                 self.plan.p, self.rank.rank, self._emit, self.sizes,
             )  # fmt: skip
-        if op.node.target is SDPA and (window := window_of(op.node, s.needs[0])) is not None:
+        if out.target is SDPA and (window := window_of(op.node, s.needs[0])) is not None:
             out.meta[BAND] = Band(window, op.operands[0].shape[-2], op.node.meta["val"].device)
         self._results(op, s, out)
 

@@ -138,6 +138,16 @@ def summed_count(call: LocalCall) -> Size:
     return product(reduced)
 
 
+def attention(call: LocalCall) -> Any:
+    """Where a rank has no query, PyTorch leaves the mask (a position bias, say) without a gradient, and the other
+    ranks would wait in the backward of what made it: the sum of none of its elements is added to no element."""
+    mask = call.argument("attn_mask")
+    if mask is None or 0 not in local_shape(call.shapes[0], call.outputs[0], call.p, call.rank):
+        return call.again()
+    none = call.emit(aten.sum.default, (call.emit(aten.slice.Tensor, (mask, -1, 0, 0), {}),), {})
+    return call.emit(aten.add.Tensor, (call.again(), none), {})
+
+
 def keep(call: LocalCall) -> Any:
     """A slice of a dim that may be split keeps all of it; its bounds are global."""
     split = call.outputs[0]
@@ -165,6 +175,7 @@ TABLE = _table(
                 "hinge_embedding_loss.default poisson_nll_loss.default margin_ranking_loss.default "
                 "cosine_embedding_loss.default triplet_margin_loss.default"),
     (keep, "slice.Tensor narrow.default"),
+    (attention, "scaled_dot_product_attention.default"),
     (interleave, "repeat_interleave.self_int"),
 )  # fmt: skip
 

@@ -11,6 +11,9 @@ from autosp.spec.build import from_class
 FAMILIES = (
     "bert",
     "causal_lm",
+    "classification",
+    "classification_pairs",
+    "encoder_decoder",
     "falcon",
     "gemma2",
     "gemma3",
