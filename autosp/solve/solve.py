@@ -11,8 +11,7 @@ import attrs
 import torch
 
 from ..capture import Captured
-from ..errors import PlanError, RuleError
-from ..errors import Problem as Fault
+from ..errors import PlanError
 from ..layout import INVARIANT, REPLICATE, Placement, Split
 from ..rules import RuleBook, default_rules
 from ..syntax import Layout
@@ -21,14 +20,14 @@ from .candidates import Region, candidates, mark
 from .cost import operator_seconds, reshard, saved_bytes, saved_price
 from .device import Device
 from .fuse import group
+from .gathering import NeedsRule, refuse_gathering
 from .notes import notes
-from .own import refused
 from .plan import Change, Plan
-from .problem import Op, Problem, Value, build, of_data
+from .problem import Op, Problem, Value, build
 from .program import Edge, Program, SolverError, add_edges
 from .program import solve as run
 from .strategies import Strategy, contracts_length, strategies
-from .words import explain_groups, needs_rule, of_data_size
+from .words import explain_groups
 
 OutputMode = Literal["none", "local", "whole"]
 
@@ -40,17 +39,6 @@ class Ends:
 
     outputs: tuple[OutputMode, ...]
     attention: Literal["ulysses", "gather", "auto"] = "ulysses"
-
-
-class NeedsRule(RuleError):
-    """Operators without a rule on split values, each with what is wrong."""
-
-    def __init__(self, faults: Mapping[Op, Fault]):
-        super().__init__(faults.values())
-        self.faults = dict(faults)
-
-    def __reduce__(self):
-        return RuleError, (self.problems,)
 
 
 def _uncollected(work: Callable) -> Callable:
@@ -87,7 +75,7 @@ def solve(captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, 
     chosen = _choose(problem, ways, wanted, costs)
     placements = _placements(problem, chosen)
     changes = _changes(problem, placements, chosen, wanted)
-    _refuse_gathering(problem, changes, chosen, axis)
+    refuse_gathering(problem, changes, chosen, axis)
     groups = group(problem, changes, chosen, placements)
     entries = explain_groups(problem, groups, ways, chosen, placements, costs)
     return Plan(
@@ -375,29 +363,6 @@ def _changes(problem: Problem, placements, chosen, wanted) -> tuple[Change, ...]
         if placements[v.id] != need:
             found.setdefault(Change(v.id, placements[v.id], need))
     return tuple(found)
-
-
-def _refuse_gathering(problem: Problem, changes, chosen, axis: str) -> None:
-    """A split value is not made whole for want of a rule, or of a size."""
-    gathered = {(c.value, c.dst) for c in changes if isinstance(c.src, Split)}
-    faults: dict[Op, Fault] = {}
-    own, unsized = False, []
-    for op, s in chosen.items():
-        incomplete = op.own is not None and op.own.missing and s.part is None
-        if op.projection is None or incomplete:
-            values = [v for v, need in zip(op.operands, s.needs) if (v.id, need) in gathered]
-            if values and (incomplete or op.error is not None):
-                faults[op] = refused(op, values[0].name) if incomplete else needs_rule(op, values)
-                own |= incomplete
-        gathers = [v for v, need in zip(op.operands, s.needs) if v.diff and (v.id, need) in gathered]
-        if gathers and op not in faults and (not op.results or any(of_data(n) for v in op.results for n in v.shape)):
-            unsized.append(of_data_size(op, gathers[0], axis))
-    if own:  # whose own backward is not known to be one of a shard
-        raise RuleError(faults.values())
-    if faults:
-        raise NeedsRule(faults)
-    if unsized:
-        raise PlanError(unsized)
 
 
 __all__ = ["Ends", "NeedsRule", "OutputMode", "seeds", "solve"]
