@@ -84,6 +84,8 @@ def _on_shard(op: Op, args: tuple, needs: Sequence[Placement], gives: Sequence[P
 
 def _wanted(problem: Problem, n: fx.Node) -> Any:
     val = n.meta.get("val")
+    if n.op == "get_attr" and "val" not in n.meta:  # a function that the operator takes
+        return getattr(problem.captured.graph, n.target)
     if tensors_of(val):
         return Operand(problem.of[n][0].id)
     if isinstance(val, torch.SymInt):
@@ -96,7 +98,7 @@ def fits(actual: Any, wanted: Any, value_of: Callable[[fx.Node], int | None], si
     size_of: what a size in an argument is, as comparable values."""
 
     def same(a: Any, b: Any) -> bool:
-        if isinstance(b, Anything):
+        if isinstance(b, (Anything, fx.GraphModule)):  # functions are not compared
             return True
         if isinstance(b, Operand):
             return isinstance(a, fx.Node) and value_of(_undetached(a, value_of)) == b.value

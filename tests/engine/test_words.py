@@ -93,22 +93,6 @@ class Branching(Tiny):
         return super().attend(x, attention_mask)
 
 
-class Block(torch.nn.Module):
-    def forward(self, x):
-        return x * float(x.max())
-
-
-class Item(Tiny):
-    def __init__(self):
-        super().__init__()
-        self.norm = torch.nn.Sequential(torch.nn.LayerNorm(32), Block())
-
-
-class Indexing(Tiny):
-    def loss(self, logits, labels):
-        return super().loss(logits, labels) + logits[logits > 0].sum()
-
-
 class Misshapen(Tiny):
     def loss(self, logits, labels):
         return torch.nn.functional.cross_entropy(logits.view(7, -1), labels.flatten())
@@ -121,8 +105,6 @@ class Starred(Tiny):
 
 BREAKS = {
     "branch": Branching,
-    "item": Item,
-    "indexing": Indexing,
     "shape": Misshapen,
 }
 

@@ -9,14 +9,14 @@ from autosp.cli.parity import judge, page
 from tests.execute import odd
 
 RIGHT = (
-    "LinearAttention Recurrence Convolution Rolled SquaredError GroupedQueries PerHeadBias PerQueryMask Attention Rotated"
+    "LinearAttention Recurrence Convolution Rolled SquaredError GroupedQueries PerHeadBias PerQueryMask Attention Rotated "
+    "AssociativeScan"
 ).split()
 REFUSED = {
     "BatchNorm": "'aten.batch_norm.default' updates the running statistics '",
     "BatchStatistics": "operator aten.batch_norm.default has no rule, and its operand transpose is split",
     "Recurrent": "the model breaks the graph: Attempted to wrap RNN, GRU, or LSTM: Dynamo does not support RNN",
     "Fourier": "operator aten.fft_fft.default has no rule, and its operand embedding is split",
-    "AssociativeScan": "an operand of 'aten.slice.Tensor' is computed out of the trace's sight",
     "Scan": "operator scan has no rule, and its operand movedim is split",
     "Branch": "operator cond has no rule, and its operand embedding is split",
     "OwnOperator": "operator autosp_tests.backwards.default has no rule, and its operand embedding is split",

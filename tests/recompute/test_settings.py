@@ -46,7 +46,8 @@ def _name(trial: Trial) -> str:
 @pytest.fixture(scope="module")
 def verdicts(request: pytest.FixtureRequest) -> dict:
     """All selected trials, in one launch of two ranks."""
-    trials = [i.callspec.params["trial"] for i in request.session.items if "verdicts" in getattr(i, "fixturenames", ())]
+    items = [i for i in request.session.items if i.path == request.path and "verdicts" in i.fixturenames]
+    trials = [i.callspec.params["trial"] for i in items]
     specs = [spec_for(trial.spec, build(trial.model.rsplit(":", 1)[1])) for trial in trials]
     outcomes = launch(2, "autosp.cli._sharded:on_rank", list(zip(trials, specs, strict=True)), 900.0)
     return {
