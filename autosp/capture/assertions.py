@@ -35,7 +35,7 @@ def keep_assertions(gm: fx.GraphModule) -> None:
             _assert_once(gm.graph, node)
     gm.graph.eliminate_dead_code()
     for number, node in enumerate(list(gm.graph.nodes)):
-        if node.target is aten._assert_scalar.default and node.args[0] is True:
+        if node.target is aten._assert_scalar.default and (node.args[0] is True or _of_any_size(node.args[0])):
             gm.graph.erase_node(node)
         elif node.target in ASSERTIONS:
             _say(node, number)
@@ -64,6 +64,14 @@ def _assert_once(graph: fx.Graph, read: fx.Node) -> None:
 def _holds_for_one(c: fx.Node, n: fx.Node) -> bool:
     """Whether a comparison of a number that is 0 or 1 says no more than that it is 1."""
     return c.target in (operator.ge, operator.eq, operator.le) and c.args == (n, 1)
+
+
+def _of_any_size(condition: object) -> bool:
+    """Whether it says of a tensor's size that it is not negative, as Dynamo does where the data tell the size."""
+    if getattr(condition, "target", None) is not operator.ge:
+        return False
+    size, bound = condition.args
+    return bound == 0 and getattr(size, "target", None) is aten.sym_size.int
 
 
 def _only_asserted(node: fx.Node) -> bool:
