@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from ..compat.torch import statically_known_true
+from ..compat.torch import SET_GRAD_ENABLED, FakeTensor, OpOverload, statically_known_true
 from .means import MARK
 
 aten = torch.ops.aten
@@ -35,9 +35,43 @@ def canonicalise(gm: fx.GraphModule) -> None:
     for target in CAST:
         for node in gm.graph.find_nodes(op="call_function", target=target):
             _with_its_dtype(node)
+    _operands_themselves(gm)
     gm.graph.eliminate_dead_code()
     gm.graph.lint()
     gm.recompile()
+
+
+def _operands_themselves(gm: fx.GraphModule) -> None:
+    """A call that gives its operand itself (`x.to` of x's own dtype, say) hides no gradient, not even where none is
+    recorded: what `torch.no_grad()` makes new has none."""
+    training = grad = torch.is_grad_enabled()
+    for node in list(gm.graph.nodes):
+        if node.target is SET_GRAD_ENABLED:
+            grad = bool(node.args[0])
+        elif training and not grad and (same := _given_back(node)) is not None:
+            node.replace_all_uses_with(same)
+            gm.graph.erase_node(node)
+
+
+def _given_back(node: fx.Node) -> fx.Node | None:
+    """The operand that a call gives back as it is, asked of PyTorch on fake tensors."""
+    given, found = node.all_input_nodes[:1], node.meta.get("val")
+    if not isinstance(node.target, OpOverload) or node.target._schema.is_mutable:
+        return None
+    if not (given and isinstance(found, FakeTensor) and _alike(given[0].meta.get("val"), found)):
+        return None
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
+    with found.fake_mode:
+        made = node.target(*args, **kwargs)
+    return given[0] if made is given[0].meta["val"] else None
+
+
+def _alike(x: object, y: torch.Tensor) -> bool:
+    """Whether one may be the other, told by what costs nothing."""
+    return (
+        isinstance(x, FakeTensor) and (x.dtype, x.device, x.ndim) == (y.dtype, y.device, y.ndim)
+        and all(statically_known_true(a == b) for a, b in zip(x.shape, y.shape, strict=True))
+    )  # fmt: skip
 
 
 def _with_its_sizes(gm: fx.GraphModule, node: fx.Node, target) -> None:

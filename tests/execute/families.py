@@ -202,7 +202,57 @@ def checkpointed() -> nn.Module:
     return model
 
 
-VARIANTS = {"LlamaLoRA": lora, "LlamaTied": tied, "LlamaCheckpointed": checkpointed}
+def longrope() -> nn.Module:
+    """Rotary factors that the length of the batch chooses: a buffer is written in every forward."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    rope = dict(
+        rope_type="longrope", rope_theta=10000.0, short_factor=[1.0, 1.1, 1.2, 1.3], long_factor=[1.5, 2.0, 3.0, 4.0],
+        original_max_position_embeddings=16, factor=4.0,
+    )  # fmt: skip
+    config = FAMILIES["Phi3ForCausalLM"] | dict(max_position_embeddings=64)
+    return Phi3ForCausalLM(Phi3Config(**config, original_max_position_embeddings=16, rope_parameters=rope))
+
+
+class Distilled(nn.Module):
+    """No labels: a Llama learns the probabilities of another one, token by token."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.teacher = build("LlamaForCausalLM"), build("LlamaForCausalLM").requires_grad_(False)
+        self.config = self.student.config
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None):
+        given = dict(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
+        wanted = self.teacher(**given).logits.float().softmax(-1)
+        gap = F.kl_div(self.student(**given).logits.float().log_softmax(-1), wanted, reduction="none").sum(-1)
+        kept = torch.ones_like(gap) if attention_mask is None else attention_mask.to(gap.dtype)
+        return (gap * kept).sum() / kept.sum()
+
+
+def pictures():
+    """Two rows with a picture each, whose 16 tokens cross the shards."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=4,
+        projection_dim=32,
+    )  # fmt: skip
+    text = LlamaConfig(**FAMILIES["LlamaForCausalLM"], pad_token_id=0)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=120, image_seq_length=16)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 100, (2, 32), generator=generator)
+    ids[:, 8:24] = 120
+    return LlavaForConditionalGeneration(config), {
+        "input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.masked_fill(ids == 120, -100),
+        "pixel_values": torch.randn(2, 3, 16, 16, generator=generator),
+    }  # fmt: skip
+
+
+VARIANTS = {
+    "LlamaLoRA": lora, "LlamaTied": tied, "LlamaCheckpointed": checkpointed, "Phi3LongRope": longrope,
+    "LlamaDistilled": Distilled, "LlavaForConditionalGeneration": pictures,
+}  # fmt: skip
 OWN = {"NanoGPT": NanoGPT, "WeightedLoss": WeightedLoss, "SoftLabels": SoftLabels, "ComplexRotary": RotaryLlama}
 OWN_SPEC = """
 mesh    [dp: local, sp]
@@ -211,8 +261,9 @@ input   targets  [batch@dp, seq@sp]
 """
 
 
-def build(name: str) -> nn.Module:
-    """A row of the parity table: weights large enough that rounding is not magnified by the first norm."""
+def build(name: str) -> nn.Module | tuple[nn.Module, dict]:
+    """A row of the parity table, with its batch where that is its own: weights large enough that rounding is not
+    magnified by the first norm."""
     if name in VARIANTS:
         return VARIANTS[name]()
     if name in OWN:

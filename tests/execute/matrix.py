@@ -16,10 +16,13 @@ from pathlib import Path
 
 import attrs
 
-from tests.execute.families import FAMILIES, OWN, OWN_SPEC, VARIANTS
+from tests.execute.families import EXPERTS, FAMILIES, OWN, OWN_SPEC, VARIANTS
+from tests.execute.sequences import CLASSIFIERS, ENCODER_DECODERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "parity.md"
-ROWS = [*FAMILIES, *VARIANTS, *OWN]
+SEQUENCES = [*CLASSIFIERS, *ENCODER_DECODERS]
+ROWS = [*FAMILIES, *EXPERTS, *VARIANTS, *SEQUENCES, *OWN]
+ITS_OWN_BATCH = ("LlavaForConditionalGeneration",)
 RESULTS = PAGE.with_suffix(".json")
 PEER = "DeepSpeed's pass"
 
@@ -66,17 +69,28 @@ COLUMNS = [
 BY_TITLE = {each.title: each for each in COLUMNS}
 
 
+_NO_INPUT = "its forward takes no such input"
+_FIXED = "its batch is one of pictures and the tokens that stand for them"
+_PADDED = ("right", "left")
+_VARIED = ("sp 3, odd", "short", "dp 2 x sp 4", *_PADDED, "packed", "no label", "trainer", "lengths", "ZeRO-0, 2x2")
+# rows, columns, why these cells do not exist: what the model's own forward cannot be given
+NOT_THERE = [
+    (tuple(OWN), (*_PADDED, "packed", "trainer"), _NO_INPUT),
+    (tuple(OWN), ("written out",), "its attention is written in the model"),
+    (tuple(OWN), (PEER,), "no Hugging Face model"),
+    (("SoftLabels",), ("no label",), "every token has a target"),
+    (("BertForMaskedLM", "LlamaDistilled", *SEQUENCES), ("trainer",), _NO_INPUT),
+    (tuple(CLASSIFIERS), ("no label",), "every row has a label"),
+    (("LlamaDistilled",), ("no label",), "it has no labels"),
+    (tuple(SEQUENCES), ("packed",), "a row is one text"),
+    (ITS_OWN_BATCH, _VARIED, _FIXED),
+    ((*SEQUENCES, *ITS_OWN_BATCH, "LlamaDistilled"), (PEER,), "no causal model's inputs"),
+]
+
+
 def not_there(row: str, title: str) -> str:
-    """Why a cell does not exist: what the model's own forward cannot be given. Empty where it exists."""
-    if row in OWN and title in ("right", "left", "packed", "trainer", "written out"):
-        return "its forward takes no such input" if title != "written out" else "its attention is written in the model"
-    if row == "SoftLabels" and title == "no label":
-        return "every token has a target"
-    if row == "BertForMaskedLM" and title == "trainer":
-        return "its forward takes no such input"
-    if row in OWN and title == PEER:
-        return "no Hugging Face model"
-    return ""
+    """Why a cell does not exist. Empty where it does."""
+    return next((why for rows, titles, why in NOT_THERE if row in rows and title in titles), "")
 
 
 def trial(row: str, title: str):
@@ -85,8 +99,9 @@ def trial(row: str, title: str):
     fields = dict(BY_TITLE[title].fields)
     if title == "2 processes" and row in OWN:
         fields.pop("mask")
+    module = "sequences" if row in SEQUENCES else "families"
     return Trial(
-        model=f"tests.execute.families:{row}", spec=OWN_SPEC if row in OWN else None, lr=0.1 if "adam" not in
+        model=f"tests.execute.{module}:{row}", spec=OWN_SPEC if row in OWN else None, lr=0.1 if "adam" not in
         fields.values() else None, **fields,
     )  # fmt: skip
 

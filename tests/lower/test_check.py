@@ -48,6 +48,14 @@ def _stopped(self, x):
     return x / scale
 
 
+def _itself(self, x):
+    """PyTorch gives each of them back as it is: their gradient is recorded although nothing is."""
+    with torch.no_grad():
+        x = torch.dropout(x.to(x.dtype).contiguous(), 0.5, train=False)
+        scale = x.float().abs().amax(-1, keepdim=True)
+    return x / scale
+
+
 BODIES = {
     torch.complex64: _complex,
     torch.bfloat16: lambda self, x: (x.to(torch.bfloat16) * 1.5).to(torch.float32),
@@ -101,7 +109,7 @@ def test_what_the_lowering_makes_is_accepted(program):
     assert not refused(planned(program, 1))
 
 
-@pytest.mark.parametrize("body", [*BODIES.values(), _stopped], ids=[*map(str, BODIES), "stopped"])
+@pytest.mark.parametrize("body", [*BODIES.values(), _stopped, _itself], ids=[*map(str, BODIES), "stopped", "itself"])
 def test_values_of_every_dtype_are_accepted_and_exact(body):
     graph, inputs, expected = made(body)
     plan = solved(graph)
