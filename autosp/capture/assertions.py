@@ -1,8 +1,9 @@
 """Assertions on data, in a form that all ranks of a split program can keep.
 
 Dynamo writes `torch._check_tensor_all(x)` as `_is_all_true`, `.item()` and an assertion for each bound
-of the number. Here each is one `_assert_scalar` or `_assert_async`, with an error in four parts. Whether all (or any) elements hold becomes a count of those that do: a sum, which ranks that
-hold parts add up, so that every rank reads the same verdict and all of them raise.
+of the number. Here each is one `_assert_scalar` or `_assert_async`, with an error in four parts. Whether
+all (or any) elements hold becomes a count of those that do: a sum, which ranks that hold parts add up, so
+that every rank reads the same verdict and all of them raise.
 """
 
 from __future__ import annotations

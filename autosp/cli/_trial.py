@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import torch
 
-from ..errors import SpecError
+from ..errors import Problem, SpecError
 from ..spec import Input, Spec
 from ..spec.build import build_model
 from ..spec.model import parameters_of
@@ -63,11 +63,15 @@ class Trial:
 
 @attrs.frozen
 class Trained:
-    """Losses by micro step, the parameters at the end, and their gradients at the first step."""
+    """Losses by micro step, the parameters at the end, and their gradients at the first step.
+
+    resolution: the relative spacing of numbers of the loss's own dtype; 0 where it is not known.
+    """
 
     losses: tuple[float, ...]
     parameters: dict[str, torch.Tensor]
     gradients: dict[str, torch.Tensor] = attrs.field(factory=dict)
+    resolution: float = 0.0
 
 
 def build(trial: Trial) -> tuple[torch.nn.Module, Batch | None]:
@@ -76,10 +80,25 @@ def build(trial: Trial) -> tuple[torch.nn.Module, Batch | None]:
     made = build_model(trial.model, device="cpu")
     model, given = made if isinstance(made, tuple) else (made, None)
     if trial.attn:
-        model.set_attn_implementation(trial.attn)
+        _set_attention(model, trial.attn)
     switch_off_cache(model)
     cast = model.bfloat16 if trial.precision == "bf16" else model.float  # `to` would make complex tensors real
     return cast().train(), given
+
+
+def _set_attention(model: torch.nn.Module, name: str) -> None:
+    """The attention of every transformers model that it is, or holds."""
+    held = [m for m in model.modules() if hasattr(m, "set_attn_implementation")]
+    if not held:
+        raise SpecError(
+            Problem(
+                what=f"{type(model).__name__} neither is nor holds a transformers model, whose attention may be chosen",
+                rule="--attn names an implementation of transformers' own",
+                fix="drop --attn: the model's attention is what its forward says",
+            )
+        )
+    for each in held:
+        each.set_attn_implementation(name)
 
 
 def batches(trial: Trial, spec: Spec, model: torch.nn.Module, given: Batch | None) -> Callable[[int, int, int], Batch]:
@@ -236,11 +255,13 @@ def run(
     """
     optimizer = make_optimizer(trial, model)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=trial.precision == "fp16")
-    dp_ranks, losses, gradients = list(dp_ranks), [], {}
+    dp_ranks, losses, gradients, resolution = list(dp_ranks), [], {}, 0.0
 
     def eager(inputs: Batch, share: float) -> float:
+        nonlocal resolution
         with precision(trial):
             loss = loss_of((call or model)(**inputs))
+        resolution = torch.finfo(loss.dtype).eps
         scaler.scale(loss * share).backward()
         return float(loss.detach())
 
@@ -260,7 +281,7 @@ def run(
             torch.nn.utils.clip_grad_norm_(model.parameters(), trial.clip)
         scaler.step(optimizer)
         scaler.update()
-    return Trained(tuple(losses), snapshot(model), gradients)
+    return Trained(tuple(losses), snapshot(model), gradients, resolution)
 
 
 def precision(trial: Trial) -> contextlib.AbstractContextManager:

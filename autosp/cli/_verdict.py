@@ -23,19 +23,21 @@ class Distance:
     loss: float
     parameters: float
 
-    def share(self, own: Distance) -> float:
+    def share(self, own: Distance, resolution: float) -> float:
         """How much of the bar this uses, at most 1 being within it: FACTOR times the unsharded program's own distance.
 
         Roundings of one loss cancel by luck (seen: its own distance changed threefold with the number of
-        threads), so the loss is held to the larger of the unsharded program's two distances.
+        threads), so the loss is held to the larger of the unsharded program's two distances, and to no less than the
+        `resolution` of its own dtype: a classifier's bf16 loss of a few rows is off by a unit in its last place or two.
         """
-        loss = self.loss / (FACTOR * max(own.loss, own.parameters) + 1e-5)
+        loss = self.loss / (FACTOR * max(own.loss, own.parameters, resolution) + 1e-5)
         return max(loss, self.parameters / (FACTOR * own.parameters + 1e-5))
 
 
 @attrs.frozen
 class Verdict:
-    """One trial's result. `gap` in fp32; `distance` and the unsharded program's `own` in a lower precision.
+    """One trial's result. `gap` in fp32; `distance` and the unsharded program's `own` in a lower precision,
+    whose loss has the `resolution` of its dtype.
 
     `refusal`: autosp's error, where it refused. `failure`: what went wrong otherwise.
     """
@@ -45,6 +47,7 @@ class Verdict:
     gradients: Gap | None = None
     distance: Distance | None = None
     own: Distance | None = None
+    resolution: float = 0.0
     refusal: Refused | None = None
     failure: str = ""
 
@@ -59,7 +62,7 @@ class Verdict:
     def used(self) -> float:
         """The largest share of the bar that any figure uses; 1 is the bar."""
         if self.distance and self.own:
-            return self.distance.share(self.own)
+            return self.distance.share(self.own, self.resolution)
         gaps = [gap for gap in (self.gap, self.gradients) if gap]
         return max(max(gap.ratio, gap.loss / gap.bar.loss) for gap in gaps)
 
@@ -95,7 +98,8 @@ def of_run(trial: Trial, expected: tuple[Trained, Trained], found: Trained | Ref
     exact, own = expected
     gap = measure_gap(exact.losses, found.losses, exact.parameters, found.parameters)
     if trial.precision != "fp32":
-        return Verdict(trial, gap, distance=_distance(exact, found), own=_distance(exact, own))
+        apart, usual = _distance(exact, found), _distance(exact, own)
+        return Verdict(trial, gap, distance=apart, own=usual, resolution=own.resolution)
     gradients = None
     if found.gradients:
         gradients = measure_gap(exact.losses, found.losses, exact.gradients, found.gradients)

@@ -55,7 +55,8 @@ def parity(simulate: bool, as_json: bool, **fields: Any) -> None:
 
     Exits with 1 where they differ, or where autosp refuses. The bar, in fp32: 1e-5 of the loss, and of a
     parameter's largest value; in a lower precision, twice the unsharded program's
-    own distance to fp32, the loss being held to the larger of its distances of loss and parameters.
+    own distance to fp32, the loss being held to the larger of its distances of loss and parameters, and to no
+    less than the resolution of its own dtype.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     sys.path[:0] = [os.getcwd()] if os.getcwd() not in sys.path else []
@@ -110,8 +111,9 @@ def page(verdict: Any) -> str:
         )
     if verdict.distance:
         lines.append(
-            f"  to fp32     loss {verdict.distance.loss:.1e}, parameters {verdict.distance.parameters:.1e}; the unsharded "
-            f"program's own: {verdict.own.loss:.1e}, {verdict.own.parameters:.1e} (bar: twice that)"
+            f"  to fp32     loss {verdict.distance.loss:.1e}, parameters {verdict.distance.parameters:.1e}; the "
+            f"unsharded program's own: {verdict.own.loss:.1e}, {verdict.own.parameters:.1e}; a loss of its dtype resolves "
+            f"{verdict.resolution:.0e} (bar: twice the own)"
         )
     lines.append("the sharded run equals the unsharded one" if verdict.exact else "MISS: the two runs differ")
     return "\n".join(lines)

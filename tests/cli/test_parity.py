@@ -9,8 +9,9 @@ import torch
 from click.testing import CliRunner
 
 from autosp.cli import main
-from autosp.cli._trial import Trial
-from autosp.cli._verdict import Verdict
+from autosp.cli._trial import Trial, build
+from autosp.cli._trial import run as train
+from autosp.cli._verdict import Distance, Verdict
 from autosp.cli.parity import as_fields, page
 from tests.execute.odd import SPEC
 
@@ -48,8 +49,6 @@ def test_for_a_machine(spec):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_model_that_is_tested_is_the_users(precision):
     """Casting it to a precision leaves complex numbers complex, and whole ones whole."""
-    from autosp.cli._trial import Trial, build
-
     model, _ = build(Trial(f"{MODEL}:Rotated", precision=precision))
     found = {name: x.dtype for name, x in (*model.named_parameters(), *model.named_buffers())}
     low = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -74,6 +73,33 @@ def test_a_forward_that_takes_what_no_spec_names():
     assert result.exit_code == 1
     assert "the forward of Mixing takes idx, targets" in result.output
     assert "or let pkg.mod:factory return (model, inputs)" in result.output
+
+
+def test_attention_is_that_of_a_model_inside_and_of_no_model_of_anothers(spec):
+    model, _ = build(Trial("tests.execute.families:LlamaDistilled", attn="eager"))
+    assert {model.student.config._attn_implementation, model.teacher.config._attn_implementation} == {"eager"}
+    result = run("--model", f"{MODEL}:Mixing", "--spec", spec, "--attn", "eager")
+    assert result.exit_code == 1 and result.output.strip() == (
+        "error: Mixing neither is nor holds a transformers model, whose attention may be chosen\n"
+        "   = rule: --attn names an implementation of transformers' own\n"
+        "   = fix: drop --attn: the model's attention is what its forward says"
+    )
+
+
+def test_a_loss_of_few_bits_is_held_to_no_less_than_it_resolves():
+    """Two rows' loss in bf16: the unsharded program's own rounding may be small by luck."""
+    apart, lucky = Distance(loss=0.0096, parameters=0.0037), Distance(loss=0.0030, parameters=0.0036)
+    assert apart.share(lucky, torch.finfo(torch.bfloat16).eps) < 1 < apart.share(lucky, 0.0)
+    model, batch = torch.nn.Linear(4, 1), {"input": torch.ones(2, 4)}
+    trial = Trial("none", steps=1)
+    found = train(
+        trial,
+        model.bfloat16(),
+        lambda *_: {"input": batch["input"].bfloat16()},
+        [0],
+        call=lambda input: model(input).mean(),
+    )
+    assert found.resolution == torch.finfo(torch.bfloat16).eps
 
 
 def test_packed_rows_are_compared_without_a_cache_which_is_said():

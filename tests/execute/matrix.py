@@ -179,7 +179,8 @@ def page(cells: dict[str, dict[str, str]]) -> str:
         "sharded by `autosp`, and compares every loss, every parameter at the end, and every gradient of the first step.",
         "The figure is the largest share of the bar that any of them uses: at most 1 is exact. The bar in fp32 is 1e-5 of",
         "the loss, and 1e-5 of a parameter's own largest value plus 1e-7 of the largest of all; in a lower precision, twice",
-        "the unsharded program's own distance to fp32 (the loss: the larger of its distances of loss and parameters).",
+        "the unsharded program's own distance to fp32 (the loss: the larger of its distances of loss and parameters, and",
+        "no less than the resolution of the loss's own dtype).",
         "",
         f"{sum(text[0] in '01' for text in ours)} cells are exact, {sum(text.startswith('refused') for text in ours)} "
         f"refused, {sum(text.startswith('**') for text in ours)} wrong. "
