@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from ..compat.torch import SET_GRAD_ENABLED, FakeTensor, OpOverload, statically_known_true
+from .inplace import is_mutable
 from .means import MARK
 
 aten = torch.ops.aten
@@ -56,7 +57,7 @@ def _operands_themselves(gm: fx.GraphModule) -> None:
 def _given_back(node: fx.Node) -> fx.Node | None:
     """The operand that a call gives back as it is, asked of PyTorch on fake tensors."""
     given, found = node.all_input_nodes[:1], node.meta.get("val")
-    if not isinstance(node.target, OpOverload) or node.target._schema.is_mutable:
+    if not isinstance(node.target, OpOverload) or is_mutable(node.target):
         return None
     if not (given and isinstance(found, FakeTensor) and _alike(given[0].meta.get("val"), found)):
         return None

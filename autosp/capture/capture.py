@@ -10,6 +10,7 @@ from torch import fx
 
 from ..compat.tested import warn_of_untested
 from ..compat.torch import (
+    GET_DATA,
     FakeTensor,
     FakeTensorMode,
     HigherOrderOperator,
@@ -256,6 +257,8 @@ class _Interpreter(fx.Interpreter):
         return super().run_node(n)
 
     def call_function(self, target, args, kwargs):
+        if target is GET_DATA:  # whose result the trace does not know to be the same memory
+            return args[0].detach()
         return own.mark(args, kwargs) if own.is_own(target) else super().call_function(target, args, kwargs)
 
 

@@ -42,7 +42,7 @@ def input_written(node: fx.Node, role: str, name: str) -> Problem:
     kept = {"buffer": "buffer", "param": "parameter"}.get(role, "input")
     fix = {
         "buffer": f"write values of its own shape to '{name}': '{name}.copy_(...)', or an operator on it",
-        "parameter": f"update '{name}' outside the compiled forward",
+        "parameter": f"update '{name}' outside the compiled forward, in the training loop say",
         "input": f"write to a copy, '{name} = {name}.clone()', or return the new value",
     }[kept]
     return Problem(

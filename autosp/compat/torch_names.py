@@ -10,6 +10,7 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "SET_GRAD_ENABLED": "torch._C:_set_grad_enabled",  # these three are calls in a graph
     "ENTER_AUTOCAST": "torch.amp.autocast_mode:_enter_autocast",
     "EXIT_AUTOCAST": "torch.amp.autocast_mode:_exit_autocast",
+    "GET_DATA": "torch._C._autograd:_get_data_attr",  # what `x.data` is in Dynamo's graph
     "flop_registry": "torch.utils.flop_counter:flop_registry",
     # fake tensors and symbolic sizes
     "FakeTensor": "torch._subclasses.fake_tensor:FakeTensor",

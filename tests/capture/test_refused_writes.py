@@ -39,6 +39,11 @@ def _writes_parameter(self, x, a):
     return a
 
 
+def _writes_data(self, x, a):
+    self.inner.weight.data.clamp_(-1, 1)
+    return a
+
+
 def _custom(self, x, a):
     scale_(a)
     return a
@@ -111,7 +116,12 @@ error: 'aten.add_.Tensor' writes a value with a gradient to the buffer 'kept'
 error: 'aten.mul_.Tensor' writes to the parameter 'inner.weight'
   --> PLACE self.inner.weight.mul_(2)
    = rule: KEPT
-   = fix: update 'inner.weight' outside the compiled forward""",
+   = fix: update 'inner.weight' outside the compiled forward, in the training loop say""",
+    _writes_data: """\
+error: 'aten.clamp_.default' writes to the parameter 'inner.weight'
+  --> PLACE self.inner.weight.data.clamp_(-1, 1)
+   = rule: KEPT
+   = fix: update 'inner.weight' outside the compiled forward, in the training loop say""",
     _custom: """\
 error: 'autosp_test.scale_.default' writes in place and has no functional form
   --> PLACE scale_(a)

@@ -48,7 +48,7 @@ def test_running_statistics_are_refused_and_the_fix_is_exact():
 
 def test_real_ranks_keep_what_eager_keeps():
     found = launch(2, "tests.execute.keeping:kept", ["Keeping", "OnlyLoss"], deepspeed=False)
-    for ranks, names in zip(found, ({"steps", "table", "mean", "seen"}, {"scale", "hidden", "total"}), strict=True):
+    for ranks, names in zip(found, ({"steps", "table", "mean", "seen", "range"}, {"scale", "hidden", "total"}), strict=True):
         assert not errors(ranks), errors(ranks)
         for outcome in ranks:
             assert names <= set(outcome.value)
