@@ -241,8 +241,10 @@ def recompile_limit() -> int:
 
 
 def compiling_up_to(limit: int) -> contextlib.AbstractContextManager:
-    """Dynamo compiles one function this many times."""
-    return _named("dynamo_config").patch(recompile_limit=limit)
+    """Dynamo compiles one function this many times; the cap over all that was ever compiled of it is no lower."""
+    config = _named("dynamo_config")
+    cap = max(limit, config.accumulated_recompile_limit)
+    return config.patch(recompile_limit=limit, accumulated_recompile_limit=cap)
 
 
 def fake_mode_of_trace() -> Any | None:

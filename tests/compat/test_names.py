@@ -193,10 +193,13 @@ def _whole_graph_under_ddp():
 
 
 def _recompile_limit():
-    with compat.dynamo_config.patch(recompile_limit=3):
+    config = compat.dynamo_config
+    with config.patch(recompile_limit=3, accumulated_recompile_limit=4):
         assert compat.recompile_limit() == 3
         with compat.compiling_up_to(5):
-            assert compat.recompile_limit() == 5
+            assert compat.recompile_limit() == 5 == config.accumulated_recompile_limit
+        with compat.compiling_up_to(2):
+            assert config.accumulated_recompile_limit == 4, "no cap of the user's is lowered"
 
 
 def _in_a_trace():
