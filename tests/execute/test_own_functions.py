@@ -91,6 +91,8 @@ REFUSED = {
         "WritesNothing",
     ),
     "DrawsInside": ("the forward of an autograd.Function draws random numbers", "DrawsOutside"),
+    "UnderVmap": ("Tripled, an autograd.Function, is called in a vmap", "BesideVmap"),
+    "UnderScan": ("Tripled, an autograd.Function, is called in a vmap", "DetachedUnderScan"),
     "Branching": ("the forward of an autograd.Function holds 'cond'", "Choosing"),
     "Unmaterialised": (
         "an autograd.Function with several results, beside a call of ctx.set_materialize",
@@ -108,6 +110,17 @@ def test_what_no_graph_can_say_is_refused_and_the_fix_works(name: str):
         assert part in verdict.refusal.text
     verdict = judge(trial(mended), simulate=True)
     assert verdict.exact, page(verdict)
+
+
+@pytest.mark.parametrize(("refused", "mended"), [("UnderVmap", "BesideVmap"), ("UnderScan", "DetachedUnderScan")])
+def test_what_the_fix_says_is_the_same_function(refused: str, mended: str):
+    ids, grads = torch.arange(18).view(2, 9), []
+    for name in (refused, mended):
+        torch.manual_seed(0)
+        model = getattr(own, name)()
+        model(ids, ids).backward()
+        grads.append([p.grad for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*grads)
 
 
 RULES = ["x[*]) -> [*]\n     linear x", "x[a, b, c]) -> [a, b, c]\n     whole a, b, c"]
