@@ -612,6 +612,14 @@ class OwnOperator(Decoder):
         return ByOperator.apply(x)
 
 
+class OperatorOfParts(Decoder):
+    """On parts of a value, which to gather once is cheaper than to gather each part."""
+
+    def own(self, x):
+        a, b = x.unflatten(-1, (2, -1)).unbind(2)
+        return torch.cat([torch.ops.autosp_tests.doubled(a), torch.ops.autosp_tests.doubled(b)], -1)
+
+
 class CustomOperator(Decoder):
     """Its backward by register_autograd."""
 

@@ -127,7 +127,14 @@ RULES = ["x[*]) -> [*]\n     linear x", "x[a, b, c]) -> [a, b, c]\n     whole a,
 
 
 @pytest.mark.parametrize(
-    ("name", "rule"), [("OwnOperator", RULES[0]), ("OwnOperator", RULES[1]), ("CustomOperator", RULES[0])]
+    ("name", "rule"),
+    [
+        ("OwnOperator", RULES[0]),
+        ("OwnOperator", RULES[1]),
+        ("CustomOperator", RULES[0]),
+        ("OperatorOfParts", RULES[0]),
+        ("OperatorOfParts", RULES[1]),
+    ],
 )
 def test_an_operator_without_a_rule_is_named_and_a_rule_mends_it(name: str, rule: str, tmp_path: Path, monkeypatch):
     """In a backward and by itself; one rule that splits, and one that is the draft of the error: whole."""
@@ -136,7 +143,7 @@ def test_an_operator_without_a_rule_is_named_and_a_rule_mends_it(name: str, rule
     operator = "autosp_tests.doubled.default"
     inside = f"the backward of an autograd.Function calls {operator}, which has no rule, and its operand"
     verdict = judge(trial(name), simulate=True)
-    what = {"OwnOperator": inside, "CustomOperator": f"operator {operator} has no rule, and its operand"}[name]
+    what = inside if name == "OwnOperator" else f"operator {operator} has no rule, and its operand"
     assert verdict.refusal.what.startswith(what)
     assert "'autosp rules add FILE.rule" in verdict.refusal.text
     (tmp_path / "own.rule").write_text(f"rule {operator}({rule}\n")
