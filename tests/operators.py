@@ -34,7 +34,8 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "Quantization that is trained through": (
         r".*fake_quantize.*|_fused_moving_avg_obs.*",
-        "They have a backward, and one scale for all positions or each channel; no rule says yet how they may be split.",
+        "They have a backward, and one scale for all positions or for each channel; no rule says yet how they may be "
+        "split.",
     ),
     "Quantized tensors and packed weights": (
         r".*(quant|int4pack|int8|_fp16|fbgemm|q_scale|q_zero|q_per|int_repr|dyn_quant|choose_qparams|prepack|_scaled_mm"
@@ -47,8 +48,8 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "Fourier transforms": (
         r"fft_.*|stft|istft",
-        "One mixes the positions of the dims that it transforms and of no other, so a rule could split the others (and a "
-        "shift or a table of frequencies as any view or constant); none is written yet.",
+        "One mixes the positions of the dims that it transforms and of no other, so a rule could split the others (and "
+        "a shift or a table of frequencies as any view or constant); none is written yet.",
     ),
     "Complex numbers": (
         r"chalf|matrix_H|linalg_eig|linalg_eigvals",
@@ -56,8 +57,9 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "Products of groups of rows": (
         r"_grouped_mm",
-        "What F.grouped_mm is in a graph. How many rows a group has is told by the data, and a rank's rows are groups of "
-        "other sizes: a module of experts that holds one runs on a rank's tokens as it stands, by a `map` line or found so.",
+        "What F.grouped_mm is in a graph. How many rows a group has is told by the data, and a rank's rows are groups "
+        "of other sizes: a module of experts that holds one runs on a rank's tokens as it stands, by a `map` line or "
+        "found so.",
     ),
     "Products in another dtype": (
         r"(addmm|baddbmm|bmm|mm)\.dtype",
@@ -98,7 +100,8 @@ REASONS: dict[str, tuple[str, str]] = {
         "They compute no value of the program.",
     ),
     "Internals of linear algebra and transforms": (
-        r"_fft_.*|_?linalg__?(check|powsum|det|eigh|slogdet|solve_ex|svd).*|_linalg_.*|_lu_.*|lu_.*|_cholesky.*|_compute_linear.*|_euclidean_dist|_cdist_forward|_pdist_forward|_trilinear"
+        r"_fft_.*|_?linalg__?(check|powsum|det|eigh|slogdet|solve_ex|svd).*|_linalg_.*|_lu_.*|lu_.*|_cholesky.*|_compute_linear.*"
+        r"|_euclidean_dist|_cdist_forward|_pdist_forward|_trilinear"
         r"|_weight_norm.*|_addmm_.*",
         "What public operators come down to, below the level at which a graph is captured.",
     ),

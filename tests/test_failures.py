@@ -29,7 +29,7 @@ def test_paths_are_cut_and_words_are_kept(text: str, kept: str | None):
 
 def test_the_failure_of_another_pass_is_written_without_a_path():
     class Failed:
-        error = "Traceback\n  File x\nRuntimeError: /__w/pytorch/pytorch/build/aten/src/ATen/Register_0.cpp:61: symbolic\n"
+        error = "Traceback\n  File x\nRuntimeError: /__w/pytorch/build/aten/src/ATen/Register_0.cpp:61: symbolic\n"
 
     assert figures(None, None, (Failed(),)) == "fails: RuntimeError: symbolic"
 

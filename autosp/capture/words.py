@@ -43,7 +43,7 @@ def backward_lost(function: type) -> Problem:
     """An autograd.Function that is called in a vmap."""
     code = inspect.unwrap(function.forward).__code__
     return Problem(
-        what=f"{function.__name__}, an autograd.Function, is called in a vmap, where torch.compile forgets its backward",
+        what=f"{function.__name__}, an autograd.Function, is called in a vmap, where Dynamo forgets its backward",
         rule="a call with a backward of its own has that backward in the sharded program too",
         fix=f"call {function.__name__}.apply on the whole tensor, before or after the vmap (associative_scan's "
         "combine_mode='generic' is one, too); or write it in operators of which autograd makes that backward: "

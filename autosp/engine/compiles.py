@@ -71,8 +71,8 @@ def too_many(model: str, made: int, limit: int, changed: list[str]) -> Problem:
     said = "; ".join(changed) or "nothing of its own arguments: other models of this process were"
     return Problem(
         what=f"{model} was compiled {made} times, and is called with something else again. What changed: {said}",
-        rule="a value that a program is compiled for makes a new one, at most "
-        f"{limit} of them (torch._dynamo.config.recompile_limit and accumulated_recompile_limit, of all models together)",
+        rule=f"a value that a program is compiled for makes a new one, at most {limit} of them "
+        "(torch._dynamo.config.recompile_limit and accumulated_recompile_limit, of all models together)",
         fix="give a number that changes as a tensor (torch.tensor(x)); for lengths leave dynamic out of "
         "autosp.compile, or pad to a few; or raise both limits: torch._dynamo.config.recompile_limit = "
         f"torch._dynamo.config.accumulated_recompile_limit = {4 * limit}",

@@ -25,8 +25,8 @@ class NeedsRule(RuleError):
 
 
 def refuse_gathering(problem: Problem, ways, changes, chosen, axis: str) -> None:
-    """A split value is not made whole for want of a rule, or of a size: neither by the operator itself, nor before it by
-    one that only moves data (ways: the strategies of each)."""
+    """A split value is not made whole for want of a rule, or of a size: neither by the operator itself, nor before it
+    by one that only moves data. ways: the strategies of each operator."""
     gathered = {(c.value, c.dst) for c in changes if isinstance(c.src, Split)}
     faults: dict[Op, Fault] = {}
     own, unsized = False, []
@@ -34,7 +34,8 @@ def refuse_gathering(problem: Problem, ways, changes, chosen, axis: str) -> None
         if _unruled(op, s):
             values = [v for v, need in zip(op.operands, s.needs) if (v.id, need) in gathered]
             if values and (_incomplete(op, s) or op.error is not None):
-                faults[op] = refused(op, values[0].name) if _incomplete(op, s) else needs_rule(op, values[0].name)
+                name = values[0].name
+                faults[op] = refused(op, name) if _incomplete(op, s) else needs_rule(op, name)
                 own |= _incomplete(op, s)
         gathers = [v for v, need in zip(op.operands, s.needs) if v.diff and (v.id, need) in gathered]
         if gathers and op not in faults and (not op.results or any(of_data(n) for v in op.results for n in v.shape)):
@@ -63,8 +64,8 @@ def _unruled(op: Op, s: Strategy) -> bool:
 
 
 def _gathered_before(ways, changes, chosen) -> Iterator[tuple[Op, Value, Value]]:
-    """Operators without a rule whose operand would be split, had an operator before not run whole; with that operand and
-    the value that was made whole there. Where the operator before has to run whole by its rule, no split reaches them."""
+    """Operators without a rule whose operand would be split, had an operator before not run whole; with that operand
+    and the value that was made whole there. Where a rule between wants the value whole, no split reaches them."""
     sources: dict[tuple, list[Split]] = {}
     for c in changes:
         if isinstance(c.src, Split) and not isinstance(c.dst, Split):
