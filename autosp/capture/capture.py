@@ -36,7 +36,7 @@ from .masks import mark_causal
 from .means import weigh_tokens
 from .names import Names, name_modules
 from .regions import lengths_of, map_modules
-from .vmaps import has_vmaps, without_vmaps
+from .vmaps import has_vmaps, refuse_own_backwards, without_vmaps
 
 LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
 
@@ -63,6 +63,7 @@ def capture(
     module, InputError where dims of one name differ in size.
     """
     warn_of_untested()
+    refuse_own_backwards()
     names = names or name_modules(gm, example_inputs)
     layouts = _layouts(gm, example_inputs, names, layout_of)
     _unify(_inputs_of(gm), example_inputs, layouts)

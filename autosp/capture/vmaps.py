@@ -6,17 +6,38 @@ scan of `associative_scan`) is out of a trace's sight: each vmap is then traced 
 
 from __future__ import annotations
 
+import inspect
 import operator
+from collections.abc import Iterator
 
 import torch
 from torch import fx
 
 from ..compat import torch as lib
+from ..errors import CaptureError
+from .words import backward_lost
 
 
 def has_vmaps(gm: fx.GraphModule) -> bool:
     """Whether Dynamo's graph enters a vmap."""
     return any(n.target is lib.vmap_enter for n in gm.graph.nodes)
+
+
+def refuse_own_backwards() -> None:
+    """In a vmap Dynamo goes through the forward of an autograd.Function and forgets its backward: the graph would hold
+    the derivative of the forward. Raises CaptureError, one problem for each function."""
+    codes = set(lib.codes_under_vmap()) if torch.is_grad_enabled() else set()
+    if codes:
+        lost = [f for f in _functions(torch.autograd.Function) if inspect.unwrap(f.forward).__code__ in codes]
+        if lost:
+            raise CaptureError([backward_lost(f) for f in lost])
+
+
+def _functions(base: type) -> Iterator[type]:
+    for each in base.__subclasses__():
+        if inspect.isfunction(inspect.unwrap(each.forward)):
+            yield each
+        yield from _functions(each)
 
 
 def without_vmaps(gm: fx.GraphModule) -> fx.GraphModule:

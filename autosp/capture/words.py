@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
+from pathlib import PurePath
 
 from torch import fx
 
@@ -34,6 +36,19 @@ def value_lost(node: fx.Node, higher_order: list[str]) -> Problem:
         rule="every value of the program is computed by operators of its graph",
         fix="write this part with operators on whole tensors, or map the module that holds it",
         where=place(node),
+    )
+
+
+def backward_lost(function: type) -> Problem:
+    """An autograd.Function that is called in a vmap."""
+    code = inspect.unwrap(function.forward).__code__
+    return Problem(
+        what=f"{function.__name__}, an autograd.Function, is called in a vmap, where Dynamo forgets its backward",
+        rule="a call with a backward of its own has that backward in the sharded program too",
+        fix=f"call {function.__name__}.apply on the whole tensor, before or after the vmap (associative_scan's "
+        "combine_mode='generic' is one, too); or write it in operators of which autograd makes that backward: "
+        "y + (z - y).detach() has the value of z and the gradient of y",
+        where=f"{PurePath(code.co_filename).name}:{code.co_firstlineno} in {function.__name__}.forward",
     )
 
 

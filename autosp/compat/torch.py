@@ -241,8 +241,10 @@ def recompile_limit() -> int:
 
 
 def compiling_up_to(limit: int) -> contextlib.AbstractContextManager:
-    """Dynamo compiles one function this many times."""
-    return _named("dynamo_config").patch(recompile_limit=limit)
+    """Dynamo compiles one function this many times; the cap over all that was ever compiled of it is no lower."""
+    config = _named("dynamo_config")
+    cap = max(limit, config.accumulated_recompile_limit)
+    return config.patch(recompile_limit=limit, accumulated_recompile_limit=cap)
 
 
 def fake_mode_of_trace() -> Any | None:
@@ -252,8 +254,24 @@ def fake_mode_of_trace() -> Any | None:
 
 def saw_call_of(function: Any) -> bool:
     """Whether the trace that a backend is called in has gone through a Python function."""
+    return function.__code__ in codes_of_trace()
+
+
+def codes_of_trace() -> Sequence[CodeType]:
+    """The code of each Python function that the trace that a backend is called in has gone through, call by call."""
     context = _named("TracingContext").try_get()
-    return context is not None and function.__code__ in (context.get_traced_code() or ())
+    return () if context is None else context.get_traced_code() or ()
+
+
+def codes_under_vmap() -> list[CodeType]:
+    """Those of them that were called in a vmap."""
+    begins, ends = _named("vmap_batches").__code__, _named("vmap_unbatches").__code__
+    found, depth = [], 0
+    for code in codes_of_trace():
+        depth += (code is begins) - (code is ends)
+        if depth:
+            found.append(code)
+    return found
 
 
 def fake_of_trace(x: torch.Tensor, placeholder: fx.Node) -> torch.Tensor:

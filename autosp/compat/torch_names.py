@@ -51,6 +51,8 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "shapes_config": "torch.fx.experimental:_config",
     "vmap_enter": ("torch._functorch.predispatch:_vmap_increment_nesting", "torch._C._functorch:_vmap_increment_nesting"),
     "vmap_leave": ("torch._functorch.predispatch:_vmap_decrement_nesting", "torch._C._functorch:_vmap_decrement_nesting"),
+    "vmap_batches": "torch._functorch.vmap:_create_batched_inputs",  # Dynamo goes through these two before and after
+    "vmap_unbatches": "torch._functorch.vmap:_unwrap_batched",  # what a vmap maps
     "within_trace": "torch._guards:tracing",
     # AOTAutograd and Inductor
     "aot_autograd": "torch._dynamo.backends.common:aot_autograd",

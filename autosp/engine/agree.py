@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 import torch.distributed as dist
@@ -21,6 +21,18 @@ from . import agree_words as words
 from .mesh import Mesh
 
 _programs = itertools.count(1)
+_WELL, _BADLY = "well", "badly"  # how a rank's try to compile ended
+
+
+class FirstFailed(RankError):
+    """What the group's first rank does for all failed there, and that is as good as here. kind: of its error."""
+
+    def __init__(self, problems, kind: str):
+        super().__init__(problems)
+        self.kind = kind
+
+    def __reduce__(self):
+        return RankError, (self.problems,)
 
 
 @contextlib.contextmanager
@@ -53,6 +65,7 @@ class Agreement:
     program: int = attrs.Factory(lambda: next(_programs))
     attempts: int = 0
     _meetings: int = 0
+    _tries: int = 0
     _open: bool = False
     _fresh: bool = False  # compiled in the last attempt, and not run yet
     _heeded: RankError | None = None  # another rank's failure, passed on here: not told again
@@ -64,7 +77,7 @@ class Agreement:
         if self._open:
             yield
             return
-        self.attempts, self._meetings, self._open = self.attempts + 1, 0, True
+        self.attempts, self._meetings, self._tries, self._open = self.attempts + 1, 0, 0, True
         try:
             yield
         except Exception as e:
@@ -83,8 +96,7 @@ class Agreement:
         if self.mesh.size == 1:
             return
         store = _store()
-        self._meetings += 1
-        key = f"{self._prefix()}/{self._meetings}"
+        key = self._next_meeting()
         text = "\n".join(f"{k}\t{v}" for k, v in values.items())
         store.set(f"{key}/{self._me()}", f"{what}\n{text}")
         deadline = time.monotonic() + words.timeout_seconds()
@@ -93,17 +105,64 @@ class Agreement:
             if note != notes[0]:
                 raise RankError(words.differ(what, self.mesh.ranks[0], notes[0], rank, note, rule, fix))
 
-    def first_says(self, what: str, text: str) -> str:
-        """What the group's first rank says here, on every rank. Raises RankError as `same` does."""
+    def first_says(self, what: str, find: Callable[[], str]) -> str:
+        """What the group's first rank finds here, on every rank. Raises FirstFailed on the others where it finds an
+        error, and RankError as `same` does."""
         if self.mesh.size == 1:
-            return text
-        store, first = _store(), self.mesh.ranks[0]
-        self._meetings += 1
-        key = f"{self._prefix()}/{self._meetings}"
+            return find()
+        store, first, key = _store(), self.mesh.ranks[0], self._next_meeting()
         if self._me() == first:
-            store.set(f"{key}/{first}", text)
+            try:
+                text = find()
+            except Exception as e:
+                store.set(f"{key}/{first}", f"{_BADLY}\t{type(e).__name__}\t{words.reason(e)}")
+                raise
+            store.set(f"{key}/{first}", f"{_WELL}\t{text}")
             return text
-        return self._wait(store, key, first, what, time.monotonic() + words.timeout_seconds())
+        how, _, said = self._wait(store, key, first, what, time.monotonic() + words.timeout_seconds()).partition("\t")
+        if how == _WELL:
+            return said
+        kind, _, reason = said.partition("\t")
+        self._heeded = FirstFailed(words.failed(what, self._me(), first, reason), kind)
+        raise self._heeded
+
+    def went_well(self, what: str, wait: bool) -> None:
+        """Notes that this rank's try to compile went well. wait: until all the group's did. Raises RankError where
+        another's did not, or as `same` does."""
+        if self.mesh.size > 1:
+            self._tried(_WELL)
+            for rank, note in self._others_tried(what).items() if wait else ():
+                if note != _WELL:
+                    raise self._failed_there(what, rank, note)
+            self._tries += 1
+
+    def failed_alike(self, what: str, error: Exception) -> bool:
+        """Notes that this rank's try to compile failed, and says whether it failed so on every rank of the group: where
+        it did, all may try something else. A rank that fails alone (its memory, its disk) may not."""
+        if self.mesh.size == 1:
+            return True
+        kind = error.kind if isinstance(error, FirstFailed) else type(error).__name__
+        try:
+            self._tried(f"{_BADLY}\t{kind}\t{words.reason(error)}")
+            if isinstance(error, RankError) and not isinstance(error, FirstFailed):
+                return False
+            alike = all(note.split("\t")[:2] == [_BADLY, kind] for note in self._others_tried(what).values())
+        except (RankError, dist.DistError):  # this rank's own error is the one to raise
+            return False
+        self._tries, self._meetings = self._tries + 1, 0
+        return alike
+
+    def _tried(self, note: str) -> None:
+        _store().set(f"{self._try()}/{self._me()}", note)
+
+    def _others_tried(self, what: str) -> dict[int, str]:
+        """How the tries of the group's other ranks ended, each rank's note."""
+        deadline, others = time.monotonic() + words.timeout_seconds(), [r for r in self.mesh.ranks if r != self._me()]
+        return {rank: self._wait(_store(), self._try(), rank, what, deadline) for rank in others}
+
+    def _failed_there(self, what: str, rank: int, note: str) -> RankError:
+        self._heeded = RankError(words.failed(what, self._me(), rank, note.split("\t", 2)[2]))
+        return self._heeded
 
     def enter(self) -> None:
         """Notes that this rank runs the program's collectives now: one that compiles meanwhile learns
@@ -117,6 +176,13 @@ class Agreement:
 
     def _prefix(self) -> str:
         return f"autosp/{self.program}/{self.attempts}"
+
+    def _next_meeting(self) -> str:
+        self._meetings += 1
+        return f"{self._prefix()}/{self._tries}/{self._meetings}"
+
+    def _try(self) -> str:
+        return f"{self._prefix()}/{self._tries}/tried"
 
     def _failure_key(self) -> str:
         return f"{self._prefix()}/failed/{self.mesh.everyone_word}"
@@ -134,6 +200,10 @@ class Agreement:
                     return store.get(f"{key}/{rank}").decode()
                 if alone:
                     raise RankError(words.alone(self._me(), rank))
+                if store.check([f"{self._try()}/{rank}"]):  # it has given up the try that this meeting is a part of
+                    note = store.get(f"{self._try()}/{rank}").decode()
+                    if note != _WELL:
+                        raise self._failed_there(what, rank, note)
                 told = self._told_failure(what)
                 if told is not None:
                     raise told

@@ -39,6 +39,13 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__
 
 
+def each_length(why: str) -> str:
+    return (
+        f"the model could not be compiled for all lengths at once, so each length is compiled by itself: {why}. "
+        "autosp.compile(..., dynamic=False) does not try"
+    )
+
+
 def is_broken_connection(error: BaseException) -> bool:
     """Whether a collective failed because of a peer, rather than for a reason of its own."""
     text = str(error).lower()

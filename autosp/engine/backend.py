@@ -14,16 +14,17 @@ from torch import fx
 
 from ..capture import Captured, Names, Output, capture, name_modules, specialise
 from ..compat.torch import example_size, fake_mode_of_trace, unguarded
-from ..errors import EngineError, Problem, RankError, did_you_mean
+from ..errors import EngineError, Problem, did_you_mean
 from ..lower import Rank, band, check, lower
 from ..recompute import Decision, tile
 from ..recompute.notes import offload_notes, tile_notes
-from ..solve import Around, Device, Ends, Plan, SolverError, load_device
+from ..solve import Around, Device, Ends, Plan, load_device
 from ..spec import Output as Said
 from ..spec import Recompute, Spec
 from ..spec.policies import as_recompute
 from .absent import Absent, left_out, with_absent
 from .agree import Agreement
+from .agree_words import each_length, reason
 from .dump import dump, dump_recompute
 from .failures import asserting
 from .inner import compile_inner, compiler_of
@@ -86,6 +87,7 @@ class Backend:
         self.model, self.mesh = model, agreement.mesh
         self.plans: list[Plan] = []
         self.refused: tuple[Around, ...] = ()
+        self.told = False  # that each length is compiled by itself
         self.retraced = False  # who calls traces once more where the lengths have to be symbols
 
     @property
@@ -106,16 +108,22 @@ class Backend:
         varies = bool(self.plans) if self.per_shard else any(map(_is_symbol, example_inputs))
         wanted = asked or (varies and self.options.dynamic is None)
         dynamic = wanted and _long_enough(gm, self.mesh.size)
-        before = len(self.plans)
+        before, again = len(self.plans), dynamic and not asked
         try:
-            return self._program(gm, example_inputs, names, dynamic)
-        except (RankError, SolverError):  # of one rank, maybe: the others would go on for all lengths
-            raise
-        except Exception:  # whatever it was: where it is true of these lengths too, it is met again
-            if asked or not dynamic:
+            compiled = self._program(gm, example_inputs, names, dynamic)
+        except Exception as e:  # whatever it was: where it is true of these lengths too, it is met again
+            if not again or not self.agreement.failed_alike("plan", e):
                 raise
-            del self.plans[before:]
-            return self._program(gm, example_inputs, names, dynamic=False)
+            failed = e
+        else:
+            self.agreement.went_well("plan", wait=again)
+            return compiled
+        del self.plans[before:]
+        compiled = self._program(gm, example_inputs, names, dynamic=False)
+        if not self.told:
+            self.told = True
+            warnings.warn(f"autosp: {each_length(reason(failed))}", stacklevel=2)
+        return compiled
 
     def _program(self, gm: fx.GraphModule, example_inputs: Sequence, names: Names, dynamic: bool) -> Callable:
         local, absent = self._local(gm, example_inputs, names, dynamic)

@@ -33,7 +33,8 @@ class Compiles:
 
     def too_many(self, inputs: Mapping[str, Any], training: bool, limit: int) -> CaptureError:
         """Dynamo compiles no further."""
-        return CaptureError(too_many(self.model, limit, changes([*self.calls, described(inputs, training)])))
+        changed = changes([*self.calls, described(inputs, training)])
+        return CaptureError(too_many(self.model, len(self.calls), limit, changed))
 
 
 def described(inputs: Mapping[str, Any], training: bool) -> dict[str, str]:
@@ -65,14 +66,15 @@ def often(model: str, calls: list[dict[str, str]]) -> str:
     return f"{model} was compiled {len(calls)} times. What changed: {said}"
 
 
-def too_many(model: str, limit: int, changed: list[str]) -> Problem:
-    """A model was compiled as often as Dynamo allows."""
+def too_many(model: str, made: int, limit: int, changed: list[str]) -> Problem:
+    """A model of which there are `made` programs was compiled as often as Dynamo allows."""
     said = "; ".join(changed) or "nothing of its own arguments: other models of this process were"
     return Problem(
-        what=f"{model} was compiled {limit} times, and is called with something else again. What changed: {said}",
-        rule="a value that a program is compiled for makes a new one, at most "
-        f"{limit} of them (torch._dynamo.config.recompile_limit, of all models together)",
+        what=f"{model} was compiled {made} times, and is called with something else again. What changed: {said}",
+        rule=f"a value that a program is compiled for makes a new one, at most {limit} of them "
+        "(torch._dynamo.config.recompile_limit and accumulated_recompile_limit, of all models together)",
         fix="give a number that changes as a tensor (torch.tensor(x)); for lengths leave dynamic out of "
-        "autosp.compile, or pad to a few; or raise the limit: torch._dynamo.config.recompile_limit = 1024",
+        "autosp.compile, or pad to a few; or raise both limits: torch._dynamo.config.recompile_limit = "
+        f"torch._dynamo.config.accumulated_recompile_limit = {4 * limit}",
         where="autosp.compile",
     )

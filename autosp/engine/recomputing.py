@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 import torch
@@ -52,18 +52,22 @@ def decided(
 ) -> Decision | None:
     """The group's decision, or None where nothing need be decided: no gradient flows, PyTorch's own
     choice is asked for, or all of it fits anyway. Raises RankError where ranks ask for different things."""
-    if not plan.problem.captured.training or policy.mode == "none":
-        return _agreed(policy, None, agreement)
-    limit = limit_of(policy, states.of(plan.problem.captured, examples), device_memory(plan.device).usable)
-    found = None
-    if agreement.mesh.rank == 0 and not (policy.budget == "auto" and _most(plan) <= limit):
+
+    def find() -> Decision | None:
+        if not plan.problem.captured.training or policy.mode == "none":
+            return None
+        limit = limit_of(policy, states.of(plan.problem.captured, examples), device_memory(plan.device).usable)
+        if policy.budget == "auto" and _most(plan) <= limit:
+            return None
         found = decide(
             local, examples, policy, device=plan.device, p=plan.p, limit=limit,
             plan=plan.fingerprint(), compiler=compiler, offload=offload and torch.cuda.is_available(),
         )  # fmt: skip
         if found is not None and not found.fits:
             warnings.warn(f"autosp: {_too_little(policy, found)}", stacklevel=2)
-    return _agreed(policy, found, agreement)
+        return found
+
+    return _agreed(policy, find, agreement)
 
 
 def device_memory(device: Device) -> Device:
@@ -87,9 +91,9 @@ def _most(plan: Plan) -> float:
     return AT_MOST * sum(saved_bytes(v, plan.placements[v.id], plan.problem, plan.p) for v in values if not v.param)
 
 
-def _agreed(policy: Recompute, found: Decision | None, agreement: Agreement) -> Decision | None:
+def _agreed(policy: Recompute, find: Callable[[], Decision | None], agreement: Agreement) -> Decision | None:
     """The first rank's decision, on every rank."""
-    said = agreement.first_says("plan", f"{policy}\n{_written(found)}")
+    said = agreement.first_says("plan", lambda: f"{policy}\n{_written(find())}")
     asked, _, decision = said.partition("\n")
     if asked != str(policy):
         raise RankError(_differ(agreement.mesh.ranks[0], asked, str(policy)))

@@ -75,7 +75,7 @@ def solve(captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, 
     chosen = _choose(problem, ways, wanted, costs)
     placements = _placements(problem, chosen)
     changes = _changes(problem, placements, chosen, wanted)
-    refuse_gathering(problem, changes, chosen, axis)
+    refuse_gathering(problem, ways, changes, chosen, axis)
     groups = group(problem, changes, chosen, placements)
     entries = explain_groups(problem, groups, ways, chosen, placements, costs)
     return Plan(

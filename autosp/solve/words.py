@@ -189,11 +189,11 @@ def _alternative(problem: Problem, op: Op | None, ways, chosen, placements, cost
     return best[1] if best else "none: the rule and the spec leave one way"
 
 
-def needs_rule(op: Op, values: list[Value]) -> Fault:
+def needs_rule(op: Op, operand: str) -> Fault:
     """An operator without a rule would gather a split value."""
     draft = op.error.problems[0] if op.error else None
     return Fault(
-        what=f"operator {op_name(op)} has no rule, and its operand {values[0].name} is split",
+        what=f"operator {op_name(op)} has no rule, and its operand {operand} is split",
         rule="an operator without a rule runs whole, only where that gathers no split value",
         fix=draft.fix if draft else "write a rule for it",
         where=f"{op.source or op.node.name} (module {op.module or '<root>'})",

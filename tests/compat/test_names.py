@@ -135,6 +135,26 @@ def _frames():
     assert id(outer["inner"]) in {compat.called_module(key) for stack in stacks for key in stack}
 
 
+def _under_vmap():
+    def inner(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    def outer(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    found = []
+
+    def backend(gm: fx.GraphModule, inputs: list) -> fx.GraphModule:
+        found.append((list(compat.codes_of_trace()), compat.codes_under_vmap()))
+        return gm
+
+    torch.compiler.reset()
+    forward = lambda x: outer(torch.vmap(lambda row: torch.vmap(torch.sin)(row) + inner(row))(outer(x)))  # noqa: E731
+    torch.compile(forward, backend=backend, fullgraph=True)(torch.ones(3, 2))
+    ((every, under),) = found
+    assert inner.__code__ in under and outer.__code__ not in under and every.count(outer.__code__) == 2
+
+
 def _uncompiled():
     module = torch.nn.Linear(2, 2)
     assert compat.uncompiled(torch.compile(module)) is module is compat.uncompiled(module)
@@ -193,10 +213,13 @@ def _whole_graph_under_ddp():
 
 
 def _recompile_limit():
-    with compat.dynamo_config.patch(recompile_limit=3):
+    config = compat.dynamo_config
+    with config.patch(recompile_limit=3, accumulated_recompile_limit=4):
         assert compat.recompile_limit() == 3
         with compat.compiling_up_to(5):
-            assert compat.recompile_limit() == 5
+            assert compat.recompile_limit() == 5 == config.accumulated_recompile_limit
+        with compat.compiling_up_to(2):
+            assert config.accumulated_recompile_limit == 4, "no cap of the user's is lowered"
 
 
 def _in_a_trace():
@@ -313,6 +336,8 @@ USES: dict[str, tuple[str, Callable[[], None]]] = {
     "called_module": ("fx.Node.meta['nn_module_stack']", _frames),
     "compiled_frame": ("InstructionTranslator.current_tx, OutputGraph.root_tx", _frames),
     "saw_call_of": ("TracingContext.get_traced_code", _frames),
+    "codes_of_trace": ("TracingContext.get_traced_code", _under_vmap),
+    "codes_under_vmap": ("_functorch.vmap._create_batched_inputs, _unwrap_batched", _under_vmap),
     "uncompiled": ("OptimizedModule._orig_mod", _uncompiled),
     "carry_sources": ("GraphModule._param_name_to_source", _sources),
     "trace_to_aten": ("make_fx(pre_dispatch, _allow_non_fake_inputs)", _trace_to_aten),

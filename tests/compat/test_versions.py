@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
@@ -25,6 +26,11 @@ def test_the_page_has_every_row_and_no_other_release():
         held = known[row.name].versions if row.name in known else {}
         wanted = {"python": row.python} | {name: getattr(row, name) for name in LIBRARIES}
         assert all(versions.fits(held[name], wanted[name]) for name in held)
+
+
+def test_each_row_names_the_witness_of_its_tests():
+    said = [line for line in versions.written({}).splitlines() if line.startswith("- ")]
+    assert len(said) == len(ROWS) and all(re.search(r"; spmd_types [\d.]+\b", line) for line in said)
 
 
 def test_a_row_that_was_not_run_says_so():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Callable
@@ -221,3 +222,43 @@ def rank_1_compiles_alone():
     model = _compiled(Tiny())
     model(**batch()).loss.backward()
     return lambda: model(**batch(step=1, length=24 if _one() else 32))
+
+
+def _recompiled(fails: str, rank: int, error: Exception, **options) -> Callable[[], None]:
+    """A second length, whose first try to compile (for all lengths) meets an error on one rank, at a function."""
+    backend = importlib.import_module("autosp.engine.backend")
+    model = autosp.compile(Tiny(), "causal_lm", mesh=_mesh(), backend="aot_eager", **options)
+    model(**batch()).loss.backward()
+    real, tries = getattr(backend, fails), []
+
+    def failing(*args, **kwargs):
+        tries.append(1)
+        if dist.get_rank() == rank and len(tries) == 1:
+            raise error
+        return real(*args, **kwargs)
+
+    def act():
+        setattr(backend, fails, failing)
+        try:
+            model(**batch(length=40))
+        finally:
+            setattr(backend, fails, real)
+
+    return act
+
+
+@case
+def disk_is_full_on_rank_1_for_all_lengths():
+    """After all that ranks compare in between: the other's try went well."""
+    return _recompiled("compile_inner", 1, OSError("No space left on device"))
+
+
+@case
+def memory_is_short_on_rank_0_for_all_lengths():
+    """Before the other asks it for what is recomputed."""
+    return _recompiled("capture", 0, torch.OutOfMemoryError("out of memory"))
+
+
+@case
+def memory_is_short_on_rank_1_for_all_lengths():
+    return _recompiled("capture", 1, torch.OutOfMemoryError("out of memory"), recompute="sac")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -47,9 +49,9 @@ def plans(model: torch.nn.Module) -> int:
     return len(model._compiled_call_impl.backend.plans)
 
 
-def over_lengths(lengths: list[int], dynamic: bool | None) -> dict:
+def over_lengths(lengths: list[int], dynamic: bool | None, **options) -> dict:
     batches = [batch(i, length) for i, length in enumerate(lengths)]
-    eager, model, counts = Tiny(), compiled(Tiny(), dynamic=dynamic), []
+    eager, model, counts = Tiny(), compiled(Tiny(), dynamic=dynamic, **options), []
 
     def call(**each):
         out = model(**each)
@@ -62,6 +64,39 @@ def over_lengths(lengths: list[int], dynamic: bool | None) -> dict:
 @path
 def lengths_static() -> dict:
     return over_lengths([32, 37, 32, 37], dynamic=None)
+
+
+def each_length(place: str, name: str, calls: list[int], **options) -> dict:
+    """Lengths of which none can be compiled for all: where it is tried, a function of a module fails."""
+    module, tried = importlib.import_module(place), []
+    real = getattr(module, name)
+
+    def failing(*args, **kwargs):
+        tried.append(name)
+        if len(tried) in calls:
+            raise NotImplementedError("not with symbols")
+        return real(*args, **kwargs)
+
+    setattr(module, name, failing)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = over_lengths([32, 37, 40, 37], dynamic=None, **options)
+    finally:
+        setattr(module, name, real)
+    return found | {"said": [str(w.message) for w in caught if "all lengths" in str(w.message)]}
+
+
+@path
+def lengths_each_by_itself() -> dict:
+    """Both ranks fail alike, try after try: the first compilation is for one length; one of all is refused twice."""
+    return each_length("autosp.engine.backend", "compile_inner", [2, 4])
+
+
+@path
+def lengths_each_by_itself_where_the_first_decides() -> dict:
+    """What is recomputed is found by the first rank alone; its failure is the group's."""
+    return each_length("autosp.engine.recomputing", "decide", [2, 4], recompute="sac")
 
 
 @path

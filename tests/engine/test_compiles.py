@@ -43,11 +43,30 @@ def test_the_argument_that_changed_is_named_where_no_more_is_compiled(mesh, monk
     def call(n: int):
         return model(**batch(length=n)) if lengths else model(**batch(), scale=n / 16)
 
-    with torch._dynamo.config.patch(recompile_limit=2):
+    with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
         call(16), call(24)
         with pytest.raises(autosp.CaptureError) as raised:
             call(20)
-    golden.expect("compiles", f"too_many_{what}", str(raised.value))
+        golden.expect("compiles", f"too_many_{what}", str(raised.value))
+        exec(raised.value.problems[0].fix.rpartition("both limits: ")[2])  # the advice
+        call(20), call(28)
+
+
+def test_no_cap_of_dynamos_lies_below_our_limit(mesh):
+    model = autosp.compile(Scaled(), "causal_lm", mesh=mesh, backend="eager")
+    with torch._dynamo.config.patch(accumulated_recompile_limit=2):
+        for n in range(4):
+            model(**batch(), scale=1.0 + n)
+
+
+def test_the_programs_of_a_model_are_counted_apart_from_what_others_used_up(mesh, monkeypatch):
+    monkeypatch.setattr(compiles, "LIMIT", 2)
+    with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
+        other = autosp.compile(Scaled(), "causal_lm", mesh=mesh, backend="eager")
+        other(**batch(), scale=1.0), other(**batch(), scale=2.0)
+        model = autosp.compile(Scaled(), "causal_lm", mesh=mesh, backend="eager")
+        with pytest.raises(autosp.CaptureError, match="Scaled was compiled 0 times"):
+            model(**batch())
 
 
 def test_many_compilations_are_said_once_and_end_nothing(mesh):

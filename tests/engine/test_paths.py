@@ -20,7 +20,13 @@ def test_numbers_of_the_unsharded_program(name: str, ranks: tuple[Outcome, ...])
         assert all(found[key] <= 1 for key in WITHIN.get(name, ())), found
 
 
+BY_ITSELF = (
+    "autosp: the model could not be compiled for all lengths at once, so each length is compiled by itself: "
+    "NotImplementedError: not with symbols. autosp.compile(..., dynamic=False) does not try"
+)
 EXACT = {
+    "lengths_each_by_itself": {"plans": [1, 2, 3, 3], "said": [BY_ITSELF]},
+    "lengths_each_by_itself_where_the_first_decides": {"plans": [1, 2, 3, 3]},
     "lengths_static": {"plans": [1, 2, 2, 2]},
     "lengths_dynamic": {"plans": [1, 1, 1, 1]},
     "marked_inputs_of_a_compiled_model": {"split": True},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch._higher_order_ops.associative_scan import associative_scan
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -27,6 +28,28 @@ class Gelu(Function):
         (x,) = ctx.saved_tensors
         t = torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x))
         return (0.5 * x * ((1 - t * t) * (0.79788456 + 0.1070322243 * x * x)) + 0.5 * (1 + t)) * grad
+
+
+class Tripled(Function):
+    """The gradient is scaled; a function as vmap takes it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 3
+
+
+def tripled(x):
+    return x * 3 + (x - x * 3).detach()
 
 
 class Quantised(Function):
@@ -560,9 +583,41 @@ class Choosing(Decoder):
         return torch.where(x.square().sum() > 1, x * 2, x * 1)
 
 
+class UnderVmap(Decoder):
+    def own(self, x):
+        return torch.vmap(lambda row: Tripled.apply(row) * 0.5)(x)
+
+
+class BesideVmap(Decoder):
+    """On the whole tensor."""
+
+    def own(self, x):
+        return torch.vmap(lambda row: row * 0.5)(Tripled.apply(x))
+
+
+class UnderScan(Decoder):
+    def own(self, x):
+        return associative_scan(lambda a, b: Tripled.apply(a) * 0.25 + b, x, dim=1, combine_mode="generic")
+
+
+class DetachedUnderScan(Decoder):
+    """In operators of which autograd makes that backward."""
+
+    def own(self, x):
+        return associative_scan(lambda a, b: tripled(a) * 0.25 + b, x, dim=1, combine_mode="generic")
+
+
 class OwnOperator(Decoder):
     def own(self, x):
         return ByOperator.apply(x)
+
+
+class OperatorOfParts(Decoder):
+    """On parts of a value, which to gather once is cheaper than to gather each part."""
+
+    def own(self, x):
+        a, b = x.unflatten(-1, (2, -1)).unbind(2)
+        return torch.cat([torch.ops.autosp_tests.doubled(a), torch.ops.autosp_tests.doubled(b)], -1)
 
 
 class CustomOperator(Decoder):

@@ -14,6 +14,7 @@ from autosp.cli._trial import Trained, Trial, batches, build, loss_of, make_opti
 from autosp.cli._verdict import of_outcomes, references
 from autosp.engine.compile import spec_for
 from autosp.spec import Spec
+from tests.failures import without_paths
 
 
 def trial_of(row: str) -> Trial:
@@ -53,7 +54,7 @@ def figures(trial: Trial, expected, outcomes: tuple[Outcome, ...]) -> str:
     failed = [outcome.error for outcome in outcomes if outcome.error]
     if failed:
         named = [line for line in failed[0].splitlines() if re.match(r"[\w.]*(Error|Exception|Unsupported)\b", line)]
-        return f"fails: {named[-1][:90] if named else failed[0].splitlines()[-1][:90]}"
+        return f"fails: {without_paths(named[-1] if named else failed[0].splitlines()[-1])[:90]}"
     off = [of_outcomes(attrs.evolve(trial, sp=1, dp=1), expected, [outcome]).gap for outcome in outcomes]
     worst = max(off, key=lambda gap: gap.ratio)
     return f"loss off by {max(gap.loss for gap in off):.0e}, parameters by {worst.parameter:.0e}"

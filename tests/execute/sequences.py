@@ -18,6 +18,8 @@ _BART = dict(
 )  # fmt: skip
 CLASSIFIERS = {
     "LlamaForSequenceClassification": dict(FAMILIES["LlamaForCausalLM"], pad_token_id=0, num_labels=3),
+    "FalconForSequenceClassification": dict(FAMILIES["FalconForCausalLM"], pad_token_id=0, num_labels=3),
+    "BloomForSequenceClassification": dict(FAMILIES["BloomForCausalLM"], pad_token_id=0, num_labels=3),
     "BertForSequenceClassification": dict(_BERT, num_labels=3),
     "GPT2ForSequenceClassification": dict(
         FAMILIES["GPT2LMHeadModel"], pad_token_id=0, bos_token_id=1, eos_token_id=2, num_labels=3

@@ -91,6 +91,8 @@ REFUSED = {
         "WritesNothing",
     ),
     "DrawsInside": ("the forward of an autograd.Function draws random numbers", "DrawsOutside"),
+    "UnderVmap": ("Tripled, an autograd.Function, is called in a vmap", "BesideVmap"),
+    "UnderScan": ("Tripled, an autograd.Function, is called in a vmap", "DetachedUnderScan"),
     "Branching": ("the forward of an autograd.Function holds 'cond'", "Choosing"),
     "Unmaterialised": (
         "an autograd.Function with several results, beside a call of ctx.set_materialize",
@@ -110,11 +112,29 @@ def test_what_no_graph_can_say_is_refused_and_the_fix_works(name: str):
     assert verdict.exact, page(verdict)
 
 
+@pytest.mark.parametrize(("refused", "mended"), [("UnderVmap", "BesideVmap"), ("UnderScan", "DetachedUnderScan")])
+def test_what_the_fix_says_is_the_same_function(refused: str, mended: str):
+    ids, grads = torch.arange(18).view(2, 9), []
+    for name in (refused, mended):
+        torch.manual_seed(0)
+        model = getattr(own, name)()
+        model(ids, ids).backward()
+        grads.append([p.grad for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*grads)
+
+
 RULES = ["x[*]) -> [*]\n     linear x", "x[a, b, c]) -> [a, b, c]\n     whole a, b, c"]
 
 
 @pytest.mark.parametrize(
-    ("name", "rule"), [("OwnOperator", RULES[0]), ("OwnOperator", RULES[1]), ("CustomOperator", RULES[0])]
+    ("name", "rule"),
+    [
+        ("OwnOperator", RULES[0]),
+        ("OwnOperator", RULES[1]),
+        ("CustomOperator", RULES[0]),
+        ("OperatorOfParts", RULES[0]),
+        ("OperatorOfParts", RULES[1]),
+    ],
 )
 def test_an_operator_without_a_rule_is_named_and_a_rule_mends_it(name: str, rule: str, tmp_path: Path, monkeypatch):
     """In a backward and by itself; one rule that splits, and one that is the draft of the error: whole."""
@@ -123,7 +143,7 @@ def test_an_operator_without_a_rule_is_named_and_a_rule_mends_it(name: str, rule
     operator = "autosp_tests.doubled.default"
     inside = f"the backward of an autograd.Function calls {operator}, which has no rule, and its operand"
     verdict = judge(trial(name), simulate=True)
-    what = {"OwnOperator": inside, "CustomOperator": f"operator {operator} has no rule, and its operand"}[name]
+    what = inside if name == "OwnOperator" else f"operator {operator} has no rule, and its operand"
     assert verdict.refusal.what.startswith(what)
     assert "'autosp rules add FILE.rule" in verdict.refusal.text
     (tmp_path / "own.rule").write_text(f"rule {operator}({rule}\n")

@@ -11,6 +11,8 @@ from autosp.cli.parity import judge, page
 from autosp.spec import for_class, load
 from tests.execute import sequences
 
+CLASSIFYING = "classification", "classification_pairs"
+
 
 def exact(name: str, simulate: bool = True, **fields) -> None:
     """Uneven lengths, padded, two steps: loss, parameters and gradients are plain eager PyTorch's."""
@@ -21,8 +23,16 @@ def exact(name: str, simulate: bool = True, **fields) -> None:
 
 @pytest.mark.parametrize("name", sequences.CLASSIFIERS)
 def test_a_classifier_is_exact(name: str):
-    assert for_class(name).family in ("classification", "classification_pairs")
+    assert for_class(name).family in CLASSIFYING
     exact(name, sp=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for spec in CLASSIFYING for name in load(spec).match])
+def test_every_class_that_is_named_is_exact(name: str):
+    """Whatever its root and its head are called; tiny, and by the spec that its class chooses."""
+    verdict = judge(Trial(f"tests.models.tiny:{name}", lengths=(13,), mask="right", steps=1, sp=2), simulate=True)
+    assert verdict.exact, page(verdict)
 
 
 @pytest.mark.parametrize("name", ["regression", "several"])

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import torch
 
+from tests.failures import without_paths
 from tests.models.tiny import build
 
 # Rows and lengths: even, every label counts; odd, padded on the right, the first labels masked.
@@ -93,4 +94,4 @@ def run_case(name: str, case: dict[str, Any]) -> Found:
 
 def line_of(error: Exception) -> str:
     """An error in a line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    return without_paths(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]

@@ -13,6 +13,7 @@ RULES = tomllib.loads(Path(__file__).with_name("tiny.toml").read_text(encoding="
 SIZES = {name: int(size) for size, names in RULES["sizes"].items() for name in names.split()}
 LAYERS = "num_hidden_layers"
 MOST_LAYERS = 4
+CLASSIFIER = "ForSequenceClassification"
 
 
 def class_names() -> list[str]:
@@ -92,10 +93,12 @@ def build(name: str) -> torch.nn.Module:
     import transformers
 
     found = getattr(transformers, name)
-    default = found.config_class()
+    config = tiny_config(found.config_class())
+    if name.endswith(CLASSIFIER):
+        config.num_labels, config.use_cache, config.pad_token_id = 3, False, 0
     with torch.device("cpu"):
         torch.manual_seed(0)
-        model = found(tiny_config(default))
+        model = found(config)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -106,6 +109,6 @@ def build(name: str) -> torch.nn.Module:
 
 def __getattr__(name: str):
     """`tests.models.tiny:LlamaForCausalLM` is a factory, as `--model` takes one."""
-    if name.endswith("ForCausalLM"):
+    if name.endswith(("ForCausalLM", CLASSIFIER)):
         return lambda: build(name)
     raise AttributeError(name)

@@ -75,6 +75,45 @@ def test_on_a_split_value_it_is_refused_with_its_place_and_a_draft():
     )
 
 
+class OfParts(OnSplit):
+    """The operator on parts of a split value: gathering that once is cheaper than gathering each part."""
+
+    def forward(self, x, y):
+        a, b, c = self.inner.norm(x).unflatten(-1, (3, 2)).unbind(2)
+        return (torch.cat([halved(a), halved(b), c], -1) - y).square().mean()
+
+
+class OfViews(OnSplit):
+    """The same, with views and a slice in between."""
+
+    def forward(self, x, y):
+        a, b, c = self.inner.norm(x).unflatten(-1, (3, 2)).unbind(2)
+        a, b = (part.transpose(0, 1)[:, :, :1].contiguous() for part in (a, b))
+        return (halved(a) + halved(b) - c.transpose(0, 1) * y.sum(-1).t()[..., None]).square().mean()
+
+
+@pytest.mark.parametrize("model", [OfParts, OfViews])
+def test_a_value_that_is_made_whole_before_it_is_followed_to_there(model: type[nn.Module]):
+    with pytest.raises(RuleError) as error:
+        plan_of(model())
+    assert len(error.value.problems) == 2
+    for problem in error.value.problems:
+        assert problem.what.startswith("operator autosp_tests.halved.default has no rule, and its operand ")
+        assert problem.what.endswith(" is split") and "rule autosp_tests.halved.default(" in problem.fix
+
+
+class AfterFlip(OnSplit):
+    """Positions in reverse, which are whole by a rule, then the operator."""
+
+    def forward(self, x, y):
+        return (halved(self.inner.norm(x).unflatten(-1, (3, 2)).flip(1)).flatten(2) - y).square().mean()
+
+
+def test_what_a_rule_has_made_whole_is_whole_anyway():
+    plan, *_ = plan_of(AfterFlip())
+    assert "aten.flip.default" in plan.explain()
+
+
 def test_every_place_is_listed():
     class Twice(OnSplit):
         def forward(self, x, y):
