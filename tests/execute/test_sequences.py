@@ -28,9 +28,10 @@ def test_a_classifier_is_exact(name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for spec in CLASSIFYING for name in load(spec).match])
-def test_every_class_that_is_named_is_exact(name: str):
-    """Whatever its root and its head are called; tiny, and by the spec that its class chooses."""
+@pytest.mark.parametrize("name", [name for spec in CLASSIFYING for name in load(spec).match][::6])
+def test_a_class_that_is_named_is_exact(name: str):
+    """Whatever its root and its head are called; tiny, and by the spec that its class chooses. Each sixth of them:
+    whoever adds a name leaves out the step once."""
     verdict = judge(Trial(f"tests.models.tiny:{name}", lengths=(13,), mask="right", steps=1, sp=2), simulate=True)
     assert verdict.exact, page(verdict)
 
