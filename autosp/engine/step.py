@@ -141,10 +141,10 @@ class Step:
             if name:
                 raise InputError(cache.cache_in_training(name, model))
             if inputs.get("use_cache"):
-                self._say("use_cache", cache.without_cache(model), stacklevel=5)
+                self._say("use_cache", cache.asked_for(model), stacklevel=5)
                 inputs = {**inputs, "use_cache": False}
             if cache.asks_for_cache(self.module, {}):  # a script may have put it on again, to generate
-                self.cache_was_on |= cache.switch_off_cache(self.module, stacklevel=5)
+                self.cache_was_on |= cache.switch_off_with_warning(self.module, stacklevel=5)
             self._see_packed(inputs, model)
         return inputs
 
@@ -230,6 +230,6 @@ def _unnamed(model: str, name: str) -> Problem:
 
 def prepare(module: torch.nn.Module) -> bool:
     """What must be settled before Dynamo looks at a module. Whether its cache was on."""
-    was_on = cache.switch_off_cache(module, stacklevel=4)
+    was_on = cache.switch_off_with_warning(module, stacklevel=4)
     install_hooks(module)
     return was_on

@@ -52,6 +52,11 @@ def scale_of(said: Mapped, hints: dict, room: int) -> Scale:
     return min([Scale(), *found], key=lambda scale: scale.bytes(said, sizes))
 
 
+def as_tried(dtype: torch.dtype) -> torch.dtype:
+    """What stands for a dtype in a trial: fp32 for those of 16 bits, whose rounding would hide a difference."""
+    return torch.float32 if dtype in LOW else dtype
+
+
 def on_cpu(body: fx.GraphModule, scale: Scale) -> fx.GraphModule:
     """The graph on the CPU, in fp32, without dropout and autocast, its sizes scaled."""
 
@@ -59,7 +64,7 @@ def on_cpu(body: fx.GraphModule, scale: Scale) -> fx.GraphModule:
         if isinstance(x, torch.device):
             return torch.device("cpu")
         if isinstance(x, torch.dtype):
-            return torch.float32 if x in LOW else x
+            return as_tried(x)
         return scale(x) if isinstance(x, int) and not isinstance(x, bool) else x
 
     graph = fx.Graph()
