@@ -21,8 +21,9 @@ from ..solve.solve import seeds
 from ..solve.stated import claims
 from ..spec import Spec
 from ..spec.joined import joined
-from ..spec.sample import on_fakes, samples, switch_off_cache
+from ..spec.sample import on_fakes, samples
 from .failures import as_raised
+from .fakes import without_cache
 from .marks import layout_of
 from .mesh import solved_axis
 
@@ -36,7 +37,7 @@ def check_maps(spec: Spec, model: torch.nn.Module) -> tuple[list[Problem], list[
     model: on the meta device, or any; its own weights are not used, and it is left as it is.
     """
     spec, fake, mode = joined(spec), copy.deepcopy(model).train(), FakeTensorMode()
-    switch_off_cache(fake)
+    without_cache(fake)
     inputs = on_fakes(fake, next(samples(fake, spec, length=LENGTH)), mode)
     try:
         captured, _ = trace(fake, inputs, layout_of=partial(layout_of, spec), maps=spec.maps, dynamic=True)
@@ -57,4 +58,3 @@ def check_maps(spec: Spec, model: torch.nn.Module) -> tuple[list[Problem], list[
         elif not claim.verdict.proved:
             notes[f"'{claim.statement}' was not run at {claim.path}: {claim.verdict.why}"] = None
     return list(problems), list(notes)
-

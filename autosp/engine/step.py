@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Callable
 
-import attrs
 import torch
 from torch.distributed.fsdp import FSDPModule
 
@@ -25,13 +24,12 @@ from ..compat.torch import (
 from ..compat.transformers import install_hooks
 from ..errors import EngineError, InputError, Problem
 from ..lower.convert import scale_gradient
-from ..spec import Spec, annotation_of, check_inputs
 from . import cache, compiles
 from .agree_words import batch_notes
 from .backend import Backend
 from .clock import Clock
 from .failures import as_raised, placed
-from .marks import layout_of, nothing_known
+from .marks import check_call, layout_of
 from .solving import NeedsSymbols
 
 BATCH_FIX = (
@@ -172,16 +170,7 @@ class Step:
         return named
 
     def _check(self, inputs: dict) -> None:
-        training = self._training()
-        known = {
-            name: value
-            for name, value in inputs.items()
-            if self.spec.input(name) or (isinstance(value, torch.Tensor) and annotation_of(value))
-        }
-        if inputs and not known:
-            raise InputError(nothing_known(sorted(inputs), self.spec))
-        spec = self.spec if training else _all_optional(self.spec)
-        check_inputs(spec, known, self.mesh.sizes)
+        check_call(self.spec, inputs, self.mesh.sizes, training=self._training())
         if not self.compared or os.environ.get("AUTOSP_CHECK") == "1":
             self.agreement.same(
                 "batch",
@@ -201,11 +190,6 @@ class Step:
         for name, d, dim in dims:
             if dim.name in split:
                 maybe_mark_dynamic(inputs[name], d)
-
-
-def _all_optional(spec: Spec) -> Spec:
-    """Outside training nothing is owed: a forward may run without labels."""
-    return attrs.evolve(spec, inputs=tuple(attrs.evolve(i, optional=True) for i in spec.inputs))
 
 
 def fully_sharded(model: str) -> Problem:

@@ -1,8 +1,7 @@
 """What a spec's `map` statements claim of its modules, tried as where nobody had mapped them.
 
-A statement that is shown to be wrong is an error at its line. Where a module cannot be tried (it draws random numbers, it
-does not run on random data, it takes too much memory even in a smaller size) its author is believed, and the plan says
-so.
+A statement that is shown to be wrong is an error at its line. Where a module cannot be tried (it draws random numbers,
+does not run on random data, takes too much memory even in a smaller size) its author is believed: the plan says so.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from autosp.engine.planning import planned
 from autosp.errors import PlanError
 from autosp.spec import parse
 
-
 SPEC = "mesh [sp]\ninput ids [batch, seq@sp]\nmap inner over seq\n"
 
 
@@ -64,11 +63,21 @@ class Cut(nn.Linear):
 
     def __init__(self):
         super().__init__(8, 8)
-        self.register_buffer("limit", torch.full((), 512))
+        self.register_buffer("stored", torch.full((), 512))
+
+    def limit(self):
+        return torch.tensor(512)
 
     def forward(self, x, index):
         before = torch.ones_like(index).cumsum(1)
-        return super().forward(torch.where((before > torch.tensor(512))[..., None], 0.0, x))
+        return super().forward(torch.where((before > self.limit())[..., None], 0.0, x))
+
+
+class Stored(Cut):
+    """The limit is in a buffer."""
+
+    def limit(self):
+        return self.stored
 
 
 class Room(nn.Linear):
@@ -115,6 +124,7 @@ FALSE = {
     "mean": (lambda: Mean(8, 8), DIFFERS),
     "limit": (lambda: Limited(8, 8), DIFFERS),
     "constant": (Cut, DIFFERS),
+    "buffer": (Stored, DIFFERS),
     "room": (lambda: Room(8, 8), DIFFERS),
     "pooled": (lambda: Pooled(8, 8), "module inner gives a value of shape [2, 8], which has no place for 'seq'"),
     "square": (lambda: Square(8, 8), "whose length the traced graph holds as a number"),
@@ -154,7 +164,10 @@ def test_a_module_that_is_never_called():
 
 
 def test_what_could_not_be_told_is_said():
-    assert claims_of(lambda: Noise(8, 8)) == ([], ["'map inner over seq' was not run at inner: it draws random numbers"])
+    assert claims_of(lambda: Noise(8, 8)) == (
+        [],
+        ["'map inner over seq' was not run at inner: it draws random numbers"],
+    )
 
 
 def test_a_model_that_cannot_be_traced_is_said():
