@@ -46,9 +46,10 @@ def unplanned(spec: Spec, model: Any, sp: int, length: int) -> list[Problem]:
     """
     from ..compat.torch import FakeTensorMode
     from ..engine.planning import planned
-    from ..spec.sample import on_fakes, samples
+    from ..spec.sample import on_fakes, samples, switch_off_cache
 
     mode = FakeTensorMode()
+    switch_off_cache(model)
     try:
         for inputs in samples(model, spec, {"batch": 2}, length):
             planned(model.train(), on_fakes(model, inputs, mode), spec, sp=sp)
