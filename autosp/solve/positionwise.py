@@ -26,7 +26,7 @@ from ..layout import REPLICATE, Placement, assemble, count, shard
 from ..rules import project
 from .mapped import DROPOUT, is_random
 from .problem import Op, Value, hint_of
-from .trial_graph import as_tried, constants, on_cpu, scale_of
+from .trial_graph import ATTENTION, as_tried, constants, on_cpu, scale_of
 
 BAR = 1e-4  # of the largest value, in fp32
 ROOM = 2 << 30  # bytes of all values of the module at most
@@ -106,7 +106,7 @@ def _alone():
 
 
 def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Verdict:
-    if any(is_random(n) and n.target is not DROPOUT for n in said.body.graph.nodes):
+    if any(is_random(n) and n.target not in (DROPOUT, ATTENTION) for n in said.body.graph.nodes):
         return Verdict(False, why="it draws random numbers")
     trial = _trial(op, said, hints, p)
     if trial is None:

@@ -94,6 +94,11 @@ class Noise(nn.Linear):
         return super().forward(x) * torch.rand_like(x)
 
 
+class Attention(nn.Linear):
+    def forward(self, x, index):
+        return nn.functional.scaled_dot_product_attention(super().forward(x), x, x, is_causal=True, dropout_p=0.1)
+
+
 class Weights(nn.Linear):
     def forward(self, x, index):
         return super().forward(self.weight)
@@ -122,6 +127,7 @@ def test_a_true_claim():
 DIFFERS = "positions along 'seq' mix in module 'inner': run in 2 shards on random data, its result differs by "
 FALSE = {
     "mean": (lambda: Mean(8, 8), DIFFERS),
+    "attention with dropout": (lambda: Attention(8, 8), DIFFERS),
     "limit": (lambda: Limited(8, 8), DIFFERS),
     "constant": (Cut, DIFFERS),
     "buffer": (Stored, DIFFERS),
