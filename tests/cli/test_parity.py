@@ -89,7 +89,7 @@ def test_what_the_simulator_cannot_do():
 
 
 def test_another_number_of_ranks_is_planned_as_the_first_one():
-    """What a spec maps is tried for each, on one trace: a half of 12 tokens is an even number of them, a quarter is not."""
+    """What a spec maps is tried for each, on one trace: half of 12 tokens is an even number, a quarter is not."""
     from autosp.cli._sharded import Refused, Simulator
     from autosp.spec import parse
 
