@@ -12,7 +12,7 @@ from ..errors import Problem
 from ..spec import Constraint, Map
 from ..spec.model import SHOWN, path_problem
 from ..spec.paths import matches
-from .captured import calls_of, paths_of
+from .captured import module_calls_of, paths_of
 from .names import Names
 
 
@@ -44,7 +44,7 @@ def calls_named(gm: fx.GraphModule, pattern: str, names: Names) -> list[Call]:
 def _calls(gm: fx.GraphModule, wanted: Callable[[str, str], bool]) -> list[Call]:
     found: dict[tuple[str, str], list[fx.Node]] = {}
     for node in gm.graph.nodes:
-        for key, path in calls_of(node):
+        for key, path in module_calls_of(node):
             if path and wanted(key, path):
                 found.setdefault((key, path), []).append(node)
     return [Call(key, path, tuple(nodes)) for (key, path), nodes in found.items()]
@@ -52,7 +52,7 @@ def _calls(gm: fx.GraphModule, wanted: Callable[[str, str], bool]) -> list[Call]
 
 def called(gm: fx.GraphModule, call: tuple[str, str]) -> Call:
     """A call by its key and path; without nodes where the graph does not make it."""
-    return Call(*call, tuple(node for node in gm.graph.nodes if call in calls_of(node)))
+    return Call(*call, tuple(node for node in gm.graph.nodes if call in module_calls_of(node)))
 
 
 def uncalled(statement: Constraint | Map, gm: fx.GraphModule, names: Names) -> Problem:

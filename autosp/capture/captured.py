@@ -72,10 +72,10 @@ def module_path(node: fx.Node) -> str:
 
 def paths_of(node: fx.Node, stack: str = "nn_module_stack") -> list[str]:
     """The paths of all modules that a node was traced in, outermost first."""
-    return [path for _, path in calls_of(node, stack)]
+    return [path for _, path in module_calls_of(node, stack)]
 
 
-def calls_of(node: fx.Node, stack: str = "nn_module_stack") -> list[tuple[str, str]]:
+def module_calls_of(node: fx.Node, stack: str = "nn_module_stack") -> list[tuple[str, str]]:
     """The calls of modules that a node was traced in, outermost first: what tells a module's calls
     apart, and its path (see `names`)."""
     return [(key, path) for key, (path, _) in (node.meta.get(stack) or {}).items()]

@@ -36,7 +36,7 @@ def with_numbers(gm: fx.GraphModule, hints: Mapping[sympy.Symbol, int]) -> fx.Gr
         if "val" not in node.meta:
             continue
         val = node.meta["val"]
-        node.meta["val"] = tree_map(lambda x: _in_numbers(x, hints, mode), val)
+        node.meta["val"] = tree_map(lambda x: _in_number(x, hints, mode), val)
         if isinstance(val, torch.SymInt) and isinstance(node.meta["val"], int):
             numbers[node] = node.meta["val"]
         elif isinstance(val, (torch.SymFloat, torch.SymBool)) and node.op != "placeholder" and not node.all_input_nodes:
@@ -49,7 +49,7 @@ def with_numbers(gm: fx.GraphModule, hints: Mapping[sympy.Symbol, int]) -> fx.Gr
     return copied
 
 
-def _in_numbers(x: object, hints: Mapping, mode: FakeTensorMode) -> object:
+def _in_number(x: object, hints: Mapping, mode: FakeTensorMode) -> object:
     if isinstance(x, torch.SymInt):
         return _number(x, hints)
     if not isinstance(x, torch.Tensor):

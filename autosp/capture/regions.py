@@ -36,7 +36,7 @@ class Mapped:
     over: the dim's name; None where it is the one that the operands' dims descend from. path: the module's.
     operators: how many it holds. lengths: the sizes of split dims by name, symbols. operands: per argument, a tensor's
     sizes or a number; results: sizes. All are of the graph with symbols; hints: what these were, where it is static.
-    body: the module's graph. found: nobody named the module, it was found.
+    body: the module's graph. statement: the spec's; None where nobody named the module, and it was found.
     """
 
     over: str | None
@@ -46,7 +46,7 @@ class Mapped:
     operands: tuple[Shape | Size, ...]
     results: tuple[Shape, ...]
     body: fx.GraphModule
-    found: bool = False
+    statement: Map | None = None
     hints: Mapping = attrs.Factory(dict)
 
     @property
@@ -74,7 +74,7 @@ def map_modules(gm: fx.GraphModule, maps: Sequence[Map], names: Names, lengths: 
     for statement in maps:
         calls = calls_named(gm, statement.module, names)
         for call in calls:
-            _collapse(gm, call, statement.over, lengths)
+            _collapse(gm, call, statement, lengths)
         if not calls:
             faults.append(uncalled(statement, gm, names))
     if faults:
@@ -97,7 +97,7 @@ def with_calls_mapped(captured: Captured, calls: Iterable[tuple[str, str]], leng
     return attrs.evolve(captured, graph=graph, outputs=outputs)
 
 
-def in_numbers(captured: Captured) -> Captured:
+def for_the_example(captured: Captured) -> Captured:
     """The program for the lengths of the example alone: numbers for symbols, but for those of mapped modules."""
     graph = with_numbers(captured.graph, captured.hints)
     for node in graph.graph.nodes:
@@ -142,7 +142,7 @@ def _inside(of: Call) -> list[fx.Node]:
     return [n for n in of.nodes if n.op in ("call_function", "get_attr")]
 
 
-def _collapse(gm: fx.GraphModule, of: Call, over: str | None, lengths: Mapping[str, Size]) -> None:
+def _collapse(gm: fx.GraphModule, of: Call, said: Map | None, lengths: Mapping[str, Size]) -> None:
     inside = _inside(of)
     if asserted := next((n for n in inside if n.target in ASSERTIONS), None):
         raise CaptureError(_asserts(of.path, asserted))
@@ -157,8 +157,8 @@ def _collapse(gm: fx.GraphModule, of: Call, over: str | None, lengths: Mapping[s
     call.meta = of.meta(last)
     call.meta["val"] = tuple(n.meta["val"] for n in outputs)
     call.meta[KEY] = Mapped(
-        over, of.path, len(inside), lengths, tuple(_sizes(n.meta.get("val")) for n in inputs),
-        tuple(_sizes(n.meta["val"]) for n in outputs), body, found=over is None,
+        said and said.over, of.path, len(inside), lengths, tuple(_sizes(n.meta.get("val")) for n in inputs),
+        tuple(_sizes(n.meta["val"]) for n in outputs), body, said,
     )  # fmt: skip
     at = call
     for i, n in enumerate(outputs):

@@ -11,11 +11,12 @@ import torch
 import torch.distributed as dist
 
 from ..errors import AutospError
-from ..spec import Spec, check_inputs
+from ..spec import Spec
 from ._trial import Batch, Trained, Trial, batches, build, loss_of, make_optimizer, precision, run, snapshot
 
 if TYPE_CHECKING:
     from ..capture import Captured
+    from ..engine.traced import Planner
     from ..lower import Simulation
     from ..solve import Plan
 
@@ -110,7 +111,8 @@ class Simulator:
 
     def __init__(self) -> None:
         self._models: dict[tuple, tuple] = {}
-        self._programs: dict[tuple, dict[int, _Program]] = {}
+        self._planners: dict[tuple, Planner] = {}
+        self._programs: dict[tuple, _Program] = {}
 
     def run(self, trial: Trial, spec: Spec) -> Trained | Refused:
         """All ranks of the split axis as threads of this process; the data-parallel ones in turn.
@@ -140,11 +142,18 @@ class Simulator:
         return model, given
 
     def _program(self, trial: Trial, spec: Spec, model: torch.nn.Module, batch: Batch) -> _Program:
+        from ..engine.traced import Planner
+        from ..lower import Simulation
+
         shapes = tuple((n, tuple(x.shape), x.dtype) for n, x in batch.items() if isinstance(x, torch.Tensor))
-        plans = self._programs.setdefault((_model_key(trial), str(spec), shapes), {})
-        if trial.sp not in plans:
-            plans[trial.sp] = _program(trial, spec, model, batch, next(iter(plans.values()), None))
-        return plans[trial.sp]
+        key = _model_key(trial), str(spec), shapes
+        if (key, trial.sp) not in self._programs:
+            with precision(trial):
+                if key not in self._planners:
+                    self._planners[key] = Planner(model, batch, spec)
+                plan, captured, examples = self._planners[key].planned(trial.sp)
+            self._programs[key, trial.sp] = _Program(plan, captured, examples, Simulation(plan, checked=True))
+        return self._programs[key, trial.sp]
 
 
 def _model_key(trial: Trial) -> tuple:
@@ -153,23 +162,6 @@ def _model_key(trial: Trial) -> tuple:
 
 def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     return itertools.chain(model.named_parameters(), model.named_buffers())
-
-
-def _program(trial: Trial, spec: Spec, model: torch.nn.Module, batch: Batch, like: _Program | None) -> _Program:
-    """The program of these inputs, its graphs checked. like: one of the same trace on another number of ranks."""
-    from ..engine.backend import ends
-    from ..engine.planning import planned
-    from ..lower import Simulation
-    from ..solve import solve
-
-    if like is None:
-        with precision(trial):
-            plan, captured, examples = planned(model, batch, spec, sp=trial.sp)
-    else:
-        captured, examples, axis = like.captured, like.examples, like.plan.axis
-        check_inputs(spec, {n: x for n, x in batch.items() if spec.input(n)}, {axis: trial.sp})
-        plan = solve(captured, ends(spec, captured), axis=axis, p=trial.sp, device=like.plan.device)
-    return _Program(plan, captured, examples, Simulation(plan, checked=True))
 
 
 def _backward(program: _Program, batch: Batch, share: float) -> float:

@@ -27,7 +27,7 @@ from .agree import Agreement
 from .agree_words import each_length, reason
 from .dump import dump, dump_recompute
 from .failures import asserting
-from .inner import compile_inner, compiler_of
+from .inner import compile_inner, compiler_of, inner_for
 from .marks import layout_of
 from .random import with_own_stream
 from .recomputing import States, decided, limit_of
@@ -127,9 +127,10 @@ class Backend:
 
     def _program(self, gm: fx.GraphModule, example_inputs: Sequence, names: Names, dynamic: bool) -> Callable:
         local, absent = self._local(gm, example_inputs, names, dynamic)
-        decision = self._decided(local, example_inputs)
+        inner = inner_for(self.options.inner, self.plans[-1])
+        decision = self._decided(local, example_inputs, inner)
         with _no_local_guards(dynamic):
-            compiled = compile_inner(self.options.inner, local, example_inputs, decision and decision.choice)
+            compiled = compile_inner(inner, local, example_inputs, decision and decision.choice)
         if dynamic and self.options.dynamic is None and self._budgeted():
             _guard_memory(gm)
         compiled = asserting(compiled, self.plans[-1].problem.captured)
@@ -199,13 +200,13 @@ class Backend:
         """What is recomputed, as the call or the spec says."""
         return as_recompute(self.options.recompute, self.spec, "autosp.compile(recompute=...)")
 
-    def _decided(self, local: fx.GraphModule, examples: Sequence) -> Decision | None:
+    def _decided(self, local: fx.GraphModule, examples: Sequence, inner: str) -> Decision | None:
         """What is recomputed; without a joint graph nothing can be."""
-        if self.options.inner == "eager":
+        if inner == "eager":
             return None
         found = decided(
             self.policy, self.plans[-1], local, examples, self.agreement, self.options.states,
-            compiler_of(self.options.inner, examples), offload=self.spec.offload == "auto",
+            compiler_of(inner, examples), offload=self.spec.offload == "auto",
         )  # fmt: skip
         dump_recompute(found, local, self.mesh.rank)
         return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ..errors import Problem
+from ..spec.sample import switch_off_cache
 
 # Arguments by which a forward is given a cache: those that transformers' `generate` knows.
 CACHES = ("past_key_values", "past_key_value", "cache_params", "past_buckets_states", "mems", "state")
@@ -27,27 +28,16 @@ def asks_for_cache(module: torch.nn.Module, inputs: Mapping[str, Any]) -> bool:
     return bool(said) if said is not None else bool(getattr(getattr(module, "config", None), "use_cache", False))
 
 
-def configurations(module: torch.nn.Module) -> Iterator[Any]:
-    """The configurations of a model and of the models in it that have their cache on."""
-    seen: set[int] = set()
-    for part in module.modules():
-        config = getattr(part, "config", None)
-        if getattr(config, "use_cache", False) is True and id(config) not in seen:
-            seen.add(id(config))
-            yield config
-
-
-def switch_off_cache(module: torch.nn.Module, stacklevel: int = 3) -> bool:
-    """A training step that returns its cache would return every layer's keys and values. Whether one was on."""
-    found = list(configurations(module))
-    for config in found:
-        config.use_cache = False
-    if found:
+def switch_off_with_warning(module: torch.nn.Module, stacklevel: int = 3) -> bool:
+    """Switches a model's cache off with a warning. A training step that returns its cache would return every layer's
+    keys and values. Whether one was on."""
+    was_on = switch_off_cache(module)
+    if was_on:
         warnings.warn(
             "autosp: use_cache is switched off; a training step that returns its cache would gather it",
             stacklevel=stacklevel,
         )
-    return bool(found)
+    return was_on
 
 
 def restart(position_ids: torch.Tensor) -> bool:
@@ -63,7 +53,7 @@ def uncompiled(model: str, why: str) -> str:
     )
 
 
-def without_cache(model: str) -> str:
+def asked_for(model: str) -> str:
     """A training call asked for a cache."""
     return (
         f"autosp: {model} is called in training with use_cache=True; it is called with use_cache=False instead, "

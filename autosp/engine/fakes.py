@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from ..compat.torch import FakeTensor, FakeTensorMode
 from ..errors import PlanError
 from ..spec import annotate, annotation_of
+from ..spec.sample import switch_off_cache
 from .plan_words import no_module
 
 
@@ -81,6 +81,5 @@ def without_cache(model: torch.nn.Module) -> None:
     """A copy's cache is switched off without the warning that its user's own model would get."""
     from .step import prepare
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="autosp: use_cache")
-        prepare(model)
+    switch_off_cache(model)
+    prepare(model)

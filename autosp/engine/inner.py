@@ -9,6 +9,7 @@ from torch import fx
 
 from ..compat.torch import aot_eager, inductor
 from ..recompute import Choice, Compiler, Partitioner
+from ..solve import Plan
 
 
 def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence, choice: Choice | None = None) -> Callable:
@@ -23,6 +24,16 @@ def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence, choi
     if any("autosp_tile" in n.meta for n in gm.graph.nodes):
         patches["post_grad_custom_post_pass"] = InOrder()
     return inductor(gm, example_inputs, patches)
+
+
+def inner_for(inner: str, plan: Plan) -> str:
+    """What compiles a plan's local graph, where `inner` was asked for; alike on all ranks.
+
+    Inductor puts constants for what operators give on empty tensors (a LayerNorm's gradients): where a rank holds no
+    position, its collectives would move to another part of the step than those of the others, or fall together.
+    """
+    short = any(plan.problem.hint(n) < plan.p for n in plan.problem.lengths)
+    return "aot_eager" if inner == "inductor" and short else inner
 
 
 def compiler_of(inner: str, examples: Sequence) -> Compiler:

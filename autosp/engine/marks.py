@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
 
 from ..errors import InputError, Problem
-from ..spec import Spec, annotation_of
+from ..spec import Spec, annotation_of, check_inputs
 from ..spec.input_words import wrong_ndim
 from ..spec.joined import join
 from ..spec.words import no_axis
@@ -36,6 +38,21 @@ def layout_of(spec: Spec, name: str, tensor: torch.Tensor) -> Layout | None:
     if marked and named and not _alike(expanded, marked):
         raise InputError(_contradiction(name, marked, named.layout))
     return expanded
+
+
+def check_call(spec: Spec, inputs: Mapping[str, Any], sizes: Mapping[str, int], *, training: bool) -> None:
+    """Check the inputs of a call that the spec names or a mark does, on axes of these sizes.
+
+    Outside training nothing is owed: a forward may run without labels. Raises InputError, where no input is known too.
+    """
+    known = {n: x for n, x in inputs.items() if spec.input(n) or (isinstance(x, torch.Tensor) and annotation_of(x))}
+    if inputs and not known:
+        raise InputError(nothing_known(sorted(inputs), spec))
+    check_inputs(spec if training else _all_optional(spec), known, sizes)
+
+
+def _all_optional(spec: Spec) -> Spec:
+    return attrs.evolve(spec, inputs=tuple(attrs.evolve(i, optional=True) for i in spec.inputs))
 
 
 def _alike(one: Layout, two: Layout) -> bool:

@@ -1,4 +1,5 @@
-"""From a captured program to its plan, with the modules that run per shard found on the way."""
+"""From a captured program to its plan, with the modules that run per shard found on the way, and those that the spec
+maps tried: the one way to a plan of `compile`, `plan`, `check`, `parity` and the simulator."""
 
 from __future__ import annotations
 
@@ -8,10 +9,10 @@ import attrs
 import sympy
 
 from ..capture import Captured
-from ..capture.regions import in_numbers, lengths_of
+from ..capture.regions import for_the_example, lengths_of
 from ..errors import RuleError
 from ..recompute.tile_hoist import hoisted
-from ..solve import Around, Device, Ends, NeedsRule, Plan, around, mapped, solve
+from ..solve import Around, Device, Ends, NeedsRule, Plan, around, mapped, solve, tried
 
 
 class NeedsSymbols(Exception):
@@ -35,16 +36,18 @@ def planned_program(
     """The program that was planned, its plan, and the operators around which modules run per shard.
 
     captured: with symbols for its lengths where a module runs per shard. dynamic: the plan keeps them. refused: what is
-    known to need one. Raises NeedsSymbols where one has to and there are none, and what `solve` and `mapped` raise.
+    known to need one. Raises NeedsSymbols where one has to and there are none, PlanError where a `map` of the spec is
+    shown to be wrong (`autosp.solve.stated`), and what `solve` and `mapped` raise.
     """
     while True:
         program, notes = captured, ()
         if refused:
             program, notes = mapped(captured, refused, axis=axis, p=p, dynamic=dynamic)
-        program = hoisted(in_numbers(program) if captured.hints and not dynamic else program)
+        program = hoisted(for_the_example(program) if captured.hints and not dynamic else program)
         try:
             plan = solve(program, wanted(program), axis=axis, p=p, device=device)
-            return program, attrs.evolve(plan, notes=(*plan.notes, *notes)), refused
+            notes = (*plan.notes, *notes, *tried(plan.problem, p))
+            return program, attrs.evolve(plan, notes=notes), refused
         except NeedsRule as refusal:
             more = tuple(each for each in around(refusal) if each not in refused)
             if not more:

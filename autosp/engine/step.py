@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Callable
 
-import attrs
 import torch
 from torch.distributed.fsdp import FSDPModule
 
@@ -25,13 +24,12 @@ from ..compat.torch import (
 from ..compat.transformers import install_hooks
 from ..errors import EngineError, InputError, Problem
 from ..lower.convert import scale_gradient
-from ..spec import Spec, annotation_of, check_inputs
 from . import cache, compiles
 from .agree_words import batch_notes
 from .backend import Backend
 from .clock import Clock
 from .failures import as_raised, placed
-from .marks import layout_of, nothing_known
+from .marks import check_call, layout_of
 from .solving import NeedsSymbols
 
 BATCH_FIX = (
@@ -141,10 +139,10 @@ class Step:
             if name:
                 raise InputError(cache.cache_in_training(name, model))
             if inputs.get("use_cache"):
-                self._say("use_cache", cache.without_cache(model), stacklevel=5)
+                self._say("use_cache", cache.asked_for(model), stacklevel=5)
                 inputs = {**inputs, "use_cache": False}
             if cache.asks_for_cache(self.module, {}):  # a script may have put it on again, to generate
-                self.cache_was_on |= cache.switch_off_cache(self.module, stacklevel=5)
+                self.cache_was_on |= cache.switch_off_with_warning(self.module, stacklevel=5)
             self._see_packed(inputs, model)
         return inputs
 
@@ -172,16 +170,7 @@ class Step:
         return named
 
     def _check(self, inputs: dict) -> None:
-        training = self._training()
-        known = {
-            name: value
-            for name, value in inputs.items()
-            if self.spec.input(name) or (isinstance(value, torch.Tensor) and annotation_of(value))
-        }
-        if inputs and not known:
-            raise InputError(nothing_known(sorted(inputs), self.spec))
-        spec = self.spec if training else _all_optional(self.spec)
-        check_inputs(spec, known, self.mesh.sizes)
+        check_call(self.spec, inputs, self.mesh.sizes, training=self._training())
         if not self.compared or os.environ.get("AUTOSP_CHECK") == "1":
             self.agreement.same(
                 "batch",
@@ -201,11 +190,6 @@ class Step:
         for name, d, dim in dims:
             if dim.name in split:
                 maybe_mark_dynamic(inputs[name], d)
-
-
-def _all_optional(spec: Spec) -> Spec:
-    """Outside training nothing is owed: a forward may run without labels."""
-    return attrs.evolve(spec, inputs=tuple(attrs.evolve(i, optional=True) for i in spec.inputs))
 
 
 def fully_sharded(model: str) -> Problem:
@@ -230,6 +214,6 @@ def _unnamed(model: str, name: str) -> Problem:
 
 def prepare(module: torch.nn.Module) -> bool:
     """What must be settled before Dynamo looks at a module. Whether its cache was on."""
-    was_on = cache.switch_off_cache(module, stacklevel=4)
+    was_on = cache.switch_off_with_warning(module, stacklevel=4)
     install_hooks(module)
     return was_on

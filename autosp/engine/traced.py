@@ -10,11 +10,11 @@ import torch
 
 from ..capture import Captured, trace
 from ..solve import Around, Device, Plan, load_device
-from ..spec import Spec, check_inputs
+from ..spec import Spec
 from .backend import ends
 from .compile import resolve_spec
 from .failures import as_raised
-from .marks import layout_of
+from .marks import check_call, layout_of
 from .mesh import solved_axis
 from .solving import NeedsSymbols, fixed_lengths, planned_program
 from .step import prepare
@@ -31,26 +31,45 @@ def planned(
     The model and its inputs may be fake, on the meta device, or real. Raises what the first call of
     a compiled model raises.
     """
-    chosen = resolve_spec(spec, model)
-    axis = solved_axis(chosen)
-    check_inputs(chosen, {n: x for n, x in inputs.items() if chosen.input(n)}, {axis: sp})
-    prepare(model)
-    chip = device if isinstance(device, Device) else load_device(device)
-    known = _refused.setdefault(model, {})
-    refused = known.get((str(chosen), sp), ())
-    symbols = bool(chosen.maps or refused)
-    while True:
-        captured, examples = _traced(model, inputs, chosen, symbols)
-        try:
-            captured, plan, _ = planned_program(
-                captured, partial(ends, chosen), axis=axis, p=sp, device=chip, refused=refused
-            )
-            known[str(chosen), sp] = refused
-            return plan, captured, examples
-        except NeedsSymbols as needed:
-            if symbols:
-                raise fixed_lengths(needed) from None
-            refused, symbols = needed.around, True
+    return Planner(model, inputs, spec).planned(sp, device)
+
+
+class Planner:
+    """Plans of a model on inputs of one shape for any numbers of ranks, from as few traces as they need: one, and one
+    more with symbols for its lengths where modules turn out to have to run per shard."""
+
+    def __init__(self, model, inputs, spec: Spec | str | None = None):
+        self.model, self.inputs = model, inputs
+        self.spec = resolve_spec(spec, model)
+        self.axis = solved_axis(self.spec)
+        self._traces: dict[bool, tuple[Captured, Sequence]] = {}  # with symbols, or without
+
+    def planned(self, sp: int, device: Device | str = "a100-80gb") -> tuple[Plan, Captured, Sequence]:
+        """What `planned` gives, over `sp` ranks."""
+        training = getattr(self.model, "training", True) and torch.is_grad_enabled()
+        check_call(self.spec, self.inputs, {self.axis: sp}, training=training)
+        chip = device if isinstance(device, Device) else load_device(device)
+        known = _refused.setdefault(self.model, {})
+        refused = known.get((str(self.spec), sp), ())
+        symbols = bool(self.spec.maps or refused)
+        while True:
+            captured, examples = self._traced(symbols)
+            try:
+                captured, plan, _ = planned_program(
+                    captured, partial(ends, self.spec), axis=self.axis, p=sp, device=chip, refused=refused
+                )
+                known[str(self.spec), sp] = refused
+                return plan, captured, examples
+            except NeedsSymbols as needed:
+                if symbols:
+                    raise fixed_lengths(needed) from None
+                refused, symbols = needed.around, True
+
+    def _traced(self, symbols: bool) -> tuple[Captured, Sequence]:
+        if symbols not in self._traces:
+            prepare(self.model)
+            self._traces[symbols] = _traced(self.model, self.inputs, self.spec, symbols)
+        return self._traces[symbols]
 
 
 def _traced(model, inputs, spec: Spec, symbols: bool) -> tuple[Captured, Sequence]:

@@ -39,7 +39,7 @@ from .autograd import Autograd, Flow, Meta, flow_of
 from .convert import TABLE, convert, scale_gradient
 from .match import expressions, fits, version
 from .own_check import own_faults
-from .shapes import in_numbers
+from .shapes import placement_in_numbers
 from .typed import Typed, infer, kind_of
 
 aten = torch.ops.aten
@@ -123,7 +123,7 @@ class _Checker:
         return Typed(v.id, kind_of(at, meta.grad), meta.grad)
 
     def _shape(self, node: fx.Node, v: Value, at: Placement, meta: Meta) -> None:
-        wanted = local_shape(v.hint, in_numbers(at, self.problem.hints), self.plan.p, self.rank)
+        wanted = local_shape(v.hint, placement_in_numbers(at, self.problem.hints), self.plan.p, self.rank)
         if len(meta.shape) != len(wanted) or any(a != b for a, b in zip(meta.shape, wanted) if isinstance(a, int)):
             self._fault(
                 node,

@@ -43,6 +43,15 @@ def _shut(x: Tensor, s: Split, n) -> Tensor:
     return x.reshape([*x.shape[:dim], outer * n * inner, *x.shape[dim + 3 :]])
 
 
+def tied(x: Tensor, parts: list[Tensor]) -> Tensor:
+    """`x`, as a result of `parts` where some of them hold nothing. Inductor leaves out of a `cat` what is empty: a rank
+    without a part would complete a constant gradient, in its forward, while the others do so in their backward."""
+    for part in parts:
+        if any(isinstance(n, int) and n == 0 for n in part.shape):
+            x = x + part.sum(dtype=x.dtype)
+    return x
+
+
 def cut(x: Tensor, s: Split, p: int, rank: int) -> Tensor:
     """The rank's part of a whole tensor."""
     n = held(s[2], p, rank)
@@ -55,7 +64,7 @@ def pad(x: Tensor, s: Split, p: int, rank: int) -> Tensor:
     part = _open(x, s, n)
     before = part.new_zeros([first(s[2], p, rank), *part.shape[1:]])
     after = part.new_zeros([s[2] - first(s[2], p, rank) - n, *part.shape[1:]])
-    return _shut(torch.cat([before, part, after]), s, s[2])
+    return _shut(tied(torch.cat([before, part, after]), [x]), s, s[2])
 
 
 def gather(xs: list[Tensor], splits: list[Split], p: int, rank: int, group: str) -> list[Tensor]:
@@ -66,7 +75,7 @@ def gather(xs: list[Tensor], splits: list[Split], p: int, rank: int, group: str)
         part = _fill(part, held(s[2], p, 0))
         shapes.append(part.shape)
         rows.append(part.reshape(-1))
-    sent = rows[0] if len(rows) == 1 else torch.cat(rows)
+    sent = tied(rows[0] if len(rows) == 1 else torch.cat(rows), xs)
     bits = sent.dtype == torch.bool
     got = comm.all_gather(sent.to(torch.uint8) if bits else sent, p, group)
     got = (got.to(torch.bool) if bits else got).reshape(p, -1)
@@ -108,7 +117,7 @@ def scatter_sum(xs: list[Tensor], splits: list[Split], p: int, rank: int, group:
         shapes.append(block.shape[1:])
         rows.append(block.reshape(p, -1))
     sent = rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
-    got = comm.reduce_scatter(sent, p, group).reshape(-1)
+    got = comm.reduce_scatter(tied(sent, xs), p, group).reshape(-1)
     out, at = [], 0
     for row, shape, s in zip(rows, shapes, splits):
         n = row.shape[1]
@@ -126,7 +135,7 @@ def exchange(xs: list[Tensor], srcs: list[Split], dsts: list[Split], p: int, ran
     if all(even(s[2], p) and even(d[2], p) for s, d in zip(srcs, dsts)):
         rows = [y.reshape(p, -1) for y in opened]
         sent = rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
-        got = comm.all_to_all(sent, [1] * p, [1] * p, group)
+        got = comm.all_to_all(tied(sent, xs), [1] * p, [1] * p, group)
         out, at = [], 0
         for x, y, row, s, d in zip(xs, opened, rows, srcs, dsts):
             m, n = d[2] // p, s[2] // p
@@ -147,7 +156,7 @@ def _exchange_uneven(xs, opened, srcs, dsts, p: int, rank: int, group: str) -> l
     rests = [_product(y.shape[2:]) for y in opened]
     mine = [held(d[2], p, rank) for d in dsts]
     got_sizes = [sum(m * held(s[2], p, i) * r for m, s, r in zip(mine, srcs, rests)) for i in range(p)]
-    got = comm.all_to_all(torch.cat(pieces), got_sizes, sent_sizes, group)
+    got = comm.all_to_all(tied(torch.cat(pieces), xs), got_sizes, sent_sizes, group)
     blocks: list[list[Tensor]] = [[] for _ in xs]
     at = 0
     for i in range(p):

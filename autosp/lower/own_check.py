@@ -23,7 +23,7 @@ from ..solve.bodies import Ref, Step, gradient_of
 from ..solve.problem import Op, hint_of
 from .convert import convert
 from .own import STEP
-from .shapes import OnShapes, in_numbers
+from .shapes import OnShapes, placement_in_numbers
 
 RULE = "both bodies of a call are typed by the rules of their operators, and each gradient as its operand asks"
 _FREE = {("replicate", "split"), ("replicate", "partial"), ("partial", "replicate")}
@@ -169,7 +169,7 @@ def _placement(kind: str, s, noted: Placement) -> Placement:
 def _shapes(op: Op, found, at: list[Placement], plan: Plan, rank: int) -> None:
     """Both bodies on fake tensors: each gradient has the shape of its operand."""
     hints = plan.problem.hints
-    shapes = [local_shape(v.hint, in_numbers(a, hints), plan.p, rank) for v, a in zip(op.operands, at)]
+    shapes = [local_shape(v.hint, placement_in_numbers(a, hints), plan.p, rank) for v, a in zip(op.operands, at)]
     vals = [tensors_of(v.node.meta["val"])[v.index or 0] for v in op.operands]
     symbols = [hint_of(s, hints) for s in found.symbols]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():

@@ -28,7 +28,7 @@ class OnShapes(fx.Interpreter):
         return tuple(found)
 
 
-def in_numbers(placement: Placement, hints: dict) -> Placement:
+def placement_in_numbers(placement: Placement, hints: dict) -> Placement:
     if not isinstance(placement, Split):
         return placement
     return Split(placement.dim, *(hint_of(x, hints) for x in (placement.outer, placement.units, placement.inner)))

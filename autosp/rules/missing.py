@@ -43,7 +43,7 @@ def gaps(captured: Captured, book: RuleBook, maps: Iterable[Map] = ()) -> list[G
     """
     patterns = [m.module for m in maps]
     found: dict[str, Gap] = {}
-    for node in calls_of(captured.graph):
+    for node in operator_calls(captured.graph):
         if not tensors_of(node.meta.get("val")):
             continue
         if any(matches(pattern, path) for pattern in patterns for path in paths_of(node)):
@@ -55,13 +55,13 @@ def gaps(captured: Captured, book: RuleBook, maps: Iterable[Map] = ()) -> list[G
     return list(found.values())
 
 
-def calls_of(graph: fx.GraphModule) -> Iterator[fx.Node]:
+def operator_calls(graph: fx.GraphModule) -> Iterator[fx.Node]:
     """A graph's calls, and those in the bodies of autograd.Functions."""
     for node in graph.graph.nodes:
         if node.op == "call_function":
             own = own_of(node)
             for body in (own.forward, own.backward) if own is not None else ():
-                yield from calls_of(body)
+                yield from operator_calls(body)
             yield node
 
 

@@ -5,6 +5,7 @@ from .device import Device, load_device
 from .plan import Change, Plan, Reshard
 from .program import SolverError
 from .solve import Ends, NeedsRule, solve
+from .stated import tried
 from .strategies import Strategy
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "load_device",
     "mapped",
     "solve",
+    "tried",
 ]

@@ -7,17 +7,17 @@ call, as if the spec had a `map` for it. Where none does, the operator is refuse
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import attrs
 
 from ..capture import Captured
-from ..capture.captured import calls_of
-from ..capture.regions import KEY, in_numbers, is_one_node, lengths_of, with_calls_mapped
+from ..capture.captured import module_calls_of
+from ..capture.regions import KEY, for_the_example, is_one_node, lengths_of, with_calls_mapped
 from ..errors import Problem as Fault
 from ..errors import RuleError
 from ..rules import default_rules
+from ..spec.paths import starred
 from .candidates import mark
 from .positionwise import Verdict, positionwise
 from .problem import Op, build
@@ -47,7 +47,7 @@ def around(refused: NeedsRule) -> tuple[Around, ...]:
     """What stands around each refused operator. Raises the refusal where one stands in no module."""
     found = []
     for op, fault in refused.faults.items():
-        calls = [call for call in reversed(calls_of(op.node)) if call[1]]
+        calls = [call for call in reversed(module_calls_of(op.node)) if call[1]]
         if not calls:
             raise refused
         found.append(Around(tuple(dict.fromkeys(calls))[:OUTWARD], fault))
@@ -63,7 +63,7 @@ def mapped(
     operators around which no module runs per shard.
     """
     lengths = lengths_of(captured.graph, captured.layouts)
-    there = {call for node in captured.graph.graph.nodes for call in calls_of(node)}
+    there = {call for node in captured.graph.graph.nodes for call in module_calls_of(node)}
     levels = {each: 0 for each in refused if each.calls[0] in there}
     first: dict[Around, Fault] = {}
     while True:
@@ -71,7 +71,7 @@ def mapped(
         failed = {call[1]: _apart(call[1]) for call in chosen.values() if not is_one_node(captured.graph, call)}
         calls = _outermost([call for call in dict.fromkeys(chosen.values()) if call[1] not in failed])
         program = with_calls_mapped(captured, calls, lengths)
-        verdicts = _verdicts(program if dynamic else in_numbers(program), axis, p)
+        verdicts = _verdicts(program if dynamic else for_the_example(program), axis, p)
         failed |= _first_kind(verdicts)
         if not failed:
             return program, _lines(verdicts)
@@ -93,7 +93,7 @@ def _verdicts(program: Captured, axis: str, p: int) -> dict[str, tuple[Op, Verdi
     mark(problem, seeds(problem, program.layouts), axis)
     found: dict[str, tuple[Op, Verdict | Fault]] = {}
     for op in problem.ops:
-        if KEY in op.node.meta and op.node.meta[KEY].found:
+        if KEY in op.node.meta and op.node.meta[KEY].statement is None:
             verdict = positionwise(op, program.hints, p) if op.projection is not None else op.error.problems[0]
             found[op.node.meta[KEY].path] = op, verdict
     return found
@@ -102,20 +102,15 @@ def _verdicts(program: Captured, axis: str, p: int) -> dict[str, tuple[Op, Verdi
 def _first_kind(verdicts: dict[str, tuple[Op, Verdict | Fault]]) -> dict[str, Because]:
     """Why the first module may not run per shard, and those of its kind: later ones may fail only since it did."""
     failed = {path: found for path, found in verdicts.items() if isinstance(found[1], Fault) or not found[1].proved}
-    kind = next(map(pattern, failed), None)
-    return {path: _because(path, *found) for path, found in failed.items() if pattern(path) == kind}
-
-
-def pattern(path: str) -> str:
-    """The modules of every layer by one path: `model.layers.*.mlp`."""
-    return re.sub(r"(?<![^.])\d+(?![^.])", "*", path)
+    kind = next(map(starred, failed), None)
+    return {path: _because(path, *found) for path, found in failed.items() if starred(path) == kind}
 
 
 def _lines(verdicts: dict[str, tuple[Op, Verdict]]) -> tuple[str, ...]:
     """What is said of every kind of module."""
     kinds: dict[str, dict[int, float]] = {}
     for path, (op, verdict) in verdicts.items():
-        statement = f"map {pattern(path)} over {op.node.meta[KEY].over}"
+        statement = f"map {starred(path)} over {op.node.meta[KEY].over}"
         kinds.setdefault(statement, {})[id(verdict)] = verdict.seconds
     return tuple(
         f"{statement}: found, and proved on random data in {sum(seconds.values()):.2f} s"
@@ -137,5 +132,5 @@ def _because(path: str, op: Op, verdict: Verdict | Fault) -> Because:
         why = f"positions along '{over}' mix in module {path} around it: {verdict.why}"
         return lambda fault: attrs.evolve(fault, what=f"{fault.what}; {why}", rule=RULE)
     why = f"whether positions along '{over}' mix in module {path} around it was not found out: {verdict.why}"
-    fix = f"if none there depends on another, add a line to the spec: map {pattern(path)} over {over}"
+    fix = f"if none there depends on another, add a line to the spec: map {starred(path)} over {over}"
     return lambda fault: attrs.evolve(fault, what=f"{fault.what}; {why}", rule=RULE, fix=fix)

@@ -13,8 +13,11 @@ import attrs
 
 from ..capture.regions import KEY
 from ..errors import PlanError
+from ..errors import Problem as Fault
 from ..layout import Split, divide, make_split
 from ..rules import Projection, factor_of, project
+from ..spec import Map
+from ..syntax import problem_at
 from .mapped import mapped_projection
 from .problem import Op, Problem, Value, of_data
 
@@ -49,9 +52,15 @@ def _map(op: Op, axis: str) -> None:
     try:
         op.projection = mapped_projection(op, axis)
     except PlanError as error:
-        if not op.node.meta[KEY].found:
-            raise
+        said = op.node.meta[KEY].statement
+        if said is not None:
+            raise PlanError([_at(said, problem) for problem in error.problems]) from error
         op.error = error
+
+
+def _at(said: Map, problem: Fault) -> Fault:
+    """The problem at the line of the spec, where it has one."""
+    return problem_at(said.at, problem.what, problem.rule, problem.fix) if said.at else problem
 
 
 def covered(op: Op, i: int, s: Split):

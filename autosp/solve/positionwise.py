@@ -26,11 +26,10 @@ from ..layout import REPLICATE, Placement, assemble, count, shard
 from ..rules import project
 from .mapped import DROPOUT, is_random
 from .problem import Op, Value, hint_of
-from .trial_graph import constants, on_cpu, scale_of
+from .trial_graph import ATTENTION, as_tried, constants, on_cpu, scale_of
 
 BAR = 1e-4  # of the largest value, in fp32
 ROOM = 2 << 30  # bytes of all values of the module at most
-LOW = (torch.bfloat16, torch.float16)
 
 Draw = Callable[[Value, Sequence[int], torch.dtype, torch.Generator], torch.Tensor]
 
@@ -52,7 +51,7 @@ _known: dict[Hashable, Verdict] = {}
 def positionwise(op: Op, hints: dict, p: int) -> Verdict:
     """The verdict on a mapped call over `p` ranks. Calls of one class and configuration are tried once."""
     said: Mapped = op.node.meta[KEY]
-    hints = {**hints, **said.hints}
+    hints = _shortened({**hints, **said.hints}, said, p)
     operands = tuple((v.dtype, v.diff) for v in op.operands)
     sizes = tuple(sorted((str(k), v) for k, v in hints.items()))
     dims = (op.projection.operands, op.projection.results, said.operands)
@@ -63,6 +62,12 @@ def positionwise(op: Op, hints: dict, p: int) -> Verdict:
             found = _verdict(op, said, hints, p)
         _known[key] = attrs.evolve(found, seconds=time.perf_counter() - began)
     return _known[key]
+
+
+def _shortened(hints: dict, said: Mapped, p: int) -> dict:
+    """The sizes, with one for all lengths that are longer than what is tried: a plan of another is not tried anew."""
+    enough = max(1024, _enough(constants(said.body, said), p))
+    return {**hints, said.length: min(hints[said.length], enough)}
 
 
 def signature(gm: fx.GraphModule) -> Hashable:
@@ -101,7 +106,7 @@ def _alone():
 
 
 def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Verdict:
-    if any(is_random(n) and n.target is not DROPOUT for n in said.body.graph.nodes):
+    if any(is_random(n) and n.target not in (DROPOUT, ATTENTION) for n in said.body.graph.nodes):
         return Verdict(False, why="it draws random numbers")
     trial = _trial(op, said, hints, p)
     if trial is None:
@@ -125,7 +130,7 @@ def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Verdict:
             parts = trial.run(draw, p)
         except Exception as error:
             return Verdict(False, True, f"cut in {p} shards it does not run: {_first_line(error)}")
-        error = max(map(_distance, parts, whole), default=0.0)
+        error = max((_distance(a, b) for a, b in zip(parts, whole, strict=True)), default=0.0)
         if not error <= BAR:
             return Verdict(
                 False, True, f"run in {p} shards on random data, its result differs by {error:.1e} of its largest"
@@ -150,7 +155,7 @@ class _Trial:
     def run(self, draw: Draw, parts: int | None = None) -> list[torch.Tensor | None]:
         """The results and the operands' gradients, of the whole or put together from shards."""
         generator = torch.Generator().manual_seed(0)
-        data = [draw(v, s, _kept(v.dtype), generator) for v, s in zip(self.values, self.shapes, strict=True)]
+        data = [draw(v, s, as_tried(v.dtype), generator) for v, s in zip(self.values, self.shapes, strict=True)]
         if draw is _limit:  # what is alike for all positions may be a limit to how many there are
             data = [
                 torch.full_like(x, self.length // 2) if at is REPLICATE and not v.param and not x.is_complex() else x
@@ -201,10 +206,13 @@ def _trial(op: Op, said: Mapped, hints: dict, p: int) -> _Trial | None:
 
 def _length(said: Mapped, body: fx.GraphModule, hints: dict, p: int) -> int:
     """Twice the largest number in the graph, and more than four a rank, unevenly; at most that of the example."""
-    most = max([*constants(body, said), 2 * p, 8])
-    length = 2 * most
-    length += length % p == 0 and p > 1
+    length = _enough(constants(body, said), p)
     return length if _varies(said) else min(length, hints[said.length])
+
+
+def _enough(numbers: list[int], p: int) -> int:
+    length = 2 * max([*numbers, 2 * p, 8])
+    return length + (length % p == 0 and p > 1)
 
 
 def _varies(said: Mapped) -> bool:
@@ -239,10 +247,6 @@ def _limit(v: Value, shape, dtype: torch.dtype, generator: torch.Generator) -> t
     return _equal(v, shape, dtype, generator)
 
 
-def _kept(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in LOW else dtype
-
-
 def _gradients(results, leaves, towards) -> list[torch.Tensor | None]:
     ends = [(x, t) for x, t in zip(results, towards, strict=True) if x.requires_grad]
     wanted = [x for x in leaves if x.requires_grad]
@@ -271,7 +275,8 @@ def _distance(a: torch.Tensor | None, b: torch.Tensor | None) -> float:
     if not (a.is_floating_point() or a.is_complex()):
         return 0.0 if torch.equal(a, b) else float("inf")
     largest = float(b.abs().max())
-    return float((a - b).abs().max()) / largest if largest else float((a - b).abs().max())
+    found = float((a - b).abs().max()) / (largest or 1.0)
+    return found if found == found else float("inf")  # `max` may pass over what is no number
 
 
 def _first_line(error: Exception) -> str:

@@ -166,7 +166,11 @@ def build(captured: Captured, book: RuleBook) -> Problem:
 
 def reads_values(node: fx.Node) -> bool:
     """Whether a call that gives no tensor reads the values of one (`.item()`), or asserts something."""
-    return node.target in ASSERTIONS or (node.target not in SHAPE_READS and bool(tensor_nodes(node)))
+    if node.target in ASSERTIONS:
+        return True
+    if _is_getitem(node) and KEY in node.args[0].meta:  # a size among a mapped module's results
+        return False
+    return node.target not in SHAPE_READS and bool(tensor_nodes(node))
 
 
 def _add_call(node, grad, binder, of, new, ops) -> None:

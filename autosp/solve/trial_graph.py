@@ -17,6 +17,7 @@ from ..layout import as_size
 from .mapped import DROPOUT
 from .problem import hint_of
 
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default  # (q, k, v, mask, dropout_p, is_causal)
 SMALL = 64  # dims below it stay as they are
 ROWS = 8  # what a dim keeps at least: grouped products want rows of 16 bytes
 ENDLESS = 1 << 31  # "to the end", among a slice's bounds
@@ -52,6 +53,11 @@ def scale_of(said: Mapped, hints: dict, room: int) -> Scale:
     return min([Scale(), *found], key=lambda scale: scale.bytes(said, sizes))
 
 
+def as_tried(dtype: torch.dtype) -> torch.dtype:
+    """What stands for a dtype in a trial: fp32 for those of 16 bits, whose rounding would hide a difference."""
+    return torch.float32 if dtype in LOW else dtype
+
+
 def on_cpu(body: fx.GraphModule, scale: Scale) -> fx.GraphModule:
     """The graph on the CPU, in fp32, without dropout and autocast, its sizes scaled."""
 
@@ -59,7 +65,7 @@ def on_cpu(body: fx.GraphModule, scale: Scale) -> fx.GraphModule:
         if isinstance(x, torch.device):
             return torch.device("cpu")
         if isinstance(x, torch.dtype):
-            return torch.float32 if x in LOW else x
+            return as_tried(x)
         return scale(x) if isinstance(x, int) and not isinstance(x, bool) else x
 
     graph = fx.Graph()
@@ -69,6 +75,9 @@ def on_cpu(body: fx.GraphModule, scale: Scale) -> fx.GraphModule:
         new.args, new.kwargs = tree_map(fitted, new.args), tree_map(fitted, new.kwargs)
         if node.target is DROPOUT:
             new.args = (*new.args[:2], False)
+        if node.target is ATTENTION:
+            new.args = tuple(0.0 if i == 4 else x for i, x in enumerate(new.args))
+            new.kwargs = {name: 0.0 if name == "dropout_p" else x for name, x in new.kwargs.items()}
         if node.target is ENTER_AUTOCAST:
             new.args = (*new.args[:2], False, *new.args[3:])
     return fx.GraphModule(body, graph)

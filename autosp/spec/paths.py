@@ -65,8 +65,9 @@ def _longer(pattern: str, paths: list[str]) -> list[str]:
     """The pattern below each module where it matches: `base_model.model.layers.*.mlp` for `layers.*.mlp`."""
     count = pattern.count(".") + 1
     split = [path.split(".") for path in paths]
-    heads = [names[:-count] for names in split if len(names) > count and matches(pattern, ".".join(names[-count:]))]
-    return list(dict.fromkeys(f"{_starred(head)}.{pattern}" for head in heads))
+    found = [names for names in split if len(names) > count and matches(pattern, ".".join(names[-count:]))]
+    heads = (starred(".".join(names[:-count])) for names in found)
+    return list(dict.fromkeys(f"{head}.{pattern}" for head in heads))
 
 
 def _shorter(pattern: str, paths: list[str]) -> list[str]:
@@ -80,7 +81,7 @@ def _alike(pattern: str, paths: list[str]) -> list[str]:
     """Paths that read like the pattern, with '*' for numbers if the pattern has it."""
     if "*" not in pattern:
         return difflib.get_close_matches(pattern, paths, cutoff=ALIKE)
-    return difflib.get_close_matches(pattern, dict.fromkeys(_starred(path.split(".")) for path in paths), cutoff=ALIKE)
+    return difflib.get_close_matches(pattern, dict.fromkeys(map(starred, paths)), cutoff=ALIKE)
 
 
 def common_pattern(paths: list[str]) -> str:
@@ -91,5 +92,6 @@ def common_pattern(paths: list[str]) -> str:
     return ".".join(each[0] if len(set(each)) == 1 else "*" for each in zip(*names, strict=True))
 
 
-def _starred(names: list[str]) -> str:
-    return ".".join("*" if name.isdigit() else name for name in names)
+def starred(path: str) -> str:
+    """The modules of every layer by one path: `model.layers.*.mlp`."""
+    return ".".join("*" if name.isdigit() else name for name in path.split("."))

@@ -72,8 +72,11 @@ def on_fakes(model: torch.nn.Module, inputs: Mapping[str, Any], mode: FakeTensor
     return {name: fake(x) if isinstance(x, torch.Tensor) else x for name, x in inputs.items()}
 
 
-def switch_off_cache(model: torch.nn.Module) -> None:
-    """A cache of keys and values is no use in training: no graph should hold one."""
-    config = getattr(model, "config", None)
-    if getattr(config, "use_cache", False):
+def switch_off_cache(model: torch.nn.Module) -> bool:
+    """Switches off the cache of keys and values in the configurations of a model and of the models in it: in training
+    it is no use, and no graph should hold one. Whether one was on."""
+    found = [config for part in model.modules() if (config := getattr(part, "config", None)) is not None]
+    found = [config for config in found if getattr(config, "use_cache", False) is True]
+    for config in found:
         config.use_cache = False
+    return bool(found)

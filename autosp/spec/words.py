@@ -206,34 +206,9 @@ def overlap(this: str, that: str, first: str, module: str) -> Said:
 MAP_RULE = "a mapped module gives a position the same whatever other positions are with it"
 
 
-def map_without_dim(path: str, over: str) -> Said:
+def map_mixes(path: str, over: str, why: str) -> Said:
     return (
-        f"no argument of module '{path}' has a dim that grows with '{over}'",
-        "a mapped module takes at least one value that has the mapped dim",
-        "name a dim that its arguments have, or map a module nearer to the values that have it",
-    )
-
-
-def map_result_without_dim(path: str, over: str, shape: list[int]) -> Said:
-    return (
-        f"module '{path}' gives a value of shape {shape}, which does not grow with '{over}'",
-        MAP_RULE,
-        "map a smaller module, whose results keep the dim",
-    )
-
-
-def map_mixes(path: str, over: str, parts: int, error: float) -> Said:
-    return (
-        f"positions along '{over}' mix in module '{path}': run in {parts} shards on random data, "
-        f"its result differs by {error:.1e} of its largest",
-        MAP_RULE,
-        "drop the line, or map a module inside it that treats each position by itself",
-    )
-
-
-def map_fails(path: str, over: str, parts: int, why: str) -> Said:
-    return (
-        f"module '{path}', cut in {parts} shards along '{over}', does not run: {why}",
+        f"positions along '{over}' mix in module '{path}': {why}",
         MAP_RULE,
         "drop the line, or map a module inside it that treats each position by itself",
     )

@@ -112,3 +112,16 @@ def test_packed_rows_are_compared_without_a_cache_which_is_said():
 def test_what_the_simulator_cannot_do():
     result = run("--model", f"{MODEL}:Mixing", "--zero", "1")
     assert result.exit_code == 2 and "--simulate runs no autocast and no DeepSpeed engine" in result.output
+
+
+def test_another_number_of_ranks_is_planned_as_the_first_one():
+    """What a spec maps is tried for each, on one trace: half of 12 tokens is an even number, a quarter is not."""
+    from autosp.cli._sharded import Refused, Simulator
+    from autosp.spec import parse
+
+    simulator, spec = Simulator(), parse(SPEC + "map part over seq\n")
+    trials = (Trial(f"{MODEL}:Alternating", sp=sp, lengths=(12,), steps=1) for sp in (2, 4))
+    two, four = (simulator.run(trial, spec) for trial in trials)
+    assert not isinstance(two, Refused)
+    assert isinstance(four, Refused) and four.what.startswith("positions along 'seq' mix in module 'part': run in 4 ")
+    assert len(simulator._planners) == 1

@@ -10,8 +10,11 @@ import autosp
 from autosp.engine.planning import planned, request
 from autosp.errors import AutospError, InputError, PlanError, SpecError
 from autosp.solve import load_device
+from autosp.spec import parse
 from tests.engine import golden
 from tests.engine.tiny import HEADS, Tiny, batch
+from tests.execute.odd import SPEC as ODD
+from tests.execute.odd import Mixing
 
 
 def _planned(config: LlamaConfig):
@@ -47,6 +50,27 @@ def test_more_ranks_than_kv_heads_gather_keys_and_values_before_they_are_repeate
     gathered = next(r for r in plan.reshards if r.kind == "all_gather")
     assert len(gathered.values) == 2
     assert gathered.bytes == 2 * 131072 * 128 * 2 * 7 // 8
+
+
+class Scored(Mixing):
+    """Without targets it gives the logits."""
+
+    def forward(self, idx, targets=None):
+        return self.head(self.mix(self.embed(idx))) if targets is None else super().forward(idx, targets)
+
+
+def test_outside_training_no_input_is_owed_as_in_a_compiled_call() -> None:
+    inputs = {"idx": torch.zeros(2, 8, dtype=torch.long)}
+    assert planned(Scored().eval(), inputs, parse(ODD), sp=2)[0].p == 2
+    with torch.no_grad():
+        assert planned(Scored().train(), inputs, parse(ODD), sp=2)[0].p == 2
+    with pytest.raises(InputError, match="targets"):
+        planned(Scored().train(), inputs, parse(ODD), sp=2)
+
+
+def test_a_plan_for_inputs_that_the_spec_does_not_know_is_refused_as_a_compiled_call_is() -> None:
+    with pytest.raises(InputError, match="no input of the call is known: tokens"):
+        planned(Scored().train(), {"tokens": torch.zeros(2, 8)}, parse(ODD), sp=2)
 
 
 SMALL = attrs.evolve(load_device("cpu"), name="small", memory=10 * 2**20, reserve=2**20)

@@ -55,6 +55,21 @@ class Recurrence(Mixing):
         return torch.stack(found, 1)
 
 
+class Alternating(Mixing):
+    """Every other position is doubled, in a module of its own."""
+
+    class Part(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * (1 + torch.arange(x.shape[1]) % 2)[:, None]
+
+    def __init__(self):
+        super().__init__()
+        self.part = self.Part(16, 16)
+
+    def mix(self, x):
+        return self.part(x)
+
+
 class Convolution(Mixing):
     def __init__(self):
         super().__init__()

@@ -292,19 +292,6 @@ class Waves(Function):
         return 0.5 * grad * ctx.x.exp() - other * ctx.sine
 
 
-class Halves(Function):
-    """The gradient of an unused result is None, by ctx.set_materialize_grads."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.set_materialize_grads(False)
-        return x * 1.0, x * 2.0
-
-    @staticmethod
-    def backward(ctx, grad, other):
-        return 0.5 * grad if other is None else grad + 2 * other
-
-
 class MaterialisedHalves(Function):
     @staticmethod
     def forward(ctx, x):
@@ -313,6 +300,15 @@ class MaterialisedHalves(Function):
     @staticmethod
     def backward(ctx, grad, other):
         return 0.5 * grad if other is None else grad + 2 * other
+
+
+class Halves(MaterialisedHalves):
+    """The gradient of an unused result is None, by ctx.set_materialize_grads."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.set_materialize_grads(False)
+        return x * 1.0, x * 2.0
 
 
 class Dirty(Function):
@@ -422,6 +418,27 @@ class Decoder(nn.Module):
         return self.loss(x + self.attend(x), F.pad(targets, (0, 1), value=-100)[:, 1:])
 
 
+def applied(function: type[Function], *args) -> type[Decoder]:
+    """A decoder with the function and nothing else."""
+
+    class Applied(Decoder):
+        def own(self, x):
+            return function.apply(x, *args)
+
+    return Applied
+
+
+StraightThrough = applied(Quantised, 0.125)
+ClippedGradient = applied(Clipped)
+ClippedGradientNorm = applied(ClippedNorm)
+ScaledGradient = applied(Scaled, 0.25)
+RunningSum = applied(Summed)
+Centring = applied(Centred)
+DrawsInside = applied(Dropped)
+Branching = applied(Forked)
+OwnOperator = applied(ByOperator)
+
+
 class Activation(Decoder):
     """In several layers."""
 
@@ -436,26 +453,6 @@ class Checkpointed(Activation):
         for _ in range(2):
             x = checkpoint(super().own, x, use_reentrant=False)
         return x
-
-
-class StraightThrough(Decoder):
-    def own(self, x):
-        return Quantised.apply(x, 0.125)
-
-
-class ClippedGradient(Decoder):
-    def own(self, x):
-        return Clipped.apply(x)
-
-
-class ClippedGradientNorm(Decoder):
-    def own(self, x):
-        return ClippedNorm.apply(x)
-
-
-class ScaledGradient(Decoder):
-    def own(self, x):
-        return Scaled.apply(x, 0.25)
 
 
 class AuxiliaryLoss(Decoder):
@@ -490,16 +487,6 @@ class OwnNorm(Decoder):
 class Rotary(Decoder):
     def turn(self, x):
         return Turned.apply(x)
-
-
-class RunningSum(Decoder):
-    def own(self, x):
-        return Summed.apply(x)
-
-
-class Centring(Decoder):
-    def own(self, x):
-        return Centred.apply(x)
 
 
 class FusedLoss(Decoder):
@@ -559,21 +546,11 @@ class WritesNothing(Decoder):
         return Clean.apply(x * 1.0)
 
 
-class DrawsInside(Decoder):
-    def own(self, x):
-        return Dropped.apply(x)
-
-
 class DrawsOutside(Decoder):
     """(All draws are below 2: the reference draws others.)"""
 
     def own(self, x):
         return Kept.apply(x, torch.rand_like(x))
-
-
-class Branching(Decoder):
-    def own(self, x):
-        return Forked.apply(x)
 
 
 class Choosing(Decoder):
@@ -633,9 +610,8 @@ class Together(Decoder):
     def own(self, x):
         x = Normed.apply(checkpoint(Gelu.apply, x, use_reentrant=False), self.norm.weight)
         x = Clipped.apply(Quantised.apply(x, 0.0625))
-        x = WithAuxiliaryLoss.apply(x, self.router(x).softmax(-1).mean((0, 1)).square().sum())
-        y, count = Projected.apply(x, self.second.weight, self.second.bias, 2.0)
-        return x + y / (1 + count)
+        x = AuxiliaryLoss.own(self, x)
+        return x + OwnLinear.own(self, x)
 
     def turn(self, x):
         return Turned.apply(x)
