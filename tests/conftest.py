@@ -25,8 +25,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         assert not (fast and "launched" in item.fixturenames), f"{item.nodeid} launches processes: it is not fast"
         if fast and not item.get_closest_marker("slow"):
             item.add_marker("fast")
-        # Under pytest-xdist (--dist loadgroup) one process starts all others; a launch serves many tests.
-        item.add_marker(pytest.mark.xdist_group(str(item.path) if fast else "launches"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Under `-n 2` one process starts all others, for a launch serves many tests; fast ones go by the file.
+
+    Not by `xdist_group` marks: pytest-xdist 3.8 writes them where pytest 9.2 no longer reads.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByLaunches(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByLaunches(config, log)
+
+
+def group_of(nodeid: str) -> str:
+    """What runs in one process with a test, by name."""
+    file = nodeid.partition("::")[0]
+    return file if is_fast(TESTS.parent / file) else "launches"
 
 
 def is_fast(path: Path) -> bool:

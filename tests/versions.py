@@ -25,7 +25,7 @@ from autosp.compat.tested import LIBRARIES, ROWS, Row
 ROOT = Path(__file__).parents[1]
 PAGE, DATA = ROOT / "docs" / "versions.md", ROOT / "docs" / "versions.json"
 CONSTRAINTS = ROOT / "constraints.txt"
-FAST = ("-m", "pytest", "-q", "-m", "fast", "-n", "2", "--dist", "loadgroup", "-p", "no:cacheprovider")
+FAST = ("-m", "pytest", "-q", "-m", "fast", "-n", "2", "-p", "no:cacheprovider")
 DEMO = ("-c", "from autosp.cli import main; main()", "demo")
 EXACT = "the sharded run equals the unsharded one"
 NOT_RUN = "not run"
@@ -148,7 +148,7 @@ def written(known: dict[str, Outcome]) -> str:
         "",
         "Written by `python -m tests.versions`: for each row a virtual environment, `autosp demo` in it (exact: its",
         "last line says that the sharded run equals the unsharded one), and the fast tests,",
-        "`pytest -m fast -n 2 --dist loadgroup`. The rows are those of `autosp/compat/tested.py`; their ends are",
+        "`pytest -m fast -n 2`. The rows are those of `autosp/compat/tested.py`; their ends are",
         "pyproject.toml's bounds, and what a row does not name is the newest. The whole suite, slow tests too, runs on",
         "`constraints.txt`.",
         "",
