@@ -56,11 +56,14 @@ def test_a_class_chooses_its_family(name):
 def test_a_shipped_spec_fits_the_models_it_names(name):
     import torch
 
+    from tests.models.tiny import build
+
+    made = build if name.startswith("classification") else small  # a few of those have no default that can be built
     for each in load(name).match:
         with torch.device("meta"):
-            model = small(each)
+            model = made(each)
         assert check_model(load(name), model) == []
-        assert all(i.name in forward_names(model) for i in load(name).inputs)
+        assert {i.name for i in load(name).inputs if not i.optional} <= set(forward_names(model))
 
 
 def small(class_name):
