@@ -1,0 +1,85 @@
+"""What a GPU has to show, in one command: `python -m examples.benchmarks.gpu`, from the top of a checkout.
+
+Parts run in order of worth, each in a process of its own with a time limit; each prints a line and writes JSON as it
+ends. `--rehearse` runs every part on the CPU with tiny sizes; `--page FOLDER` writes docs/gpu.md from a run's results.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from . import install, page, sizes
+from .runner import ROOT, run
+
+PAGE, DATA = ROOT / "docs" / "gpu.md", ROOT / "docs" / "gpu.json"
+NAMES = click.Choice([*sizes.PARTS, *sizes.PARTS.values()])
+
+
+@click.command(help=__doc__)
+@click.option("--rehearse", is_flag=True, help="Every part on the CPU, with tiny sizes.")
+@click.option("--only", multiple=True, type=NAMES, help="These parts alone.")
+@click.option("--skip", multiple=True, type=NAMES, help="Not these parts.")
+@click.option("--minutes", default=8.0, show_default=True, help="For all; what no longer fits is left out.")
+@click.option("--results", type=click.Path(path_type=Path), help="A folder for the JSON; by default a new one.")
+@click.option("--wheels", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Rehearse an install.")
+@click.option("--page", "from_results", type=click.Path(exists=True, path_type=Path), help="Only write docs/gpu.md.")
+def main(rehearse, only, skip, minutes, results, wheels, from_results) -> None:
+    if from_results:
+        shutil.copyfile(from_results / "run.json", DATA)
+        PAGE.write_text(page.written(json.loads(DATA.read_text())))
+        return
+    results = results or Path(tempfile.mkdtemp(prefix="autosp-gpu-"))
+    results.mkdir(parents=True, exist_ok=True)
+    results = results.resolve()
+    click.echo(f"results: {results}")
+    if rehearse:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    place = "cpu" if rehearse else "cuda"
+    about = _about(place)
+    click.echo(f"{about['card']}: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
+    cells = sizes.chosen(sizes.rehearsed() if rehearse else sizes.real(), only, skip)
+    whole = {
+        "rehearsed": rehearse, "about": about, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "command": " ".join([page.COMMAND, *(a for a in sys.argv[1:] if not a.startswith("/"))]),
+    }  # fmt: skip
+    begin, outcomes = time.monotonic(), []
+
+    def write() -> None:
+        told = whole | {"seconds": time.monotonic() - begin, "outcomes": outcomes}
+        (results / "run.json").write_text(json.dumps(told, indent=1) + "\n")
+        (results / "gpu.md").write_text(page.written(told))
+
+    for outcome in run(cells, results, minutes, place, say=lambda line: click.echo(line)):
+        outcomes.append(outcome)
+        write()
+    if rehearse:
+        whole["install"] = install.rehearse(wheels)
+        click.echo(install.told(whole["install"]))
+    write()
+    failed = [o for o in outcomes if "failed" in o]
+    out = sum("left_out" in o for o in outcomes)
+    click.echo(f"{len(outcomes)} parts, {len(failed)} failed, {out} left out, in {time.monotonic() - begin:.0f} s")
+    sys.exit(bool(failed or "failed" in whole.get("install", {})))
+
+
+def _about(place: str) -> dict:
+    import torch
+
+    from .card import about
+
+    if place == "cuda" and not torch.cuda.is_available():
+        raise click.ClickException("no GPU is here: --rehearse runs every part on the CPU")
+    return about(place)
+
+
+if __name__ == "__main__":
+    main()

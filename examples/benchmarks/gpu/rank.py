@@ -1,0 +1,100 @@
+"""b. One rank of several at the layer shapes of a large model: seconds, bytes and MFU, predicted and measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import autosp
+from autosp.engine.measuring import predicted
+from autosp.solve import Plan
+from autosp.solve.cost import flops, operator_seconds
+
+from .card import device_of
+from .group import first_of
+from .meter import GiB, Step, measure, profiled
+from .models import batch, llama, model_flops
+
+SPEC = str(Path(__file__).parents[2] / "specs" / "llama_long.spec")  # the loss and the MLPs in tiles
+PEERS = ("deepspeed", "checkpoint")  # by whom PyTorch's partitioner is told what to recompute, on our graph
+NAMED = {"peak": 0.05, "seconds": 0.20}  # errors beyond these are named by operator
+DTYPE = {"cuda": torch.bfloat16, "cpu": torch.float32}
+
+
+def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
+    mesh, setting, device = first_of(size["ranks"], place), size["setting"], device_of(place)
+    model = llama(size["model"], place, DTYPE[place], size["length"])
+    if setting == "deepspeed":
+        _deepspeeds()
+    if setting == "checkpoint":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    autosp.compile(
+        model, SPEC, mesh=mesh, device=device, backend=size["backend"], grad_reduce="engine",
+        recompute="none" if setting in PEERS else setting,
+    )  # fmt: skip
+    inputs = batch(size["model"]["vocab_size"], size["length"], place)
+
+    def forward() -> torch.Tensor:
+        return model(**inputs).loss
+
+    def clear() -> None:
+        model.zero_grad(set_to_none=True)
+
+    held = sum(p.numel() * p.element_size() for p in model.parameters())
+    step = measure(place, forward, clear, size["steps"], held)
+    found = _measured(size, step, device.peak["bf16"])
+    tell(found)
+    found |= _compared(model, step)
+    found["line"] += f"; predicted off by {found['error']['seconds']:+.0%} and {found['error']['peak']:+.1%}"
+    if any(abs(found["error"][name]) > bound for name, bound in NAMED.items()):
+        clear()
+        tell(found)
+        found["profile"] = profiled(place, forward)
+    return found
+
+
+def _deepspeeds() -> None:
+    """DeepSpeed's own code, which puts its rule into PyTorch's partitioner for this process."""
+    from deepspeed.compile.passes.long_context_checkpointing import register_long_context_checkpointing
+
+    register_long_context_checkpointing()
+
+
+def _measured(size: dict[str, Any], step: Step, peak_flops: float) -> dict[str, Any]:
+    work = model_flops(size["model"], size["length"], size["ranks"])
+    reserved = f", reserved {step.reserved / GiB:.2f}" if step.reserved else ""
+    mfu = work / step.seconds / peak_flops
+    return {
+        "line": f"{step.seconds:.3f} s, peak {step.peak / GiB:.3f} GiB{reserved}, MFU {mfu:.1%}",
+        "length": size["length"], "setting": size["setting"], "seconds": step.seconds, "each": step.all_seconds,
+        "peak": step.peak, "forward_peak": step.forward_peak, "between": step.between, "reserved": step.reserved,
+        "loss": step.loss, "model_flops": work, "mfu": mfu,
+    }  # fmt: skip
+
+
+def _compared(model: torch.nn.Module, step: Step) -> dict[str, Any]:
+    """Predicted beside measured. The program's own: no optimizer runs, and nothing is sent."""
+    plan, state, decision = predicted(model)
+    peak, seconds = state.parameters + decision.peak, plan.compute_seconds + decision.seconds
+    error = {"peak": peak / step.peak - 1, "seconds": seconds / step.seconds - 1}
+    return {
+        "predicted": {
+            "peak": peak, "parameters": state.parameters, "saved": decision.saved, "held": decision.held,
+            "transient": decision.transient, "gradients": decision.gradients, "phase": decision.phase,
+            "at": decision.at, "seconds": seconds, "again": decision.seconds, "decided": decision.text,
+            "collectives": plan.communication_seconds, "kinds": _kinds(plan),
+        },
+        "error": error,
+    }  # fmt: skip
+
+
+def _kinds(plan: Plan) -> dict[str, float]:
+    """Predicted seconds, forward and backward, of what the profiler's kernels are grouped by."""
+    found = {"attention": 0.0, "matmul": 0.0, "fused": 0.0}
+    for op, way in plan.chosen.items():
+        heavy = flops(op, plan.problem) > 0
+        kind = "attention" if "attention" in str(op.node.target) else "matmul" if heavy else "fused"
+        found[kind] += operator_seconds(op, plan.problem, plan.device) * way.share
+    return found
