@@ -23,7 +23,7 @@ STEP = 1024
 
 
 def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
-    """size: `memory`, bytes of the card that the rehearsal makes up, where no allocator runs out."""
+    """size: `memory`, bytes for the plan, and `whole`, those of the card: the rehearsal's, where no allocator runs out."""
     device = with_memory(device_of(place), place)
     if "memory" in size:
         device = attrs.evolve(device, memory=size["memory"], reserve=0)
@@ -35,7 +35,7 @@ def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
         "longest": plan.length, "predicted": plan.peak_bytes, "usable": device.usable, "memory": device.memory,
         "tries": [],
     }  # fmt: skip
-    whole, planned = device.memory, device.usable
+    whole, planned = size.get("whole", device.memory), device.usable
     more = -(-int(MORE * plan.length) // STEP) * STEP
     for length, room in ((plan.length, whole), (more, whole), (more, planned)):
         if len(found["tries"]) == 2 and not found["tries"][-1]["trained"]:

@@ -8,19 +8,14 @@ from typing import Any
 import attrs
 import torch
 
-from autosp.engine.inner import compile_inner, compiler_of
-from autosp.engine.traced import planned
-from autosp.lower import Rank, band, lower
-from autosp.recompute import decide, tile
-from autosp.recompute.joint import crosses_layers
-from autosp.recompute.trace import trace_joint
-from autosp.spec import load
+from autosp.recompute import decide
 from autosp.spec.policies import as_recompute
 
 from .calibrate import links
 from .card import device_of
-from .meter import GiB, measure
+from .meter import GiB, Step, measure
 from .models import batch, llama
+from .program import Program, program
 from .rank import DTYPE, SPEC
 
 
@@ -31,34 +26,26 @@ def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
         found["to_host"], found["from_host"] = links(size["copy"], 5)
         found["line"] = f"{found['to_host'] / 1e9:.1f} GB/s to the host, {found['from_host'] / 1e9:.1f} back"
     tell(found)
-    device, spec = device_of(place), load(SPEC)
     model = llama(size["model"], place, DTYPE[place], size["length"])
     inputs = batch(size["model"]["vocab_size"], size["length"], place)
-    plan, captured, examples = planned(model, inputs, spec, sp=1, device=device)
-    local = lower(plan, Rank(0, "alone", complete=False))
-    band(local)
-    local, _, _ = tile(local, spec.tile, captured.hints, device.usable)
-    compiler = compiler_of(size["backend"], examples)
+    made = program(model, inputs, SPEC, device_of(place), size["backend"])
     policy = as_recompute("full", None, "offload")
-    choice = decide(local, examples, policy, device=device, p=1, plan=plan.fingerprint(), compiler=compiler).choice
-    joint, _ = trace_joint(local, examples, compiler.decompositions())
-    moved = sum(s.bytes for s in joint.saveable if crosses_layers(s))
+    choice = decide(
+        made.local, made.examples, policy, device=made.plan.device, p=1, plan=made.plan.fingerprint(),
+        compiler=made.compiler,
+    ).choice  # fmt: skip
     steps = {}
     for name, there in (("here", False), ("there", True)):
         torch._dynamo.reset()
-        steps[name] = _step(size, place, model, local, examples, attrs.evolve(choice, offload=there))
+        steps[name] = _step(size, place, model, made, attrs.evolve(choice, offload=there))
         tell(found | {name: attrs.asdict(steps[name])})
-    return found | _told(found, moved, steps)
+    return found | _told(found, made.residual(), steps)
 
 
-def _step(size: dict[str, Any], place: str, model: torch.nn.Module, local, examples, choice):
-    compiled = compile_inner(size["backend"], local, examples, choice)
-
-    def forward() -> torch.Tensor:
-        return next(x for x in compiled(*examples) if isinstance(x, torch.Tensor))
-
+def _step(size: dict[str, Any], place: str, model: torch.nn.Module, made: Program, choice) -> Step:
     held = sum(p.numel() * p.element_size() for p in model.parameters())
-    return measure(place, forward, lambda: model.zero_grad(set_to_none=True), size["steps"], held)
+    clear = lambda: model.zero_grad(set_to_none=True)  # noqa: E731
+    return measure(place, made.compiled(choice), clear, size["steps"], held)
 
 
 def _told(found: dict[str, Any], moved: int, steps: dict[str, Any]) -> dict[str, Any]:

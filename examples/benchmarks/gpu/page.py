@@ -162,11 +162,11 @@ def _offload(found: list[dict[str, Any]]) -> list[str]:
 
 def _flex(found: list[dict[str, Any]]) -> list[str]:
     rows = [
-        (way, *((f"failed: {each['failed'][:120]}", "", "") if "failed" in each else
-                (_e(each["loss"]), _e(each["gradients"]), each["worst"])))
+        (way, *((f"failed: {each['failed'][:120]}", "", "", "") if "failed" in each else
+                (_e(each["loss"]), _e(each["gradients"]), each["worst"], f"{each['used']:.2f}")))
         for f in found for way, each in f.items() if isinstance(each, dict)
     ]  # fmt: skip
-    return table(("", "loss", "gradients", "worst"), rows)
+    return table(("", "loss", "gradients", "worst", "used"), rows)
 
 
 def _calibrate(found: list[dict[str, Any]]) -> list[str]:

@@ -103,7 +103,7 @@ def rehearsed() -> list[Cell]:
         *(rank(s, "inductor" if s == "sac" else "aot_eager") for s in SETTINGS),
         Cell("calibrate", "", 1, long, dict(matmul=64, attention=64, elements=2**12, copy=2**16, tries=2)),
         Cell("longest", "1B", 1, long, dict(
-            model=small, recompute="none", backend="aot_eager", steps=1, hint=1024, memory=2**23,
+            model=small, recompute="none", backend="aot_eager", steps=1, hint=4096, memory=3 * 2**22, whole=2**25,
         )),
         Cell("offload", "", 1, long, dict(model=tiny, length=256, steps=1, backend="aot_eager", copy=2**16)),
         Cell("flex", "", 1, long, dict(length=128, heads=6, kv_heads=3, width=16, ranks=3, backend="aot_eager")),
