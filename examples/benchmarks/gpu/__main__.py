@@ -21,13 +21,19 @@ from . import install, page, sizes
 from .runner import ROOT, run
 
 PAGE, DATA = ROOT / "docs" / "gpu.md", ROOT / "docs" / "gpu.json"
-NAMES = click.Choice([*sizes.PARTS, *sizes.PARTS.values()])
+
+
+def _cells(rehearse: bool, only: tuple[str, ...], skip: tuple[str, ...]) -> list[sizes.Cell]:
+    try:
+        return sizes.chosen(sizes.rehearsed() if rehearse else sizes.real(), only, skip)
+    except ValueError as e:
+        raise click.UsageError(str(e)) from None
 
 
 @click.command(help=__doc__)
 @click.option("--rehearse", is_flag=True, help="Every part on the CPU, with tiny sizes.")
-@click.option("--only", multiple=True, type=NAMES, help="These parts alone.")
-@click.option("--skip", multiple=True, type=NAMES, help="Not these parts.")
+@click.option("--only", multiple=True, metavar="PART", help="These alone: a part (a to g, or its name), or b:128K.")
+@click.option("--skip", multiple=True, metavar="PART", help="Not these.")
 @click.option("--minutes", default=8.0, show_default=True, help="For all; what no longer fits is left out.")
 @click.option("--results", type=click.Path(path_type=Path), help="A folder for the JSON; by default a new one.")
 @click.option("--wheels", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Rehearse an install.")
@@ -37,6 +43,7 @@ def main(rehearse, only, skip, minutes, results, wheels, from_results) -> None:
         shutil.copyfile(from_results / "run.json", DATA)
         PAGE.write_text(page.written(json.loads(DATA.read_text())))
         return
+    cells = _cells(rehearse, only, skip)
     results = results or Path(tempfile.mkdtemp(prefix="autosp-gpu-"))
     results.mkdir(parents=True, exist_ok=True)
     results = results.resolve()
@@ -46,7 +53,6 @@ def main(rehearse, only, skip, minutes, results, wheels, from_results) -> None:
     place = "cpu" if rehearse else "cuda"
     about = _about(place)
     click.echo(f"{about['card']}: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
-    cells = sizes.chosen(sizes.rehearsed() if rehearse else sizes.real(), only, skip)
     whole = {
         "rehearsed": rehearse, "about": about, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "command": " ".join([page.COMMAND, *(a for a in sys.argv[1:] if not a.startswith("/"))]),

@@ -17,8 +17,7 @@ GiB = 2**30
 @attrs.frozen
 class Step:
     """seconds: the median. Of the last step: peak, the most bytes allocated, with what was there before; between, those
-    beyond it when the forward has ended; reserved, what the allocator took (None on the CPU). fell: whether each phase's
-    own peak is the forward's."""
+    beyond it when the forward has ended; forward_peak, the most by then; reserved, what the allocator took (None on the CPU)."""
 
     seconds: float
     all_seconds: list[float]
@@ -32,12 +31,12 @@ class Step:
 def measure(
     place: str, forward: Callable[[], torch.Tensor], clear: Callable[[], None], steps: int, held: int = 0
 ) -> Step:
-    """`steps` steps after one that compiles. clear: frees the gradients. held: bytes that are there before a step, on
+    """`steps` steps after one that compiles; of 0 steps, that one. clear: frees the gradients. held: bytes that are there before a step, on
     the CPU, whose events tell only what is added."""
     one = _on_cuda if place == "cuda" else _on_cpu
     clear()
-    one(forward)  # compiles
-    found = []
+    found = [one(forward)]  # compiles
+    found = found[:0] if steps else found
     for _ in range(steps):
         clear()
         found.append(one(forward))

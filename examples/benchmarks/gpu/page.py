@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,13 +24,31 @@ NOTES = {
     "`torch.utils.checkpoint`, both on our graph. MFU counts the model's own FLOPs, causal attention's half, over the "
     "description's bf16 peak.",
     "longest": "A model of 1.0 billion parameters (four such layers), AdamW with fp32 masters. Each length trains, or "
-    "runs out of memory: on the whole card, and with the allocator held to what the plan takes for usable.",
+    "runs out of memory, with the allocator held to what the plan takes for usable (where the longest does not train in that, "
+    "on the whole card too); the last is five percent longer.",
     "offload": "Recompute `full`, the same choice twice: what leaves a layer stays on the card, or waits in the host.",
     "flex": "Loss and gradients against the same attention written out in eager PyTorch: compiled on one rank, and with "
     "heads split over simulated ranks.",
-    "calibrate": "`calibrate.device` of the results is the file; links between cards are the shipped file's.",
+    "calibrate": "`f_calibrate.device` of the results is the file; links between cards are the shipped file's.",
     "record": "Of a step of one layer at 8K tokens, `sac`: files of the results folder.",
 }  # fmt: skip
+INSTALL = """\
+## Run it
+
+From the top of a checkout, on a machine with one GPU, Python 3.12, torch and transformers, and no network. FOLDER holds
+a wheel of each package that is missing there (lark, highspy, click, deepspeed, hjson, pydantic, pydantic-core,
+annotated-types, typing-inspection, py-cpuinfo, msgpack, ninja), collected where there is one; `--rehearse --wheels
+FOLDER` tries the install.
+
+```
+python3 -m pip install --no-index --no-deps --target SITE FOLDER/*.whl
+PYTHONPATH=SITE:$PWD python3 -m examples.benchmarks.gpu --results RESULTS
+PYTHONPATH=SITE:$PWD python3 -m examples.benchmarks.gpu --only b:128K --minutes 5 --results MORE   # where there is time
+```
+
+Every process has a time limit, prints a line, and has written what it knew if it is ended; what no longer fits into
+`--minutes` (8) is left out, and that is said.
+"""
 UNSHOWN = """\
 ## What the CPU cannot show
 
@@ -46,7 +65,7 @@ A rehearsal runs every line of the command on the CPU; these are new on a GPU, a
 
 def written(run: dict[str, Any] | None) -> str:
     """The page of a run; of None, that there was none."""
-    return "\n".join([*_head(run), "", *_parts(run or {"outcomes": []}), UNSHOWN])
+    return "\n".join([*_head(run), "", *_parts(run or {"outcomes": []}), INSTALL, UNSHOWN]).rstrip() + "\n"
 
 
 def _head(run: dict[str, Any] | None) -> Iterator[str]:
@@ -72,7 +91,7 @@ def _parts(run: dict[str, Any]) -> Iterator[str]:
         own = [o for o in run["outcomes"] if o["name"] == name]
         yield f"## {letter}. {TITLES[name]}"
         yield ""
-        yield NOTES[name]
+        yield textwrap.fill(NOTES[name], 118, break_long_words=False, break_on_hyphens=False)
         yield ""
         found = [o for o in own if o.get("found")]
         if found:
@@ -143,11 +162,11 @@ def _named(f: dict[str, Any]) -> str:
 
 def _longest(found: list[dict[str, Any]]) -> list[str]:
     rows = [
-        (f"{t['length']:,}", _g(t["room"]), "trains" if t["trained"] else "runs out", _g(f["predicted"]) if i == 0 else "",
-         _g(t.get("peak")), _pc(f["predicted"] / t["peak"] - 1) if i == 0 and t.get("peak") else "", _s(t.get("seconds")))
-        for f in found for i, t in enumerate(f.get("tries", []))
+        (f"{t['length']:,}", _g(t["room"]), "trains" if t["trained"] else "runs out", *(
+            (_g(f["predicted"]), _g(t["peak"]), _pc(f["predicted"] / t["peak"] - 1)) if t["trained"] else ("", "", "")))
+        for f in found for t in f.get("tries", [])
     ]  # fmt: skip
-    return table(("tokens", "of GiB", "", "predicted peak GiB", "peak GiB", "off", "s"), rows)
+    return table(("tokens", "in GiB", "", "predicted peak GiB", "peak GiB", "off"), rows)
 
 
 def _offload(found: list[dict[str, Any]]) -> list[str]:

@@ -18,6 +18,8 @@ from .sizes import LETTERS, Cell
 ROOT = Path(__file__).parents[3]
 TAIL = 12  # lines of a failed process's stderr that are kept
 
+NOISE = "SyncActivityProfilerHandler"  # what the profiler says of itself
+
 # Settings of every process. The cache of joint graphs is off: its key tells neither another partitioner in PyTorch's
 # place nor a mark for recomputation, which is what the cells compare.
 SETTINGS = {
@@ -70,7 +72,7 @@ def one(cell: Cell, results: Path, limit: float, place: str) -> dict[str, Any]:
     found = json.loads(path.read_text()) if path.exists() else {}
     outcome = named(cell) | {"seconds": round(time.monotonic() - begin, 1), "size": cell.size, "found": found}
     if failed:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip() and NOISE not in line]
         outcome |= {"failed": failed, "last": lines[-TAIL:]}
     path.write_text(json.dumps(outcome, indent=1) + "\n")
     return outcome
