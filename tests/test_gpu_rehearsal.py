@@ -105,7 +105,7 @@ def test_every_part_is_rehearsed(tmp_path: Path):
     cases = [c for o in run["outcomes"] for c in o["found"].get("cases", [])]
     assert len(cases) == 12 and all(c["exact"] for c in cases)
     saved = {o["found"]["setting"]: o["found"]["between"] for o in run["outcomes"] if o["name"] == "rank"}
-    assert saved["full"] < saved["checkpoint"] < saved["none"] and saved["sac"] < saved["deepspeed"] < saved["none"]
+    assert saved["checkpoint"] < saved["none"] and saved["sac"] < saved["deepspeed"] < saved["none"]
 
 
 @pytest.mark.slow

@@ -24,10 +24,10 @@ STEP = 1024
 
 def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
     """The allocator is held to what the plan takes for usable: the rest of the card is no tensor's. Where the longest
-    length runs out there, it is tried on the whole card. size: `memory`, bytes of the card that the rehearsal makes up."""
+    length runs out there, it is tried on all of its memory. size: `most`, bytes of the card that are used at most: a length
+    that fills a larger one takes minutes a step."""
     device = with_memory(device_of(place), place)
-    if "memory" in size:
-        device = attrs.evolve(device, memory=size["memory"], reserve=0)
+    device = attrs.evolve(device, memory=min(device.memory, size["most"]))
     mesh = first_of(1, place)
     plan = _plan(size, place, device)
     if plan is None:
@@ -71,13 +71,15 @@ def _plan(size: dict[str, Any], place: str, device: Device):
 
 def _trained(size: dict[str, Any], place: str, device: Device, mesh, length: int, room: int) -> dict[str, Any]:
     """A step with AdamW, whose states are there. room: bytes that the allocator may take."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     if place == "cuda":
         torch.cuda.set_per_process_memory_fraction(min(room / torch.cuda.mem_get_info()[1], 1.0))
         torch.cuda.reset_peak_memory_stats()
     try:
         return _step(size, place, device, mesh, length, room)
-    except torch.OutOfMemoryError as e:
+    except Exception as e:
+        if not isinstance(e, torch.OutOfMemoryError) and "out of memory" not in str(e):
+            raise
         return {"trained": False, "why": str(e)[:300]}
     finally:
         gc.collect()

@@ -114,6 +114,9 @@ KINDS = {
 }
 
 
+REGIONS = ("##", "Torch-Compiled", "ProfilerStep", "autograd::")  # what holds kernels, and is none
+
+
 def kind_of(kernel: str) -> str:
     """What a kernel does, by its name."""
     name = kernel.lower()
@@ -129,7 +132,8 @@ def profiled(place: str, forward: Callable[[], torch.Tensor], most: int = 8) -> 
             torch.cuda.synchronize()
     rows = seen.key_averages()
     if place == "cuda":
-        kernels = [(r.key, r.self_device_time_total / 1e6, r.count) for r in rows if "CUDA" in str(r.device_type)]
+        ran = [r for r in rows if "CUDA" in str(r.device_type) and not (r.is_user_annotation or r.key.startswith(REGIONS))]
+        kernels = [(r.key, r.self_device_time_total / 1e6, r.count) for r in ran]
         bytes_ = [(r.key, r.self_device_memory_usage) for r in rows]
     else:
         kernels = [(r.key, r.self_cpu_time_total / 1e6, r.count) for r in rows]

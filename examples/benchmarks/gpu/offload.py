@@ -36,7 +36,7 @@ def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
     ).choice  # fmt: skip
     steps = {}
     for name, there in (("here", False), ("there", True)):
-        torch._dynamo.reset()
+        torch.compiler.reset()
         steps[name] = _step(size, place, model, made, attrs.evolve(choice, offload=there))
         tell(found | {name: attrs.asdict(steps[name])})
     return found | _told(found, made.residual(), steps)

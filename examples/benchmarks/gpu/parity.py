@@ -52,7 +52,7 @@ def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
                 run_it = on_rank if sp == 1 else lambda item: simulator.run(*item)
                 cases.append(_case(of_run(trial, known["of"], run_it((trial, spec))), width))
                 tell(_found(cases))
-    return _found(cases) | {"attention": _kernels(place, size)}
+    return _found(cases) | ({"attention": _kernels(place, size)} if 1 in size["ranks"] else {})
 
 
 def _case(verdict: Any, width: int) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def one(cell: Cell, results: Path, limit: float, place: str) -> dict[str, Any]:
     begin = time.monotonic()
     with log.open("w") as out:
         child = subprocess.Popen(
-            command, cwd=ROOT, env=_environment(place), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=ROOT, env=environment(place), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
         failed = _wait(child, limit)
     found = json.loads(path.read_text()) if path.exists() else {}
@@ -78,7 +78,8 @@ def one(cell: Cell, results: Path, limit: float, place: str) -> dict[str, Any]:
     return outcome
 
 
-def _environment(place: str) -> dict[str, str]:
+def environment(place: str) -> dict[str, str]:
+    """What a process finds in its environment; what the user has set stays."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"DS_ACCELERATOR": "cpu"} if place == "cpu" else {}
     return {**SETTINGS, **os.environ, **own, "PYTHONPATH": os.pathsep.join(paths)}
