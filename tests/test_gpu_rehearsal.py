@@ -89,9 +89,8 @@ def test_the_page_in_the_repository_is_that_of_its_json():
 @pytest.mark.slow
 @pytest.mark.inductor
 def test_every_part_is_rehearsed(tmp_path: Path):
-    done = subprocess.run(
-        [*COMMAND, "--rehearse", "--minutes", "20", "--results", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [*COMMAND, "--rehearse", "--minutes", "20", "--results", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     run = json.loads((tmp_path / "run.json").read_text())
     assert {o["name"] for o in run["outcomes"]} == set(sizes.PARTS.values())

@@ -294,7 +294,8 @@ def run(
 def precision(trial: Trial) -> contextlib.AbstractContextManager:
     """What the forward runs under."""
     dtypes = {"autocast": torch.bfloat16, "fp16": torch.float16}
-    return torch.autocast(trial.device, dtypes[trial.precision]) if trial.precision in dtypes else contextlib.nullcontext()
+    lower = dtypes.get(trial.precision)
+    return contextlib.nullcontext() if lower is None else torch.autocast(trial.device, lower)
 
 
 def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:

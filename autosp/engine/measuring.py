@@ -87,8 +87,12 @@ def _predicted(backend: Backend) -> tuple[Plan, State, Decision | None]:
     vals = {n.name: n.meta.get("val") for n in captured.graph.graph.nodes if n.op == "placeholder"}
     examples = [_example(vals[p.node], p.requires_grad) for p in captured.placeholders]
     state, policy = options.states.of(captured, examples), backend.policy
-    told = predict(plan, policy, backend.spec.tile, examples=examples, limit=limit_of(policy, state, device_memory(plan.device).usable),
-                   offload=backend.spec.offload == "auto" and torch.cuda.is_available(), compiler=compiler_of(options.inner, examples))  # fmt: skip
+    told = predict(
+        plan, policy, backend.spec.tile, examples=examples,
+        limit=limit_of(policy, state, device_memory(plan.device).usable),
+        offload=backend.spec.offload == "auto" and torch.cuda.is_available(),
+        compiler=compiler_of(options.inner, examples),
+    )  # fmt: skip
     return plan, state, told and told.decision
 
 

@@ -78,7 +78,9 @@ def main(rehearse, only, skip, minutes, results, wheels, from_results) -> None:
 def _about(place: str) -> dict:
     """The card and the releases, seen by a process that is gone: this one holds nothing of the card."""
     code = f"import json; from {__package__}.card import about; print(json.dumps(about({place!r})))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(place), cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(place), cwd=ROOT
+    )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise click.ClickException(f"no GPU can be used here ({last}): --rehearse runs every part on the CPU")

@@ -71,7 +71,8 @@ def _traffic(size: dict[str, Any], place: str) -> tuple[float, float]:
 
 def links(count: int, tries: int) -> tuple[float, float]:
     """Bytes/s to pinned memory of the host, and back."""
-    here, there = torch.empty(count, dtype=torch.uint8, device="cuda"), torch.empty(count, dtype=torch.uint8).pin_memory()
+    here = torch.empty(count, dtype=torch.uint8, device="cuda")
+    there = torch.empty(count, dtype=torch.uint8).pin_memory()
     out = seconds_of("cuda", lambda: there.copy_(here, non_blocking=True), tries)
     back = seconds_of("cuda", lambda: here.copy_(there, non_blocking=True), tries)
     return count / out, count / back
@@ -82,8 +83,9 @@ def written(shipped: Device, measured: dict[str, float]) -> str:
     host = min(measured.get("to host", shipped.host), measured.get("from host", shipped.host))
     memory = measured["memory"] / 2**30
     return "\n".join([
-        "# Measured by `python -m examples.benchmarks.gpu`. Peaks, reserve, node and links between cards are the shipped",
-        f"# file's: one card cannot tell them. Attention reached {measured['attention forward']:.3g} FLOP/s forward and",
+        "# Measured by `python -m examples.benchmarks.gpu`. Peaks, reserve, node and links between cards are the",
+        "# shipped file's: one card cannot tell them. Attention reached "
+        f"{measured['attention forward']:.3g} FLOP/s forward and",
         f"# {measured['attention backward']:.3g} backward, elementwise work {measured['elementwise']:.3g} bytes/s.",
         f"device      {shipped.name}-measured",
         *(f"peak        {name} {value:g}" for name, value in shipped.peak.items()),

@@ -88,7 +88,11 @@ def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
             found[name] = {"failed": f"{type(e).__name__}: {e}"[:400]}
         tell(found)
     words = [
-        f"{name} " + (each.get("failed", "") or f"loss {each['loss']:.1e}, gradients {each['gradients']:.1e} ({each['used']:.2f} of the bar)")
+        f"{name} "
+        + (
+            each.get("failed", "")
+            or f"loss {each['loss']:.1e}, gradients {each['gradients']:.1e} ({each['used']:.2f} of the bar)"
+        )
         for name, each in found.items()
     ]
     return found | {"line": "; ".join(words), "backward": place == "cuda"}
@@ -118,7 +122,7 @@ def _ranks(size: dict[str, Any], place: str, inputs) -> tuple[float, dict[str, t
             ranks = in_turn(Simulation(plan, checked=True))
             loss = float(ranks.run(examples)[0][0][ranks.loss])
     model = Flexible(size, place, written_out=place == "cpu")
-    plan, captured, examples = planned(model, inputs, SPEC, sp=size["ranks"])
+    plan, _, examples = planned(model, inputs, SPEC, sp=size["ranks"])
     ranks = in_turn(Simulation(plan, checked=True))
     outputs, gradients = ranks.run(examples)[0]
     names = {id(p): n for n, p in model.named_parameters()}

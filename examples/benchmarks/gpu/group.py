@@ -1,13 +1,12 @@
-"""One rank of several in this process: nothing is sent, and what a rank receives is what it has sent.
-
-The only file of the benchmark that uses names that PyTorch does not promise.
-"""
+"""One rank of several in this process: nothing is sent, and what a rank receives is what it has sent."""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
+
+from .unpromised import fake_group
 
 _kept: list = []  # C++ holds the store without its Python half
 
@@ -43,10 +42,7 @@ class Echo(dist.Store):
 
 def first_of(ranks: int, place: str) -> DeviceMesh:
     """A mesh [dp, sp] of 1 x `ranks`, of which this process is the first."""
-    try:
-        import torch.testing._internal.distributed.fake_pg  # noqa: F401, registers the backend
-    except ImportError as e:
-        raise SystemExit(f"torch {torch.__version__} has no process group that sends nothing: {e}") from e
+    fake_group()
     store = Echo()
     library = torch.library.Library("_c10d_functional", "IMPL")
     library.impl("all_to_all_single", _echo, place.upper())

@@ -58,4 +58,8 @@ def _run(command: list[str], env: dict[str, str] | None = None) -> subprocess.Co
 def told(outcome: dict[str, Any]) -> str:
     if "installed" in outcome:
         return f"install: {len(outcome['installed'])} wheels without a network: {' '.join(outcome['installed'])}"
-    return "install: " + (f"left out, {outcome['left_out']}" if "left_out" in outcome else f"FAILED, {outcome['failed']}")
+    return (
+        f"install: left out, {outcome['left_out']}"
+        if "left_out" in outcome
+        else f"install: FAILED, {outcome['failed']}"
+    )

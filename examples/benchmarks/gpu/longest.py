@@ -24,8 +24,8 @@ STEP = 1024
 
 def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
     """The allocator is held to what the plan takes for usable: the rest of the card is no tensor's. Where the longest
-    length runs out there, it is tried on all of its memory. size: `most`, bytes of the card that are used at most: a length
-    that fills a larger one takes minutes a step."""
+    length runs out there, it is tried on all of its memory. size: `most`, bytes of the card that are used at most: a
+    length that fills a larger one takes minutes a step."""
     device = with_memory(device_of(place), place)
     device = attrs.evolve(device, memory=min(device.memory, size["most"]))
     mesh = first_of(1, place)
@@ -91,8 +91,9 @@ def _step(size: dict[str, Any], place: str, device: Device, mesh, length: int, r
     model = llama(size["model"], place, DTYPE[place], length)
     optimizer = Masters(model)
     compiled = autosp.compile(
-        model, SPEC, mesh=mesh, device=device, backend=size["backend"], recompute=size["recompute"], grad_reduce="engine"
-    )
+        model, SPEC, mesh=mesh, device=device, backend=size["backend"], recompute=size["recompute"],
+        grad_reduce="engine",
+    )  # fmt: skip
     inputs = batch(size["model"]["vocab_size"], length, place)
     step = measure(place, lambda: compiled(**inputs).loss, lambda: None, 0, _states(model))
     optimizer.step()

@@ -11,13 +11,16 @@ import attrs
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from .unpromised import allocations
+
 GiB = 2**30
 
 
 @attrs.frozen
 class Step:
     """seconds: the median. Of the last step: peak, the most bytes allocated, with what was there before; between, those
-    beyond it when the forward has ended; forward_peak, the most by then; reserved, what the allocator took (None on the CPU)."""
+    beyond it when the forward has ended; forward_peak, the most by then; reserved, what the allocator took (None on
+    the CPU)."""
 
     seconds: float
     all_seconds: list[float]
@@ -31,8 +34,10 @@ class Step:
 def measure(
     place: str, forward: Callable[[], torch.Tensor], clear: Callable[[], None], steps: int, held: int = 0
 ) -> Step:
-    """`steps` steps after one that compiles; of 0 steps, that one. clear: frees the gradients. held: bytes that are there before a step, on
-    the CPU, whose events tell only what is added."""
+    """`steps` steps after one that compiles; of 0 steps, that one.
+
+    clear: frees the gradients. held: bytes that are there before a step, for the CPU, whose events tell what is added.
+    """
     one = _on_cuda if place == "cuda" else _on_cpu
     clear()
     found = [one(forward)]  # compiles
@@ -67,19 +72,17 @@ def _on_cuda(forward: Callable[[], torch.Tensor]) -> dict[str, Any]:
 
 
 def _on_cpu(forward: Callable[[], torch.Tensor]) -> dict[str, Any]:
-    begin, marks = time.perf_counter(), []
+    begin = time.perf_counter()
     with profile(profile_memory=True, activities=[ProfilerActivity.CPU]) as seen:
         loss = forward()
-        marks.append(time.time_ns())
+        ended = time.time_ns()
         loss.backward()
     seconds = time.perf_counter() - begin
     now = most = between = forward_peak = 0
-    for event in sorted(seen.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() != "[memory]":
-            continue
-        now += event.nbytes()
+    for at, count in allocations(seen):
+        now += count
         most = max(most, now)
-        if event.start_ns() <= marks[0]:
+        if at <= ended:
             between, forward_peak = now, most
     return {
         "seconds": seconds, "peak": most, "between": between, "forward_peak": forward_peak, "reserved": None,
@@ -132,7 +135,8 @@ def profiled(place: str, forward: Callable[[], torch.Tensor], most: int = 8) -> 
             torch.cuda.synchronize()
     rows = seen.key_averages()
     if place == "cuda":
-        ran = [r for r in rows if "CUDA" in str(r.device_type) and not (r.is_user_annotation or r.key.startswith(REGIONS))]
+        ran = [r for r in rows if "CUDA" in str(r.device_type) and not r.key.startswith(REGIONS)]
+        ran = [r for r in ran if not r.is_user_annotation]
         kernels = [(r.key, r.self_device_time_total / 1e6, r.count) for r in ran]
         bytes_ = [(r.key, r.self_device_memory_usage) for r in rows]
     else:

@@ -16,19 +16,20 @@ TITLES = {
     "flex": "flex_attention's backward", "calibrate": "The card's description", "record": "A trace and a snapshot",
 }  # fmt: skip
 NOTES = {
-    "parity": "Three SGD steps of a small Llama against plain eager PyTorch on the card, by the bar of [parity.md](parity.md): "
-    "compiled by Inductor on one rank, and simulated on 2 and 4 ranks (`used` is the part of the bar that is used).",
-    "rank": "Four layers and the head, bf16, forward and backward without an optimizer, loss and MLPs in tiles. The process "
-    "group sends nothing: what a rank receives is what it has sent, so collectives take a copy's time, and predicted "
-    "seconds leave theirs out. `deepspeed` is its AutoSP pass's recomputation, `checkpoint` each layer under "
+    "parity": "Three SGD steps of a small Llama against plain eager PyTorch on the card, by the bar of "
+    "[parity.md](parity.md): compiled by Inductor on one rank, and simulated on 2 and 4 ranks "
+    "(`used` is the part of the bar that is used).",
+    "rank": "Four layers and the head, bf16, forward and backward without an optimizer, loss and MLPs in tiles. The "
+    "process group sends nothing: what a rank receives is what it has sent, so collectives take a copy's time, and "
+    "predicted seconds leave theirs out. `deepspeed` is its AutoSP pass's recomputation, `checkpoint` each layer under "
     "`torch.utils.checkpoint`, both on our graph. MFU counts the model's own FLOPs, causal attention's half, over the "
     "description's bf16 peak.",
     "longest": "A model of 1.0 billion parameters (four such layers), AdamW with fp32 masters. Each length trains, or "
-    "runs out of memory, with the allocator held to what the plan takes for usable (where the longest does not train in that, "
-    "on the whole card too); the last is five percent longer.",
+    "runs out of memory, with the allocator held to what the plan takes for usable (where the longest does not "
+    "train in that, on the whole card too); the last is five percent longer.",
     "offload": "Recompute `full`, the same choice twice: what leaves a layer stays on the card, or waits in the host.",
-    "flex": "Loss and gradients against the same attention written out in eager PyTorch: compiled on one rank, and with "
-    "heads split over simulated ranks.",
+    "flex": "Loss and gradients against the same attention written out in eager PyTorch: compiled on one rank, and "
+    "with heads split over simulated ranks.",
     "calibrate": "`f_calibrate.device` of the results is the file; links between cards are the shipped file's.",
     "record": "Of a step of one layer at 8K tokens, `sac`: files of the results folder.",
 }  # fmt: skip
@@ -175,7 +176,7 @@ def _offload(found: list[dict[str, Any]]) -> list[str]:
          _s(f["exposed"]), _g(f["peak"]["here"]), _g(f["peak"]["there"]))
         for f in found if "moved" in f
     ]  # fmt: skip
-    heads = ("to host GB/s", "back GB/s", "moved GiB each way", "copies s", "hidden s", "exposed s", "peak GiB", "offloaded")
+    heads = ("to host GB/s", "back GB/s", "GiB each way", "copies s", "hidden s", "exposed s", "peak GiB", "offloaded")
     return table(heads, rows)
 
 
@@ -189,7 +190,8 @@ def _flex(found: list[dict[str, Any]]) -> list[str]:
 
 
 def _calibrate(found: list[dict[str, Any]]) -> list[str]:
-    rows = [(r["figure"], f"{r['shipped']:.4g}", f"{r['measured']:.4g}", _pc(r["shipped"] / r["measured"] - 1) if r["measured"] else "")
+    rows = [(r["figure"], f"{r['shipped']:.4g}", f"{r['measured']:.4g}",
+             _pc(r["shipped"] / r["measured"] - 1) if r["measured"] else "")
             for f in found for r in f.get("rows", [])]  # fmt: skip
     each = [f"- {name}: {value:.4g}" for f in found for name, value in f.get("measured", {}).items()]
     return [*table(("", "shipped", "measured", "off"), rows), "", *each]

@@ -20,6 +20,7 @@ from .group import first_of
 from .meter import GiB, Step, measure, profiled
 from .models import batch, llama, model_flops
 from .program import program
+from .unpromised import deepspeeds_recomputation
 
 SPEC = str(Path(__file__).parents[2] / "specs" / "llama_long.spec")  # the loss and the MLPs in tiles
 NAMED = {"peak": 0.05, "seconds": 0.20}  # errors beyond these are named by operator
@@ -58,7 +59,7 @@ def _compiled(
     """As `autosp.compile` has it; under PyTorch's own choice where DeepSpeed tells PyTorch what to recompute."""
     peer = size["setting"] == "deepspeed"
     if peer:
-        _deepspeeds()
+        deepspeeds_recomputation()
     autosp.compile(
         model, SPEC, mesh=mesh, device=device, backend=size["backend"], grad_reduce="engine",
         recompute="none" if peer else size["setting"],
@@ -79,13 +80,6 @@ def _checkpointed(
     made = program(model, inputs, SPEC, device, size["backend"], sp=size["ranks"], group=group)
     decision = made.layers()
     return made.compiled(decision.choice), lambda: (made.plan, decision)
-
-
-def _deepspeeds() -> None:
-    """DeepSpeed's own code, which puts its rule into PyTorch's partitioner for this process."""
-    from deepspeed.compile.passes.long_context_checkpointing import register_long_context_checkpointing
-
-    register_long_context_checkpointing()
 
 
 def _measured(size: dict[str, Any], step: Step, peak_flops: float) -> dict[str, Any]:

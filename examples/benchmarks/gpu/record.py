@@ -16,6 +16,7 @@ from .card import device_of
 from .group import first_of
 from .models import batch, llama
 from .rank import DTYPE, SPEC
+from .unpromised import memory_of
 
 MOST = 12 * 2**20  # bytes of a file
 
@@ -42,16 +43,12 @@ def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
     files = {"trace": _kept(trace)}
     tell({"files": files, "line": f"a trace of {files['trace']['bytes']:,} bytes"})
     if place == "cuda":
-        torch.cuda.memory._record_memory_history(max_entries=20000, stacks="python", context="alloc")
-        step()
-        torch.cuda.synchronize()
         snapshot = stem.with_suffix(".memory.pickle.gz")
         with gzip.open(snapshot, "wb") as out:
-            pickle.dump(torch.cuda.memory._snapshot(), out)
-        torch.cuda.memory._record_memory_history(enabled=None)
+            pickle.dump(memory_of(step), out)
         files["snapshot"] = _kept(snapshot)
-    words = ", ".join(f"{name} {f['bytes']:,} bytes{'' if f['kept'] else ' (too large, removed)'}" for name, f in files.items())
-    return {"files": files, "line": words}
+    words = [f"{name} {f['bytes']:,} bytes{'' if f['kept'] else ' (too large, removed)'}" for name, f in files.items()]
+    return {"files": files, "line": ", ".join(words)}
 
 
 def _kept(path: Path) -> dict[str, Any]:
