@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,7 +39,7 @@ def _cells(rehearse: bool, only: tuple[str, ...], skip: tuple[str, ...]) -> list
 @click.option("--page", "from_results", type=click.Path(exists=True, path_type=Path), help="Only write docs/gpu.md.")
 def main(rehearse, only, skip, minutes, results, wheels, from_results) -> None:
     if from_results:
-        shutil.copyfile(from_results / "run.json", DATA)
+        DATA.write_text(page.without_folders((from_results / "run.json").read_text()))
         PAGE.write_text(page.written(json.loads(DATA.read_text())))
         return
     cells = _cells(rehearse, only, skip)
@@ -53,7 +52,7 @@ def main(rehearse, only, skip, minutes, results, wheels, from_results) -> None:
     click.echo(f"{about['card']}: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
     whole = {
         "rehearsed": rehearse, "about": about, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "command": " ".join([page.COMMAND, *(a for a in sys.argv[1:] if not a.startswith("/"))]),
+        "command": _command(rehearse, only, skip, minutes),
     }  # fmt: skip
     begin, outcomes = time.monotonic(), []
 
@@ -73,6 +72,12 @@ def main(rehearse, only, skip, minutes, results, wheels, from_results) -> None:
     out = sum("left_out" in o for o in outcomes)
     click.echo(f"{len(outcomes)} parts, {len(failed)} failed, {out} left out, in {time.monotonic() - begin:.0f} s")
     sys.exit(bool(failed or "failed" in whole.get("install", {})))
+
+
+def _command(rehearse: bool, only: tuple[str, ...], skip: tuple[str, ...], minutes: float) -> str:
+    """The command without folders, which belong to a machine."""
+    parts = [*(f"--only {each}" for each in only), *(f"--skip {each}" for each in skip)]
+    return " ".join([page.COMMAND, *(["--rehearse"] if rehearse else []), *parts, f"--minutes {minutes:g}"])
 
 
 def _about(place: str) -> dict:

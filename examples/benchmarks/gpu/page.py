@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -67,6 +68,11 @@ A rehearsal runs every line of the command on the CPU; these are new on a GPU, a
 def written(run: dict[str, Any] | None) -> str:
     """The page of a run; of None, that there was none."""
     return "\n".join([*_head(run), "", *_parts(run or {"outcomes": []}), INSTALL, UNSHOWN]).rstrip() + "\n"
+
+
+def without_folders(text: str) -> str:
+    """A text whose files have names alone: their folders are those of the machine that it was written on."""
+    return re.sub(r"(?<![\w.:/])/(?:[\w.+@-]+/)+", "", text)
 
 
 def _head(run: dict[str, Any] | None) -> Iterator[str]:
