@@ -43,12 +43,12 @@ def main(rehearse, only, skip, minutes, results, wheels, from_results) -> None:
         PAGE.write_text(page.written(json.loads(DATA.read_text())))
         return
     cells = _cells(rehearse, only, skip)
+    place = "cpu" if rehearse else "cuda"
+    about = _about(place)
     results = results or Path(tempfile.mkdtemp(prefix="autosp-gpu-"))
     results.mkdir(parents=True, exist_ok=True)
     results = results.resolve()
     click.echo(f"results: {results}")
-    place = "cpu" if rehearse else "cuda"
-    about = _about(place)
     click.echo(f"{about['card']}: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
     whole = {
         "rehearsed": rehearse, "about": about, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
