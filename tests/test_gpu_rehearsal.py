@@ -90,14 +90,14 @@ def test_the_page_in_the_repository_is_that_of_its_json():
 
 def test_the_page_of_a_results_folder_names_no_folder_of_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = json.loads((GOLDEN / "run.json").read_text())
-    run["outcomes"][2]["last"] = ["  File /opt/some-where/lib/python3.12/torch/x.py, line 3: 5 GB/s and/or"]
+    run["outcomes"][2]["last"] = ["  File /a/some-where/lib/python3.12/torch/x.py, line 3: 5 GB/s and/or"]
     (tmp_path / "run.json").write_text(json.dumps(run))
     for name in ("PAGE", "DATA"):
         monkeypatch.setattr(command, name, tmp_path / f"written.{name}")
     done = CliRunner().invoke(command.main, ["--page", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert "`  File x.py, line 3: 5 GB/s and/or`" in (tmp_path / "written.PAGE").read_text()
-    assert "/opt" not in (tmp_path / "written.DATA").read_text()
+    assert "some-where" not in (tmp_path / "written.DATA").read_text()
 
 
 def test_an_unknown_part_is_refused():
