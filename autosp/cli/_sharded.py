@@ -41,7 +41,7 @@ def on_rank(item: tuple[Trial, Spec]) -> Trained | Refused:
 def _plain(trial: Trial, spec: Spec) -> Trained:
     from ..engine import compile
 
-    mesh = dist.init_device_mesh("cpu", (trial.dp, trial.sp), mesh_dim_names=("dp", "sp"))
+    mesh = dist.init_device_mesh(trial.device, (trial.dp, trial.sp), mesh_dim_names=("dp", "sp"))
     model, given = build(trial)
     compiled = compile(
         model, spec, mesh=mesh, backend=trial.backend, dynamic=trial.dynamic or None, recompute=trial.recompute
@@ -157,7 +157,7 @@ class Simulator:
 
 
 def _model_key(trial: Trial) -> tuple:
-    return trial.model, trial.attn, trial.precision
+    return trial.model, trial.attn, trial.precision, trial.device
 
 
 def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -33,6 +33,7 @@ class Trial:
     extras: what a trainer of Hugging Face may also give, `num_items_in_batch` and `shift_labels`.
     precision: fp32; bf16 weights; autocast to bf16; fp16: autocast with a GradScaler.
     zero: the stage of a DeepSpeed engine; None for a model and a DeviceMesh. lengths: of the steps, in turn.
+    device: where both runs compute; weights and batches are made on the CPU, so that they are the same everywhere.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Trial:
     steps: int = 3
     attn: str | None = None
     recompute: str | None = None
+    device: str = "cpu"
 
     @property
     def world(self) -> int:
@@ -83,7 +85,7 @@ def build(trial: Trial) -> tuple[torch.nn.Module, Batch | None]:
         _set_attention(model, trial.attn)
     switch_off_cache(model)
     cast = model.bfloat16 if trial.precision == "bf16" else model.float  # `to` would make complex tensors real
-    return cast().train(), given
+    return cast().train().to(trial.device), given
 
 
 def _set_attention(model: torch.nn.Module, name: str) -> None:
@@ -104,7 +106,7 @@ def _set_attention(model: torch.nn.Module, name: str) -> None:
 def batches(trial: Trial, spec: Spec, model: torch.nn.Module, given: Batch | None) -> Callable[[int, int, int], Batch]:
     """The batch of a step, a micro step and a data-parallel rank."""
     if given is not None:
-        return lambda step, micro, dp_rank: dict(given)
+        return lambda step, micro, dp_rank: _there(given, trial.device)
     taken, any_too = parameters_of(model)
     owed = [n for n, p in inspect.signature(model.forward).parameters.items() if p.default is p.empty and n in taken]
     if missing := [name for name in owed if spec.input(name) is None]:
@@ -118,9 +120,14 @@ def batches(trial: Trial, spec: Spec, model: torch.nn.Module, given: Batch | Non
     def batch(step: int, micro: int, dp_rank: int) -> Batch:
         length = trial.lengths[step % len(trial.lengths)]
         generator = torch.Generator().manual_seed(1 + dp_rank + 10 * micro + 100 * step)
-        return _batch(trial, spec, taken, vocab, length, generator, config)
+        return _there(_batch(trial, spec, taken, vocab, length, generator, config), trial.device)
 
     return batch
+
+
+def _there(batch: Batch, device: str) -> Batch:
+    """The batch with its tensors on a device."""
+    return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
 
 
 def _batch(trial: Trial, spec: Spec, taken: list[str], vocab: int, length: int, generator, config: Any) -> Batch:
@@ -254,7 +261,7 @@ def run(
     finish: what happens to the gradients before the optimizer's step.
     """
     optimizer = make_optimizer(trial, model)
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=trial.precision == "fp16")
+    scaler = torch.amp.GradScaler(trial.device, init_scale=1024.0, enabled=trial.precision == "fp16")
     dp_ranks, losses, gradients, resolution = list(dp_ranks), [], {}, 0.0
 
     def eager(inputs: Batch, share: float) -> float:
@@ -266,7 +273,7 @@ def run(
         return float(loss.detach())
 
     if backward:
-        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        scaler = torch.amp.GradScaler(trial.device, enabled=False)
     one = backward or eager
     for step in range(trial.steps):
         optimizer.zero_grad()
@@ -287,7 +294,8 @@ def run(
 def precision(trial: Trial) -> contextlib.AbstractContextManager:
     """What the forward runs under."""
     dtypes = {"autocast": torch.bfloat16, "fp16": torch.float16}
-    return torch.autocast("cpu", dtypes[trial.precision]) if trial.precision in dtypes else contextlib.nullcontext()
+    lower = dtypes.get(trial.precision)
+    return contextlib.nullcontext() if lower is None else torch.autocast(trial.device, lower)
 
 
 def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -295,6 +303,6 @@ def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _comparable(x: torch.Tensor) -> torch.Tensor:
-    """A copy in fp32; complex numbers as pairs of real ones."""
-    x = x.detach().resolve_conj()
+    """A copy in fp32 on the CPU; complex numbers as pairs of real ones."""
+    x = x.detach().cpu().resolve_conj()
     return (torch.view_as_real(x) if x.is_complex() else x).float().clone()

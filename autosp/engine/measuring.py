@@ -7,7 +7,8 @@ import torch
 
 from ..compat.torch import compiled_call
 from ..errors import EngineError, Problem
-from ..recompute import predict
+from ..recompute import Decision, predict
+from ..recompute.state import State
 from ..solve import Plan
 from ..solve.words import size
 from .backend import Backend
@@ -22,7 +23,7 @@ class Measured:
     """Predicted and measured, of the last whole step (from one call to the next, so with the optimizer).
 
     peak bytes: of one rank, measured where the device counts its allocations (CUDA), else None.
-    seconds: predicted of forward and backward, by the device that the plan is for.
+    seconds: predicted of forward and backward with what runs twice, by the device that the plan is for.
     """
 
     predicted_peak: int | None
@@ -53,27 +54,46 @@ def measure(model_or_engine) -> Measured:
     The peak is predicted here, if it was not when the model was compiled: that takes a trace.
     Raises EngineError for what was not compiled, and before three training steps.
     """
+    step = _step(model_or_engine)
+    clock = step.clock
+    if clock.seconds is None:
+        raise EngineError(_no_step(clock.calls))
+    plan, state, decision = _predicted(step.backend)
+    peak = None if decision is None else state.parameters + state.optimizer + decision.peak
+    again = decision.seconds if decision else 0.0
+    return Measured(peak, clock.peak, plan.step_seconds + again, clock.seconds, plan.device.name, clock.calls)
+
+
+def predicted(model_or_engine) -> tuple[Plan, State, Decision | None]:
+    """What was predicted of the program that the last call compiled: its plan, the states that were taken for granted,
+    and what one rank saves and recomputes (None where no gradient flows). Raises EngineError as `measure`."""
+    step = _step(model_or_engine)
+    if not step.backend.plans:
+        raise EngineError(_no_step(step.clock.calls))
+    return _predicted(step.backend)
+
+
+def _step(model_or_engine) -> Step:
     module = model_or_engine.module if is_deepspeed(model_or_engine) else model_or_engine
     step = compiled_call(module)
     if not isinstance(step, Step):
         raise EngineError(_not_compiled(type(model_or_engine).__name__))
-    clock = step.clock
-    if clock.seconds is None:
-        raise EngineError(_no_step(clock.calls))
-    plan = step.backend.plans[-1]
-    return Measured(
-        _peak(plan, step.backend), clock.peak, plan.step_seconds, clock.seconds, plan.device.name, clock.calls
-    )
+    return step
 
 
-def _peak(plan: Plan, backend: Backend) -> int | None:
-    captured, options = plan.problem.captured, backend.options
+def _predicted(backend: Backend) -> tuple[Plan, State, Decision | None]:
+    plan, options = backend.plans[-1], backend.options
+    captured = plan.problem.captured
     vals = {n.name: n.meta.get("val") for n in captured.graph.graph.nodes if n.op == "placeholder"}
     examples = [_example(vals[p.node], p.requires_grad) for p in captured.placeholders]
     state, policy = options.states.of(captured, examples), backend.policy
-    told = predict(plan, policy, backend.spec.tile, examples=examples, limit=limit_of(policy, state, device_memory(plan.device).usable),
-                   compiler=compiler_of(options.inner, examples))  # fmt: skip
-    return None if told is None else state.parameters + state.optimizer + told.decision.peak
+    told = predict(
+        plan, policy, backend.spec.tile, examples=examples,
+        limit=limit_of(policy, state, device_memory(plan.device).usable),
+        offload=backend.spec.offload == "auto" and torch.cuda.is_available(),
+        compiler=compiler_of(options.inner, examples),
+    )  # fmt: skip
+    return plan, state, told and told.decision
 
 
 def _example(val, requires_grad: bool):

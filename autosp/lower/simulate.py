@@ -74,7 +74,8 @@ class Simulation:
             outputs = self.locals[rank](*own)
             loss = outputs[self.loss]
             if isinstance(loss, torch.Tensor) and loss.requires_grad:
-                loss.backward()
+                with torch.autograd.set_multithreading_enabled(False):  # a GPU's one thread would run all ranks'
+                    loss.backward()
             return outputs, [x.grad if isinstance(x, torch.Tensor) else None for x in own]
 
         found = run_ranks(self._group.size, body, group=self._group)

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 import autosp
+from autosp.engine.measuring import predicted
 from autosp.errors import EngineError
 from tests.engine.tiny import Tiny, batch
 
@@ -37,7 +38,9 @@ def test_a_step_and_a_peak(trained) -> None:
     states = sum(p.numel() * p.element_size() * 3 for p in model.parameters())  # AdamW keeps two moments
     assert found.calls == 3 and found.measured_seconds > 0
     assert found.predicted_peak > states and found.measured_peak is None
-    assert found.predicted_seconds == pytest.approx(model.autosp_plan.step_seconds)
+    plan, _, decision = predicted(model)
+    assert plan is model.autosp_plan
+    assert found.predicted_seconds == pytest.approx(plan.step_seconds + decision.seconds)
     lines = str(found).splitlines()
     assert lines[0].startswith("step   predicted ") and "on cpu (forward and backward), measured" in lines[0]
     assert lines[1].startswith("peak   predicted ") and lines[1].endswith("this device does not count its allocations")
