@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import torch
 
-from ..errors import Problem, SpecError
+from ..errors import AutospError, Problem, SpecError
 from ..spec import Input, Spec
 from ..spec.build import build_model
 from ..spec.model import parameters_of
@@ -241,9 +241,20 @@ def make_optimizer(trial: Trial, model: torch.nn.Module) -> torch.optim.Optimize
 
 
 def unsharded(trial: Trial, spec: Spec) -> Trained:
-    """Plain eager PyTorch on the whole batch: gradients are the mean over dp of each rank's own loss."""
+    """Plain eager PyTorch on the whole batch: gradients are the mean over dp of each rank's own loss.
+
+    Raises SpecError where the model itself does not take the batch.
+    """
     model, given = build(trial)
-    return run(trial, model, batches(trial, spec, model, given), range(trial.dp))
+    batch = batches(trial, spec, model, given)
+    try:
+        return run(trial, model, batch, range(trial.dp))
+    except AutospError:
+        raise
+    except Exception as error:  # the model's own, whatever it is
+        from ..engine.failures import fails_unsharded
+
+        raise SpecError(fails_unsharded(error, model)) from error
 
 
 def run(

@@ -10,7 +10,7 @@ import linecache
 import re
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
-from traceback import FrameSummary
+from traceback import FrameSummary, extract_tb
 
 import attrs
 import torch
@@ -172,6 +172,20 @@ def not_traced(message: str, stack: list[FrameSummary], module: torch.nn.Module)
         rule=_SAME,
         fix="call the model once without autosp.compile and mend what fails there",
         where=where(stack, module),
+    )
+
+
+def fails_unsharded(error: Exception, module: torch.nn.Module) -> Problem:
+    """A model that fails without autosp, on inputs that were made up for it."""
+    stack = list(extract_tb(error.__traceback__))
+    last = max((i for i, frame in enumerate(stack) if _modules_at([frame], module)), default=-1)
+    said = str(error).strip().splitlines()
+    return Problem(
+        what=f"{type(module).__name__} fails unsharded, in plain PyTorch, on a made-up batch: "
+        f"{type(error).__name__}{f': {said[0]}' if said else ''}",
+        rule="a sharded run is compared with the unsharded one",
+        fix="let pkg.mod:factory return (model, inputs) with a batch that it takes, or mend that line",
+        where=where(stack[: last + 1], module),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -73,6 +74,37 @@ def test_a_forward_that_takes_what_no_spec_names():
     assert result.exit_code == 1
     assert "the forward of Mixing takes idx, targets" in result.output
     assert "or let pkg.mod:factory return (model, inputs)" in result.output
+
+
+def test_a_model_that_fails_without_autosp_says_so_in_four_parts(tmp_path):
+    """`x` is made with another width than the model's."""
+    path = tmp_path / "wide.spec"
+    path.write_text("mesh    [dp: local, sp]\ninput   x  [batch@dp, seq@sp, hidden]\n")
+    result = run("--model", "tests.engine.test_foreign:Branches", "--spec", str(path))
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    lines = result.output.strip().splitlines()
+    assert lines[0].startswith(
+        "error: Branches fails unsharded, in plain PyTorch, on a made-up batch: RuntimeError: mat1 and"
+    )
+    assert re.fullmatch(r"  --> linear.py:\d+ in forward: return F.linear\(.*\) \(inner, a Linear\)", lines[1])
+    assert lines[2:] == [
+        "   = rule: a sharded run is compared with the unsharded one",
+        "   = fix: let pkg.mod:factory return (model, inputs) with a batch that it takes, or mend that line",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["Raises", "Branches"])
+def test_what_no_graph_can_hold_is_refused_in_four_parts(kind, tmp_path):
+    path = tmp_path / "net.spec"
+    path.write_text("mesh    [dp: local, sp]\ninput   x  [batch@dp, seq@sp, hidden]\n")
+    result = run("--model", f"tests.cli.foreign:{kind}", "--spec", str(path), "--steps", "1")
+    assert result.exit_code == 1
+    parts = [
+        line
+        for line in result.output.splitlines()
+        if re.match(r"error: |  --> test_foreign.py:|   = (rule|fix): ", line)
+    ]
+    assert len(parts) == 4, result.output
 
 
 def test_attention_is_that_of_a_model_inside_and_of_no_model_of_anothers(spec):
