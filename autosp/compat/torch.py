@@ -7,6 +7,7 @@ FakeTensor`); the functions below are what autosp reads or sets on torch's own o
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import CodeType
@@ -220,14 +221,20 @@ def trace_below(function: Callable, args: Sequence) -> fx.GraphModule:
 @contextlib.contextmanager
 def dynamo_settings(ignored_loggers: Iterable[Callable]) -> Iterator[None]:
     """How Dynamo is to trace for us: equal sizes keep their own symbols, numbers stay numbers, and
-    calls of these loggers do not break the graph."""
+    calls of these loggers do not break the graph. An operator that fails is told once, by what is raised."""
     config = _named("dynamo_config")
     ignored = {*config.ignore_logging_functions, *ignored_loggers}
-    with (
-        _named("shapes_config").patch(use_duck_shape=False),
-        config.patch(specialize_float=True, ignore_logging_functions=ignored),
-    ):
-        yield
+    log = logging.getLogger(_named("FakeTensor").__module__)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with (
+            _named("shapes_config").patch(use_duck_shape=False),
+            config.patch(specialize_float=True, ignore_logging_functions=ignored),
+        ):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def whole_graph_under_ddp() -> contextlib.AbstractContextManager:

@@ -56,6 +56,12 @@ def refusal(model: Net) -> CaptureError:
     return caught.value
 
 
+def test_an_operator_that_fails_is_told_once(caplog):
+    """PyTorch logs what it raises, with its own frames, and would print that above the error."""
+    refusal(Fails())
+    assert not [record for record in caplog.records if "failed while attempting" in record.getMessage()]
+
+
 def test_an_exception_of_the_forward_keeps_its_type_and_message():
     error = refusal(Raises())
     assert isinstance(error, ValueError) and isinstance(error, CaptureError)
