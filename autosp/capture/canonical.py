@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from ..compat.torch import SET_GRAD_ENABLED, FakeTensor, OpOverload, statically_known_true
+from ..compat.torch import ENTER_AUTOCAST, SET_GRAD_ENABLED, FakeTensor, OpOverload, statically_known_true
 from .inplace import is_mutable
 from .means import MARK
 
@@ -46,6 +46,8 @@ def _operands_themselves(gm: fx.GraphModule) -> None:
     """A call that gives its operand itself (`x.to` of x's own dtype, say) hides no gradient, not even where none is
     recorded: what `torch.no_grad()` makes new has none."""
     training = grad = torch.is_grad_enabled()
+    if any(n.target is ENTER_AUTOCAST for n in gm.graph.nodes):  # what is in a region is traced as outside of it
+        return
     for node in list(gm.graph.nodes):
         if node.target is SET_GRAD_ENABLED:
             grad = bool(node.args[0])

@@ -29,6 +29,7 @@ from ..syntax import Layout
 from . import own, words
 from .assertions import keep_assertions
 from .canonical import canonicalise
+from .casts import open_regions
 from .captured import Captured, Output, Placeholder, module_path, source_line, tensors_of
 from .constraints import constrain_modules
 from .functional import functionalise
@@ -101,6 +102,7 @@ def capture(
         layouts=by_name,
         hints=hints_of(mode),
         training=torch.is_grad_enabled(),
+        autocast=open_regions(),
     )
 
 

@@ -49,6 +49,7 @@ class Captured:
     layouts: what the spec or an annotation says of an input, by placeholder.
     hints: the size that each symbol had in the example (empty when static).
     training: gradients flow (grad mode was on when the graph begins).
+    autocast: the regions that were open when it begins (see `casts`); those that it enters are calls in it.
     """
 
     graph: fx.GraphModule
@@ -57,6 +58,7 @@ class Captured:
     layouts: Mapping[str, Layout]
     hints: dict
     training: bool
+    autocast: tuple[tuple, ...] = ()
 
     def source(self, node: fx.Node) -> str:
         return source_line(node)

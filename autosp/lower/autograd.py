@@ -6,9 +6,8 @@ the graph of derivatives that the call leaves behind.
 
 from __future__ import annotations
 
-import contextlib
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from ..capture import differentiable, tensors_of
 from ..capture.assertions import READS
+from ..capture.casts import REGION, Casts, follow, under
 from ..compat.torch import SET_GRAD_ENABLED, FakeTensorMode, data_dependent
 from ..layout import as_size
 from ..solve.problem import Problem, hint_of
@@ -58,23 +58,24 @@ class Autograd:
     mode: FakeTensorMode = attrs.Factory(lambda: FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent()))
     _known: dict = attrs.Factory(dict)
 
-    def call(self, target: Callable, args: Any, kwargs: Mapping, grad: bool) -> Outcome:
-        """The outcome of a call on trees of Meta and plain values. grad: whether gradients are on."""
+    def call(self, target: Callable, args: Any, kwargs: Mapping, grad: bool, casts: Casts = ()) -> Outcome:
+        """The outcome of a call on trees of Meta and plain values. grad: whether gradients are on. casts: the autocast
+        regions that it is in."""
         if any(map(_symbolic, _leaves([list(args), list(kwargs.values())]))) or target in READS:
-            return self._run(target, args, kwargs, grad)  # each reads a number of its own
-        key = target, _key(args), _key(dict(kwargs)), grad
+            return self._run(target, args, kwargs, grad, casts)  # each reads a number of its own
+        key = target, _key(args), _key(dict(kwargs)), grad, casts
         if key not in self._known:
             try:
-                self._known[key] = self._run(target, args, kwargs, grad)
+                self._known[key] = self._run(target, args, kwargs, grad, casts)
             except Exception:
                 if not grad:
                     raise
-                self._known[key] = self._assumed(target, args, kwargs)
+                self._known[key] = self._assumed(target, args, kwargs, casts)
         return self._known[key]
 
-    def _assumed(self, target: Callable, args: Any, kwargs: Mapping) -> Outcome:
+    def _assumed(self, target: Callable, args: Any, kwargs: Mapping, casts: Casts) -> Outcome:
         """Of a call that fails with gradients on (flex_attention, which has none on the CPU): they flow everywhere."""
-        plain = self._run(target, args, kwargs, False)
+        plain = self._run(target, args, kwargs, False, casts)
         given = [x for x in _leaves([list(args), list(kwargs.values())]) if isinstance(x, Meta)]
         wanting = frozenset(i for i, x in enumerate(given) if x.grad)
 
@@ -84,7 +85,7 @@ class Autograd:
         value = _mapped(tracked, plain.value)
         return Outcome(value, tuple(wanting if x.grad else frozenset() for x in _leaves(value) if isinstance(x, Meta)))
 
-    def _run(self, target: Callable, args: Any, kwargs: Mapping, grad: bool) -> Outcome:
+    def _run(self, target: Callable, args: Any, kwargs: Mapping, grad: bool, casts: Casts) -> Outcome:
         operands: list[torch.Tensor] = []
 
         def fake(x: Any) -> Any:
@@ -93,7 +94,7 @@ class Autograd:
                 return operands[-1]
             return x
 
-        with self.mode, torch.set_grad_enabled(grad), _without_autocast(), comm.unsimulated():
+        with self.mode, torch.set_grad_enabled(grad), under(casts), comm.unsimulated():
             given = _mapped(fake, tuple(args)), {name: _mapped(fake, x) for name, x in kwargs.items()}
             found = target(*given[0], **given[1])
         results = [x for x in _leaves(found) if isinstance(x, torch.Tensor)]
@@ -129,13 +130,6 @@ def _reached(result: torch.Tensor, operands: list[torch.Tensor]) -> frozenset[in
     return frozenset(found)
 
 
-@contextlib.contextmanager
-def _without_autocast() -> Iterator[None]:
-    """A captured graph holds its casts: the caller's autocast would add them again."""
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
-
-
 def _mapped(function: Callable, x: Any) -> Any:
     if isinstance(x, (list, tuple)):
         return (
@@ -165,11 +159,14 @@ class Flow:
     """One graph's values as autograd has them, node by node.
 
     env: by node, what it gives. flows: by node, per tensor that it gives, the (node, place) that its gradient flows to.
-    roots: likewise, the placeholders that it flows to in the end, as bits.
+    roots: likewise, the placeholders that it flows to in the end, as bits. casts: by call, the graph's own autocast
+    regions that it is in; around them all are those of `around`.
     """
 
-    def __init__(self, autograd: Autograd, grad: bool):
-        self.autograd, self.grad = autograd, grad
+    def __init__(self, autograd: Autograd, grad: bool, around: Casts):
+        self.autograd, self.grad, self.around = autograd, grad, around
+        self.entered: list[fx.Node] = []
+        self.casts: dict[fx.Node, Casts] = {}
         self.env: dict[fx.Node, Any] = {}
         self.flows: dict[fx.Node, tuple[frozenset, ...]] = {}
         self.roots: dict[fx.Node, tuple[int, ...]] = {}
@@ -185,10 +182,14 @@ class Flow:
 
     def call(self, node: fx.Node) -> None:
         """A call, on what its arguments are by now."""
+        if node.target in REGION:
+            follow(self.entered, node)
+            return self.given(node, None)
+        self.casts[node] = tuple(each.args for each in self.entered)
         if node.target is operator.getitem and isinstance(self.env[node.args[0]], (list, tuple)):
             return self._item(node, *node.args)
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self.env.__getitem__)
-        outcome = self.autograd.call(node.target, args, kwargs, self.grad)
+        outcome = self.autograd.call(node.target, args, kwargs, self.grad, (*self.around, *self.casts[node]))
         operands = self._operands(node)
         apart = node.target is convert  # its tensors only travel together
         self.env[node] = outcome.value
@@ -224,7 +225,7 @@ def _tensors(value: Any) -> int:
 def flow_of(problem: Problem, autograd: Autograd) -> Flow:
     """The global graph's, from the placeholders on that autograd sees require a gradient."""
     captured = problem.captured
-    flow = Flow(autograd, captured.training)
+    flow = Flow(autograd, captured.training, captured.autocast)
     wanting = {p.node: p.requires_grad and captured.training for p in captured.placeholders}
     reads = any(not op.results for op in problem.ops)  # then every number is worked out anew
     for i, node in enumerate(captured.graph.graph.nodes):
@@ -236,7 +237,7 @@ def flow_of(problem: Problem, autograd: Autograd) -> Flow:
             flow.given(node, example(val, problem.hints, grad), 1 << i if grad else 0)
         elif node.op == "get_attr":
             flow.constant(node, attrgetter(node.target)(captured.graph))
-        elif node.op == "call_function" and (tensors_of(val) or reads):
+        elif node.op == "call_function" and (tensors_of(val) or reads or node.target in REGION):
             flow.call(node)
         elif node.op == "call_function":
             flow.given(node, example(val, problem.hints, False))

@@ -64,7 +64,7 @@ class _Checker:
         self.faults: list[Problem] = []
         autograd = Autograd()
         self.whole = flow_of(self.problem, autograd)
-        self.local = Flow(autograd, self.problem.captured.training)
+        self.local = Flow(autograd, self.problem.captured.training, self.problem.captured.autocast)
         self.sources = {n.name: n for n in self.problem.captured.graph.graph.nodes if n.op == "placeholder"}
         self.rank = next((n.args[5] for n in gm.graph.nodes if n.target is convert), 0)
         self.roles = {p.node: p.role for p in self.problem.captured.placeholders}
@@ -257,6 +257,8 @@ class _Checker:
                 f"{node.target} is called with other arguments, or in another way, than {op.node.target} is here",
                 "a local call is the operator's local version",
             )
+        if self.local.casts[node] != self.whole.casts.get(op.node, ()):
+            self._fault(node, f"{node.target} runs in other autocast regions", "a call runs in the program's regions")
         if not op.results:  # it reads whole values
             self.types[node] = ()
             return
@@ -304,7 +306,8 @@ class _Checker:
 
     def _written(self) -> dict[str, fx.Node]:
         """What the graph writes, by the placeholder that it writes to."""
-        return {n.args[0].name: n.args[1] for n in self.gm.graph.find_nodes(op="call_function", target=aten.copy_.default)}
+        copies = self.gm.graph.find_nodes(op="call_function", target=aten.copy_.default)
+        return {n.args[0].name: n.args[1] for n in copies}
 
     def _outputs(self, node: fx.Node) -> None:
         made = {n.name: n for n in self.problem.of}
@@ -335,11 +338,8 @@ class _Checker:
                     "outputs keep their order",
                 )
             if t.diff and self.grad_scale != 1.0 and x.target is not scale_gradient:
-                self._fault(
-                    node,
-                    f"the gradient of output {output.position} is not scaled",
-                    f"it is multiplied by {self.grad_scale}",
-                )
+                what = f"the gradient of output {output.position} is not scaled"
+                self._fault(node, what, f"it is multiplied by {self.grad_scale}")
             self._complete(node, made[output.node], x)
 
     def _complete(self, node: fx.Node, whole: fx.Node, x: fx.Node) -> None:

@@ -30,6 +30,7 @@ from ..solve.strategies import is_random
 from .band import BAND, Band
 from .convert import convert, mean_over, scale_gradient
 from .own import local_own
+from .regions import Regions
 from .sizes import Sizes
 
 aten = torch.ops.aten
@@ -78,6 +79,7 @@ class _Lowering:
         self.meta: dict = {}
         self.numbers: dict[fx.Node, fx.Node] = {}
         self.functions: dict[str, fx.GraphModule] = {}
+        self.regions = Regions(self.graph, self.problem.captured.graph.graph)
 
     def run(self) -> fx.GraphModule:
         source = self.problem.captured.graph
@@ -202,6 +204,7 @@ class _Lowering:
         for v, need in zip(op.operands, s.needs):
             operands.setdefault(v.node if v.index is None else (v.node, v.index), []).append(self._value(v, need))
         self.meta = self._carried(op.node)
+        self.regions.at(op.node)
         args, kwargs = self._arguments(op, operands)
         if drops_mask(op.node, s.needs[0] if s.needs else None):
             args, kwargs = without_mask(args, kwargs)
@@ -348,6 +351,7 @@ class _Lowering:
         return {k: node.meta[k] for k in _CARRIED if k in node.meta}
 
     def _output(self, source: fx.GraphModule) -> None:
+        self.regions.leave()
         outputs, written = [], {}
         for output, at in zip(self.problem.captured.outputs, self.plan.outputs, strict=True):
             if at is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..capture.casts import under
 from ..compat.torch import example_size
 from ..solve import Plan
 from .band import band
@@ -58,6 +59,7 @@ class Simulation:
         self.locals = [lower(plan, Rank(r, self._group.name, grad_scale, complete)) for r in range(plan.p)]
         for local in self.locals if checked else ():
             check(plan, local, complete=complete, grad_scale=grad_scale)
+        self._around = plan.problem.captured.autocast
         self.banded = sum(map(band, self.locals)) // plan.p
         self._group.close()
         names = [p.node for p in plan.problem.captured.placeholders]
@@ -71,7 +73,8 @@ class Simulation:
 
         def body(rank: int, group: SimGroup):
             own = held[rank] = [_own(x) for x in inputs]
-            outputs = self.locals[rank](*own)
+            with under(self._around):
+                outputs = self.locals[rank](*own)
             loss = outputs[self.loss]
             if isinstance(loss, torch.Tensor) and loss.requires_grad:
                 with torch.autograd.set_multithreading_enabled(False):  # a GPU's one thread would run all ranks'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from autosp.capture import Captured, trace
+from autosp.compat.torch import ENTER_AUTOCAST, EXIT_AUTOCAST
 from autosp.errors import CheckError
 from autosp.lower import Rank, check, convert, lower, scale_gradient, simulate
 from autosp.solve import Plan, problem, solve
@@ -28,6 +30,7 @@ class Typed(nn.Module):
         super().__init__()
         self.embed, self.qkv, self.head = nn.Embedding(32, 16), nn.Linear(16, 48, bias=False), nn.Linear(16, 32)
         self.register_buffer("freqs", freqs_cis(4, 16))
+        self.register_buffer("turn", torch.linalg.qr(torch.randn(4, 4))[0])
         self.body = body
 
     def forward(self, input_ids, labels):
@@ -123,6 +126,50 @@ def test_values_of_every_dtype_are_accepted_and_exact(body):
 def test_every_fault_of_lowering_is_refused(fault, program):
     """The edits that `test_faults` holds against parity: all ten are in reach."""
     assert refused(planned(program, P), fault)
+
+
+def _in_regions(self, x):
+    """A product in bf16, and inside of its region one that is not."""
+    with torch.autocast("cpu", torch.bfloat16):
+        x = x @ self.turn
+        with torch.autocast("cpu", enabled=False):
+            return (x.float() @ self.turn).to(torch.float32)
+
+
+def _read(self, x):
+    """The dtype that a region gives is read, and made a constant of the graph."""
+    with torch.autocast("cpu", torch.bfloat16):
+        y = x @ self.turn
+        return (y + torch.ones(y.shape[1], 1, 1, dtype=y.dtype)).float()
+
+
+@pytest.mark.parametrize("around", [False, True], ids=["alone", "under autocast"])
+@pytest.mark.parametrize("body", [_in_regions, _read, _stopped, _complex])
+def test_autocast_regions_are_the_programs(body, around):
+    """The loss is that of bf16 to the last bits of fp32 sums: without its regions it would be off by a thousandth."""
+    with torch.autocast("cpu", torch.bfloat16) if around else contextlib.nullcontext():
+        graph, inputs, expected = made(body)
+    plan = solved(graph)
+    assert not refused(plan)
+    for outputs, gradients in simulate(plan, inputs):
+        loss, found = named(graph, outputs, gradients)
+        bar = 2e-3 if around else 3e-6  # sums of bf16 values go by another order
+        torch.testing.assert_close(loss, expected[0], rtol=bar, atol=0)
+        for name, gradient in expected[1].items():
+            gap = float((found[name] - gradient).abs().max() / gradient.abs().max())
+            assert gap <= (5e-2 if around else 2e-2), (name, gap)
+
+
+def test_a_call_outside_of_its_autocast_region_is_refused():
+    graph, *_ = made(_in_regions)
+
+    def left_early(gm, rank):
+        leaves = [n for n in gm.graph.nodes if n.target is EXIT_AUTOCAST]
+        enters = [n for n in gm.graph.nodes if n.target is ENTER_AUTOCAST]
+        for node in (*leaves, *enters):
+            gm.graph.erase_node(node)
+
+    assert "runs in other autocast regions" in refused(solved(graph), left_early)
 
 
 @pytest.mark.parametrize("dtype", BODIES, ids=str)
