@@ -129,9 +129,10 @@ def call(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def summary(tests: subprocess.CompletedProcess[str]) -> str:
-    """ "2,100 passed, 3 failed" of pytest's last line."""
+    """ "2,100 passed, 3 failed" of pytest's last count: warnings may follow it."""
+    lines = [line for line in tests.stdout.splitlines() if re.search(r"\d+ (passed|failed|errors?)\b.* in ", line)]
     counts = dict(
-        (word, f"{int(n):,}") for n, word in re.findall(r"(\d+) (passed|failed|errors?|skipped)", last_line(tests))
+        (word, f"{int(n):,}") for n, word in re.findall(r"(\d+) (passed|failed|errors?|skipped)", "".join(lines[-1:]))
     )
     order = ("passed", "failed", "error", "errors", "skipped")
     return ", ".join(f"{counts[word]} {word}" for word in order if word in counts) or f"failed: {last_line(tests)}"

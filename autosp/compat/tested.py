@@ -68,6 +68,16 @@ ROWS = (
 Release = tuple[int, ...]
 
 
+# Operators that shipped rules name and newer releases of torch have dropped: since when.
+DROPPED = {"aten.cholesky.default": "2.15", "aten.qr.default": "2.15"}
+
+
+def dropped(operator: str) -> bool:
+    """Whether the installed torch is known to be without an operator that the rules serve older releases by."""
+    since = DROPPED.get(operator)
+    return since is not None and release(metadata.version("torch")) >= release(since)
+
+
 def release(version: str) -> Release:
     """(2, 13, 0) of "2.13.0+cpu"."""
     found = re.match(r"\d+(\.\d+)*", version)

@@ -43,6 +43,7 @@ def test_a_row_that_was_not_run_says_so():
     [
         ("...\n==== 3 failed, 1184 passed, 2 deselected in 12.00s ====", "1,184 passed, 3 failed"),
         ("2 passed, 1 skipped, 1 error in 3s", "2 passed, 1 error, 1 skipped"),
+        ("2 failed, 7 passed in 9.10s (0:00:09)\nwarnings.warn(at exit)", "7 passed, 2 failed"),
         ("ImportError: no torch", "failed: ImportError: no torch"),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 from torch import empty
 
 from autosp.errors import RuleError
+from autosp.compat.tested import dropped
 from autosp.rules import Projection, default_rules, read
 from autosp.rules.book import RuleBook
 
@@ -222,7 +223,7 @@ def test_sizes_that_disagree_are_refused():
         book.bind(aten.relu.default, (empty(2),), {}, empty(3))
 
 
-@pytest.mark.parametrize("name", default_rules().names())
+@pytest.mark.parametrize("name", [n for n in default_rules().names() if not dropped(n)])
 def test_every_rule_names_the_operands_and_arguments_of_its_operator(name: str):
     from autosp.rules.verify import resolve
 
