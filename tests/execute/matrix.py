@@ -99,6 +99,8 @@ def trial(row: str, title: str):
     fields = dict(BY_TITLE[title].fields)
     if title == "2 processes" and row in OWN:
         fields.pop("mask")
+    if (row, title) == ("GptOssForCausalLM", "fp16"):  # at 32 two experts of a token tie: rounding chooses one
+        fields["lengths"] = (31,)
     module = "sequences" if row in SEQUENCES else "families"
     return Trial(
         model=f"tests.execute.{module}:{row}", spec=OWN_SPEC if row in OWN else None, lr=0.1 if "adam" not in
@@ -203,6 +205,7 @@ def page(cells: dict[str, dict[str, str]]) -> str:
         "Where nothing else is said: 2 ranks, batch 2, 32 tokens, SGD at lr 0.1, all ranks' local graphs run by a",
         "simulator in one process. Padding covers 3 positions of the first row and 7 of the second. In the column of",
         "DeepSpeed's pass a figure is relative, to be compared with the 1e-5 that the other columns are held to.",
+        "gpt-oss has 31 tokens in fp16: at 32 two experts of a token tie to the last bits, and rounding chooses.",
     ]
     return "\n".join(lines) + "\n"
 
