@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import group_of
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +21,7 @@ def test_launches_are_one_group_and_fast_files_one_each():
 
 def test_workers_get_whole_groups():
     """As pytest and pytest-xdist of today hand them out."""
+    pytest.importorskip("xdist")
     files = ("tests/execute/test_reference.py", "tests/layout/test_placement.py", "tests/spec/test_sample.py")
     command = [sys.executable, "-m", "pytest", "-v", "-n", "2", "-p", "no:cacheprovider", *files]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
