@@ -30,18 +30,13 @@ def casts_of(graph: fx.Graph) -> dict[fx.Node, Casts]:
     found: dict[fx.Node, Casts] = {}
     entered: list[fx.Node] = []
     for node in graph.nodes:
-        follow(entered, node)
-        if node.op == "call_function" and node.target not in REGION:
+        if node.target is ENTER_AUTOCAST:
+            entered.append(node)
+        elif node.target is EXIT_AUTOCAST:
+            entered.remove(node.args[0])
+        elif node.op == "call_function":
             found[node] = tuple(each.args for each in entered)
     return found
-
-
-def follow(entered: list[fx.Node], node: fx.Node) -> None:
-    """Keeps what is entered, the outermost first, from node to node."""
-    if node.target is ENTER_AUTOCAST:
-        entered.append(node)
-    elif node.target is EXIT_AUTOCAST:
-        entered.remove(node.args[0])
 
 
 @contextlib.contextmanager

@@ -16,9 +16,9 @@ import torch
 from torch import fx
 from torch.autograd.graph import get_gradient_edge
 
-from ..capture import differentiable, tensors_of
+from ..capture import Captured, differentiable, tensors_of
 from ..capture.assertions import READS
-from ..capture.casts import REGION, Casts, follow, under
+from ..capture.casts import REGION, Casts, casts_of, under
 from ..compat.torch import SET_GRAD_ENABLED, FakeTensorMode, data_dependent
 from ..layout import as_size
 from ..solve.problem import Problem, hint_of
@@ -160,13 +160,12 @@ class Flow:
 
     env: by node, what it gives. flows: by node, per tensor that it gives, the (node, place) that its gradient flows to.
     roots: likewise, the placeholders that it flows to in the end, as bits. casts: by call, the graph's own autocast
-    regions that it is in; around them all are those of `around`.
+    regions that it is in; around them all are those of `around`, open when the program begins.
     """
 
-    def __init__(self, autograd: Autograd, grad: bool, around: Casts):
-        self.autograd, self.grad, self.around = autograd, grad, around
-        self.entered: list[fx.Node] = []
-        self.casts: dict[fx.Node, Casts] = {}
+    def __init__(self, autograd: Autograd, graph: fx.Graph, captured: Captured):
+        self.autograd, self.grad, self.around = autograd, captured.training, captured.autocast
+        self.casts = casts_of(graph)
         self.env: dict[fx.Node, Any] = {}
         self.flows: dict[fx.Node, tuple[frozenset, ...]] = {}
         self.roots: dict[fx.Node, tuple[int, ...]] = {}
@@ -183,9 +182,7 @@ class Flow:
     def call(self, node: fx.Node) -> None:
         """A call, on what its arguments are by now."""
         if node.target in REGION:
-            follow(self.entered, node)
             return self.given(node, None)
-        self.casts[node] = tuple(each.args for each in self.entered)
         if node.target is operator.getitem and isinstance(self.env[node.args[0]], (list, tuple)):
             return self._item(node, *node.args)
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self.env.__getitem__)
@@ -225,7 +222,7 @@ def _tensors(value: Any) -> int:
 def flow_of(problem: Problem, autograd: Autograd) -> Flow:
     """The global graph's, from the placeholders on that autograd sees require a gradient."""
     captured = problem.captured
-    flow = Flow(autograd, captured.training, captured.autocast)
+    flow = Flow(autograd, captured.graph.graph, captured)
     wanting = {p.node: p.requires_grad and captured.training for p in captured.placeholders}
     reads = any(not op.results for op in problem.ops)  # then every number is worked out anew
     for i, node in enumerate(captured.graph.graph.nodes):
@@ -237,7 +234,7 @@ def flow_of(problem: Problem, autograd: Autograd) -> Flow:
             flow.given(node, example(val, problem.hints, grad), 1 << i if grad else 0)
         elif node.op == "get_attr":
             flow.constant(node, attrgetter(node.target)(captured.graph))
-        elif node.op == "call_function" and (tensors_of(val) or reads or node.target in REGION):
+        elif node.op == "call_function" and (tensors_of(val) or reads):
             flow.call(node)
         elif node.op == "call_function":
             flow.given(node, example(val, problem.hints, False))

@@ -64,7 +64,7 @@ class _Checker:
         self.faults: list[Problem] = []
         autograd = Autograd()
         self.whole = flow_of(self.problem, autograd)
-        self.local = Flow(autograd, self.problem.captured.training, self.problem.captured.autocast)
+        self.local = Flow(autograd, gm.graph, self.problem.captured)
         self.sources = {n.name: n for n in self.problem.captured.graph.graph.nodes if n.op == "placeholder"}
         self.rank = next((n.args[5] for n in gm.graph.nodes if n.target is convert), 0)
         self.roles = {p.node: p.role for p in self.problem.captured.placeholders}
@@ -257,7 +257,7 @@ class _Checker:
                 f"{node.target} is called with other arguments, or in another way, than {op.node.target} is here",
                 "a local call is the operator's local version",
             )
-        if self.local.casts[node] != self.whole.casts.get(op.node, ()):
+        if self.local.casts[node] != self.whole.casts[op.node]:
             self._fault(node, f"{node.target} runs in other autocast regions", "a call runs in the program's regions")
         if not op.results:  # it reads whole values
             self.types[node] = ()
