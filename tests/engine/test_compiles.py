@@ -55,8 +55,8 @@ def test_the_argument_that_changed_is_named_where_no_more_is_compiled(mesh, monk
 def test_no_cap_of_dynamos_lies_below_our_limit(mesh):
     model = autosp.compile(Scaled(), "causal_lm", mesh=mesh, backend="eager")
     with torch._dynamo.config.patch(accumulated_recompile_limit=2):
-        for n in range(4):
-            model(**batch(), scale=1.0 + n)
+        losses = [model(**batch(), scale=1.0 + n).loss for n in range(4)]
+    torch.testing.assert_close(torch.stack(losses), losses[0] * torch.arange(1.0, 5.0))
 
 
 def test_the_programs_of_a_model_are_counted_apart_from_what_others_used_up(mesh, monkeypatch):
