@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from operator import attrgetter
 
+import attrs
 import sympy
 import torch
 from torch import fx
 
 from ..compat.torch import FakeTensorMode, carry_placeholder, carry_sources, tree_map
 from ..layout import as_size
+from .own import OwnBackward, own_of
 
 
 def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:
@@ -33,6 +35,8 @@ def with_numbers(gm: fx.GraphModule, hints: Mapping[sympy.Symbol, int]) -> fx.Gr
     numbers: dict[fx.Node, object] = {}
     for node in list(copied.graph.nodes):
         node.args, node.kwargs = fx.map_arg((node.args, node.kwargs), lambda n: numbers.get(n, n))
+        if own := own_of(node):
+            node.target = _own_with_numbers(own, hints).called(node.target.__name__)
         if "val" not in node.meta:
             continue
         val = node.meta["val"]
@@ -47,6 +51,11 @@ def with_numbers(gm: fx.GraphModule, hints: Mapping[sympy.Symbol, int]) -> fx.Gr
     copied.graph.lint()
     copied.recompile()
     return copied
+
+
+def _own_with_numbers(own: OwnBackward, hints: Mapping) -> OwnBackward:
+    forward, backward = with_numbers(own.forward, hints), with_numbers(own.backward, hints)
+    return attrs.evolve(own, forward=forward, backward=backward)
 
 
 def _in_number(x: object, hints: Mapping, mode: FakeTensorMode) -> object:

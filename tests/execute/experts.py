@@ -89,6 +89,20 @@ class Checked(Experts):
         return super().forward(checked(x.tanh()), index, checked(weights))
 
 
+class Sharpened(torch.autograd.Function):
+    """Weights as they are, with a gradient of their own, as sparse mixers estimate the router's."""
+
+    @staticmethod
+    def forward(ctx, weights, scores):
+        ctx.save_for_backward(scores)
+        return weights * 1.0
+
+    @staticmethod
+    def backward(ctx, grad):
+        (scores,) = ctx.saved_tensors
+        return grad * scores.amax(-1, keepdim=True), None
+
+
 class Mixture(nn.Module):
     """A router, and experts. `balance` is the loss that keeps them equally busy, over all tokens."""
 
@@ -128,6 +142,15 @@ class CalledTwice(Mixture):
         return second, balance
 
 
+class OwnBackward(Mixture):
+    """A router whose weights have a backward of their own: the batch and the length are one dim in it."""
+
+    def forward(self, x):
+        scores = self.router(x.flatten(0, 1)).softmax(-1)
+        weights, index = scores.topk(CHOSEN)
+        return self.experts(x.flatten(0, 1), index, Sharpened.apply(weights, scores)).view_as(x), scores.mean()
+
+
 class Unlimited(Limited):
     """A limit that none of the tests' sequences reaches."""
 
@@ -144,10 +167,20 @@ def twice() -> nn.Module:
     return model
 
 
+def sparse() -> nn.Module:
+    """A net whose router has a backward of its own."""
+    model = Net()
+    model.mixture = OwnBackward(Experts())
+    return model
+
+
+OTHERS = {"Twice": twice, "Sparse": sparse}
+
+
 def __getattr__(name: str):
     """`tests.execute.experts:Dropless` is a factory, as `--model` takes one."""
     if name in OWN:
         return partial(Net, OWN[name])
-    if name == "Twice":
-        return twice
+    if name in OTHERS:
+        return OTHERS[name]
     raise AttributeError(name)

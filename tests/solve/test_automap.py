@@ -43,6 +43,14 @@ def test_experts_that_nobody_mapped_are_exact_with_a_balance_over_all_tokens(sp:
     assert verdict.exact, page(verdict)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_what_an_own_backward_gives_the_experts_is_split_with_them(dynamic: bool):
+    """The program for one length has numbers for its symbols, in the bodies of an autograd.Function too."""
+    lengths = (14, 17) if dynamic else (14,)
+    verdict = parity("Sparse", steps=2, dynamic=dynamic, lengths=lengths)
+    assert verdict.exact, page(verdict)
+
+
 def test_only_they_run_per_shard_and_the_plan_says_so():
     model = experts.Net()
     before = {name: x.clone() for name, x in model.state_dict().items()}
