@@ -23,6 +23,7 @@ aten = torch.ops.aten
 SDPA = aten.scaled_dot_product_attention.default
 CAUSAL = "autosp_causal"  # in the meta of an attention whose mask is causal and nothing else
 WINDOW = "autosp_window"  # and of one that sees so many keys, up to its own
+BLOCKS = 32  # that a window's queries are cut into at most, which bounds the size of the graph
 
 
 @attrs.frozen
@@ -109,16 +110,22 @@ def drops_mask(node: fx.Node, query: object) -> bool:
 
     query: the placement of its first operand.
     """
-    return bool(node.meta.get(CAUSAL)) and _has_all_queries(node, query)
+    return bool(node.meta.get(CAUSAL)) and has_all_queries(node, query)
 
 
 def window_of(node: fx.Node, query: object) -> int | None:
     """The keys that a query of a rank's call sees, its own the last, where the rank has all queries; else None."""
-    return node.meta.get(WINDOW) if _has_all_queries(node, query) else None
+    return node.meta.get(WINDOW) if has_all_queries(node, query) else None
 
 
-def _has_all_queries(node: fx.Node, query: object) -> bool:
+def has_all_queries(node: fx.Node, query: object) -> bool:
+    """Whether a rank's call of an attention has every query; `query` is the placement of its first operand."""
     return not (isinstance(query, Split) and query.dim == node.args[0].meta["val"].dim() - 2)
+
+
+def block_of(window: int, length: int) -> int:
+    """How many queries of a window run together (`lower/band.py`)."""
+    return max(window, -(-length // BLOCKS))
 
 
 def without_mask(args: tuple, kwargs: dict) -> tuple[tuple, dict]:

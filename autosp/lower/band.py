@@ -13,11 +13,10 @@ import attrs
 import torch
 from torch import fx
 
-from ..capture.masks import SDPA
+from ..capture.masks import SDPA, block_of
 
 aten = torch.ops.aten
 BAND = "autosp_band"  # in the meta of a local attention that may run as a band
-MOST = 32  # blocks, which bounds the size of the graph
 
 
 @attrs.frozen
@@ -31,7 +30,7 @@ class Band:
     @property
     def blocks(self) -> list[int]:
         """The lengths of the blocks."""
-        each = max(self.window, -(-self.length // MOST))
+        each = block_of(self.window, self.length)
         rest = self.length % each
         return [each] * (self.length // each) + ([rest] if rest else [])
 

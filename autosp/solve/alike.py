@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping
 
 import attrs
 
+from ..capture.masks import CAUSAL, WINDOW
 from ..layout import Split
 from .problem import Op, Problem, Value
 
@@ -14,7 +15,7 @@ from .problem import Op, Problem, Value
 @attrs.frozen(eq=False)
 class Alike:
     """Numbers for kinds of values (by shape, gradient, regions and candidates) and of operators (by
-    projection and the kinds of their values)."""
+    projection, mask and the kinds of their values)."""
 
     values: Mapping[int, int]
     ops: Mapping[int, int]
@@ -46,4 +47,5 @@ def _op_key(op: Op, values: Mapping[int, int]) -> Hashable:
     """Calls bound alike share one projection object (see `problem.build`)."""
     tensors = tuple(values[v.id] for v in op.operands), tuple(values[v.id] for v in op.results)
     target = op.node.target if op.own is None else "own backward"  # equal bodies share a projection too
-    return "op", target, id(op.projection), *tensors
+    masks = op.node.meta.get(CAUSAL), op.node.meta.get(WINDOW)  # tell equal attentions apart
+    return "op", target, id(op.projection), *masks, *tensors

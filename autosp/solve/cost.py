@@ -11,13 +11,11 @@ from __future__ import annotations
 import math
 
 import attrs
-import torch
 
+from ..capture.masks import CAUSAL, SDPA, WINDOW, block_of, has_all_queries
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, count
 from .device import Device
 from .problem import Op, Problem, Value
-
-aten = torch.ops.aten
 
 # A byte kept for backward is priced as this part of a byte sent: enough to break ties towards
 # holding less, too little to buy a collective (any value from 0.01 to 1 gave the same plans).
@@ -97,15 +95,33 @@ def reshard(value: Value, src: Placement, dst: Placement, p: int, device: Device
     return Reshard(kinds[0], kinds[1] if value.diff else "none", seconds, int(sent(kinds[0], value.bytes, p)))
 
 
-def flops(op: Op, problem: Problem) -> float:
-    """Multiply-adds count two. A call that contracts a factor of two operands multiplies all its
-    factors; attention contracts twice."""
+def pairs_seen(op: Op, query: Placement | None = None) -> float:
+    """How many pairs of a query and a key one head of an attention multiplies.
+
+    A causal mask leaves out the keys behind a query, a window what no query of a block sees. Any other
+    mask is worked out whole, and so is every mask where `query`, the first operand's placement, splits the queries.
+    """
+    queries, keys = op.operands[0].hint[-2], op.operands[2].hint[-2]
+    if not has_all_queries(op.node, query):
+        return queries * keys
+    args = {a.name: x for a, x in zip(SDPA._schema.arguments, op.node.args, strict=False)} | op.node.kwargs
+    if window := op.node.meta.get(WINDOW):
+        return queries * min(keys, block_of(window, queries) + window)
+    if op.node.meta.get(CAUSAL) or args.get("is_causal"):
+        whole = min(queries, keys)  # so many queries see one key more each; the others see all
+        return whole * (whole + 1) / 2 + (queries - whole) * keys
+    return queries * keys
+
+
+def flops(op: Op, problem: Problem, query: Placement | None = None) -> float:
+    """Floating-point operations of the whole call; `query` as `pairs_seen` has it. Multiply-adds count
+    two. A call that contracts a factor of two operands multiplies all its factors; attention contracts twice."""
     pr = op.projection
     if pr is None or len(pr.operands) < 2:
         return 0.0
-    if op.node.target is aten.scaled_dot_product_attention.default:
+    if op.node.target is SDPA:
         q, v = op.operands[0], op.operands[2]
-        return 2.0 * q.numel * v.hint[-2] + 2.0 * q.numel // max(q.hint[-1], 1) * v.hint[-2] * v.hint[-1]
+        return 2.0 * math.prod(q.hint[:-2]) * pairs_seen(op, query) * (q.hint[-1] + v.hint[-1])
     inside = {f for dims in pr.results for d in dims for f in d}
     shared = [
         f
@@ -117,14 +133,16 @@ def flops(op: Op, problem: Problem) -> float:
     return 2.0 * math.prod(problem.hint(s) for s in pr.sizes)
 
 
-def operator_seconds(op: Op, problem: Problem, device: Device) -> float:
+def operator_seconds(op: Op, problem: Problem, device: Device, query: Placement | None = None) -> float:
     """Forward (and backward, where gradients flow) of the whole call on one device: the larger of
-    arithmetic and memory traffic."""
+    arithmetic and memory traffic. A backward does the work of a forward twice; attention's 2.5 times, as it multiplies
+    queries and keys again (Dao 2023, FlashAttention-2, section 4.1)."""
     if op.projection is not None and op.projection.movement and not op.diff:
         return 0.0
-    work = flops(op, problem) / device.flops(op.results[0].dtype) if op.results else 0.0
+    work = flops(op, problem, query) / device.flops(op.results[0].dtype) if op.results else 0.0
     traffic = sum(v.bytes for v in (*op.operands, *op.results)) / device.bandwidth
-    return max(work, traffic) * (3 if op.diff else 1)
+    backward = 2.5 if op.node.target is SDPA else 2.0
+    return max(work, traffic) * (1.0 + backward * op.diff)
 
 
 def fraction(units: int, p: int) -> float:

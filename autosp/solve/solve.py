@@ -11,6 +11,7 @@ import attrs
 import torch
 
 from ..capture import Captured
+from ..capture.masks import SDPA
 from ..errors import PlanError
 from ..layout import INVARIANT, REPLICATE, Placement, Split
 from ..rules import RuleBook, default_rules
@@ -171,9 +172,10 @@ class _Costs:
         self._shares.update(_shares(self.problem, self.axis))
 
     def operator(self, op: Op, s: Strategy) -> float:
-        key = "whole", self.kinds.call(op)
+        query = s.needs[0] if s.needs and op.node.target is SDPA else None
+        key = "whole", self.kinds.call(op), query
         if key not in self._known:
-            self._known[key] = operator_seconds(op, self.problem, self.device)
+            self._known[key] = operator_seconds(op, self.problem, self.device, query)
         return self._known[key] * s.share
 
     def strategies(self, op: Op, ways: tuple[Strategy, ...]) -> list[float]:

@@ -115,5 +115,5 @@ def _kinds(plan: Plan) -> dict[str, float]:
     for op, way in plan.chosen.items():
         heavy = flops(op, plan.problem) > 0
         kind = "attention" if "attention" in str(op.node.target) else "matmul" if heavy else "fused"
-        found[kind] += operator_seconds(op, plan.problem, plan.device) * way.share
+        found[kind] += operator_seconds(op, plan.problem, plan.device, next(iter(way.needs), None)) * way.share
     return found
