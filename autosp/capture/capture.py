@@ -103,6 +103,7 @@ def capture(
         hints=hints_of(mode),
         training=torch.is_grad_enabled(),
         autocast=open_regions(),
+        checkpointed=len(_checkpoints(gm)),
     )
 
 
@@ -185,15 +186,21 @@ def _dynamic_args(gm, example_inputs):
     return [fake_of_trace(e, node) if isinstance(e, torch.Tensor) else e for node, e in pairs], fake_mode_of_trace()
 
 
+_CHECKPOINT = torch.ops.higher_order.tag_activation_checkpoint
+
+
+def _checkpoints(gm: fx.GraphModule) -> list[fx.Node]:
+    return [n for n in gm.graph.nodes if n.target is _CHECKPOINT]
+
+
 def _plain(gm: fx.GraphModule) -> fx.GraphModule:
     """The graph without gradient checkpointing's wrappers: recomputation is a stage of its own."""
-    wrapped = torch.ops.higher_order.tag_activation_checkpoint
-    if not any(n.target is wrapped for n in gm.graph.nodes):
+    if not _checkpoints(gm):
         return gm
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in gm.graph.nodes:
-        if node.target is wrapped:
+        if node.target is _CHECKPOINT:
             body = getattr(gm, node.args[0].target)
             values = [env[a] if isinstance(a, fx.Node) else a for a in node.args[1:]]
             known = dict(zip(_inputs_of(body), values))
@@ -202,7 +209,7 @@ def _plain(gm: fx.GraphModule) -> fx.GraphModule:
                 known[inner].target = f"{node.args[0].target}.{inner.target}"
         elif node.op == "output":
             graph.output(fx.map_arg(node.args[0], lambda n: env[n]))
-        elif node.op != "get_attr" or any(user.target is not wrapped for user in node.users):
+        elif node.op != "get_attr" or any(user.target is not _CHECKPOINT for user in node.users):
             env[node] = graph.node_copy(node, lambda n: env[n])
     return fx.GraphModule(gm, graph)
 

@@ -50,6 +50,7 @@ class Captured:
     hints: the size that each symbol had in the example (empty when static).
     training: gradients flow (grad mode was on when the graph begins).
     autocast: the regions that were open when it begins (see `casts`); those that it enters are calls in it.
+    checkpointed: calls under the model's own gradient checkpointing, of which the graph keeps nothing.
     """
 
     graph: fx.GraphModule
@@ -59,6 +60,7 @@ class Captured:
     hints: dict
     training: bool
     autocast: tuple[tuple, ...] = ()
+    checkpointed: int = 0
 
     def source(self, node: fx.Node) -> str:
         return source_line(node)

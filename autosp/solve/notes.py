@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..capture import Captured
 from ..capture.masks import SDPA, drops_mask, window_of
 from ..layout import Split
 from .problem import Op, Problem
@@ -12,7 +13,8 @@ WORTH_SAYING = 1 << 20  # bytes
 
 
 def notes(problem: Problem, chosen: dict[Op, Strategy], attention: str, axis: str, p: int) -> tuple[str, ...]:
-    """Where attention could not be split as the spec asks, what is drawn whole, and what masks cost."""
+    """Where attention could not be split as the spec asks, what is drawn whole, what masks cost, and what becomes of
+    the model's own gradient checkpointing."""
     found = []
     for op, s in chosen.items():
         if is_random(op) and s.part is None and p > 1 and op.diff:
@@ -30,7 +32,17 @@ def notes(problem: Problem, chosen: dict[Op, Strategy], attention: str, axis: st
                 f"{op.module or '<root>'}: attention {attention} has no valid split over {axis}={p} here; "
                 f"{'the query length is split and keys and values are gathered' if by_length else s.kind}"
             )
-    return (*found, *_masks(chosen, p))
+    return (*found, *_masks(chosen, p), *_checkpoints(problem.captured))
+
+
+def _checkpoints(captured: Captured) -> list[str]:
+    if not (captured.checkpointed and captured.training):
+        return []
+    calls = f"{captured.checkpointed} call{'s' * (captured.checkpointed > 1)}"
+    return [
+        f"the model's own gradient checkpointing ({calls}) gives way to the spec's 'recompute', which decides what runs "
+        "twice; 'recompute full' keeps what enters a layer, as checkpointed layers do"
+    ]
 
 
 def _masks(chosen: dict[Op, Strategy], p: int) -> list[str]:

@@ -13,6 +13,7 @@ from autosp.solve import load_device
 from autosp.spec import parse
 from tests.engine import golden
 from tests.engine.tiny import HEADS, Tiny, batch
+from tests.execute.families import checkpointed
 from tests.execute.odd import SPEC as ODD
 from tests.execute.odd import Mixing
 
@@ -39,6 +40,19 @@ def test_an_eight_billion_shape_is_planned_without_a_weight() -> None:
     assert out.bytes == 131072 * 32 * 128 * 2 * 7 // 64
     assert qkv.module == "model.layers.0.self_attn"
     assert "its rule wants t (seq) whole" in qkv.reason
+
+
+def test_a_model_with_its_own_gradient_checkpointing_is_told_what_becomes_of_it() -> None:
+    ids = torch.zeros(2, 32, dtype=torch.long)
+    model, inputs = checkpointed().train(), {"input_ids": ids, "labels": ids}
+    layers = model.config.num_hidden_layers
+    plan, *_ = planned(model, inputs, "llama", sp=2)
+    (note,) = [n for n in plan.notes if "gradient checkpointing" in n]
+    assert note == (
+        f"the model's own gradient checkpointing ({layers} calls) gives way to the spec's 'recompute', which decides "
+        "what runs twice; 'recompute full' keeps what enters a layer, as checkpointed layers do"
+    )
+    assert not [n for n in planned(model.eval(), inputs, "llama", sp=2)[0].notes if "checkpointing" in n]
 
 
 def test_more_ranks_than_kv_heads_gather_keys_and_values_before_they_are_repeated() -> None:
