@@ -36,8 +36,12 @@ def _cells(rehearse: bool, only: tuple[str, ...], skip: tuple[str, ...]) -> list
 @click.option("--minutes", default=8.0, show_default=True, help="For all; what no longer fits is left out.")
 @click.option("--results", type=click.Path(path_type=Path), help="A folder for the JSON; by default a new one.")
 @click.option("--wheels", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Rehearse an install.")
+@click.option("--collect", type=click.Path(file_okay=False, path_type=Path), help="Only fetch such wheels into it.")
 @click.option("--page", "from_results", type=click.Path(exists=True, path_type=Path), help="Only write docs/gpu.md.")
-def main(rehearse, only, skip, minutes, results, wheels, from_results) -> None:
+def main(rehearse, only, skip, minutes, results, wheels, collect, from_results) -> None:
+    if collect:
+        click.echo("\n".join(_collected(collect)))
+        return
     if from_results:
         DATA.write_text(page.without_folders((from_results / "run.json").read_text()))
         PAGE.write_text(page.written(json.loads(DATA.read_text())))
@@ -72,6 +76,13 @@ def main(rehearse, only, skip, minutes, results, wheels, from_results) -> None:
     out = sum("left_out" in o for o in outcomes)
     click.echo(f"{len(outcomes)} parts, {len(failed)} failed, {out} left out, in {time.monotonic() - begin:.0f} s")
     sys.exit(bool(failed or "failed" in whole.get("install", {})))
+
+
+def _collected(folder: Path) -> list[str]:
+    try:
+        return install.collect(folder)
+    except RuntimeError as e:
+        raise click.ClickException(f"a wheel could not be fetched: {e}") from None
 
 
 def _command(rehearse: bool, only: tuple[str, ...], skip: tuple[str, ...], minutes: float) -> str:

@@ -1,4 +1,5 @@
-"""The install of a machine without a network, rehearsed: wheels of a folder into a target folder on PYTHONPATH."""
+"""The install of a machine without a network: its wheels collected where there is one, and the install rehearsed, from
+their folder into a target folder on PYTHONPATH."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-PYTHON = "python3.12"
+from autosp.compat.tested import ROWS
+
 FLAGS = ("--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--disable-pip-version-check", "--quiet")
 # What a bare Python can import of them; those that need torch are only looked up.
 CODE = """
@@ -22,17 +24,47 @@ for name in sys.argv[2:]:
     assert found.is_relative_to(site), f"{name} comes from {found}"
 print(" ".join(sorted(f"{d.metadata['Name']}=={d.version}" for d in m.distributions(path=[str(site)]))))
 """
-IMPORTED = ("lark", "click", "hjson", "pydantic")
+IMPORTED = ("lark", "click", "hjson", "msgpack", "ninja")
+# What a machine with Python 3.12, torch 2.11 and transformers 5.17 lacks, as tested with them.
+ROW = next(row for row in ROWS if row.name == "gpu")
+PYTHON = f"python{ROW.python}"
+WHEELS = (
+    "lark==1.3.1", f"highspy=={ROW.highspy}", "click==8.1.8", "hjson==3.1.0", "pydantic==2.12.5",
+    "pydantic-core==2.41.5", "annotated-types", "typing-inspection", "py-cpuinfo", "msgpack", "ninja",
+)  # fmt: skip
+BUILT = (f"deepspeed=={ROW.deepspeed}",)  # a wheel of Python alone, of a source archive
+PLATFORMS = (*(f"manylinux_2_{n}_x86_64" for n in (28, 27, 24, 17)), "manylinux2014_x86_64", "manylinux1_x86_64")
+TARGET = ("--only-binary=:all:", "--python-version", ROW.python, "--implementation", "cp")
 
 
 def python() -> str | None:
-    """A Python 3.12 that starts."""
-    if sys.version_info[:2] == (3, 12):
+    """A Python of the row that starts."""
+    if ROW.python == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
     found = shutil.which(PYTHON)
-    if found and subprocess.run([found, "-c", ""], capture_output=True).returncode == 0:
-        return found
-    return None
+    if found is None:
+        return None
+    env = {**os.environ, "PYENV_VERSION": ROW.python}  # pyenv's command of that name starts none otherwise
+    done = _run([found, "-c", "import sys; print(sys.executable)"], env=env)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def collect(folder: Path) -> list[str]:
+    """One wheel of each package that a GPU machine lacks, in `folder`; their names. Raises RuntimeError with pip's last
+    lines where one cannot be had."""
+    pip = [sys.executable, "-m", "pip"]
+    wanted = ["--no-deps", "--quiet", "--disable-pip-version-check"]
+    platforms = [word for name in PLATFORMS for word in ("--platform", name)]
+    env = {**os.environ, "DS_BUILD_OPS": "0"}
+    folder.mkdir(parents=True, exist_ok=True)
+    for command in (
+        ["download", *wanted, *TARGET, *platforms, "--dest", str(folder), *WHEELS],
+        ["wheel", *wanted, "--no-build-isolation", "--wheel-dir", str(folder), *BUILT],
+    ):
+        done = _run([*pip, *command], env=env)
+        if done.returncode:
+            raise RuntimeError("\n".join((done.stderr or done.stdout).strip().splitlines()[-3:]))
+    return sorted(wheel.name for wheel in folder.glob("*.whl"))
 
 
 def rehearse(wheels: Path | None) -> dict[str, Any]:

@@ -38,11 +38,11 @@ INSTALL = """\
 ## Run it
 
 From the top of a checkout, on a machine with one GPU, Python 3.12, torch and transformers, and no network. FOLDER holds
-a wheel of each package that is missing there (lark, highspy, click, deepspeed, hjson, pydantic, pydantic-core,
-annotated-types, typing-inspection, py-cpuinfo, msgpack, ninja), collected where there is one; `--rehearse --wheels
-FOLDER` tries the install.
+a wheel of each package that is missing there; the first line fetches them where there is a network, and
+`--rehearse --wheels FOLDER` tries the install.
 
 ```
+python3 -m examples.benchmarks.gpu --collect FOLDER
 python3 -m pip install --no-index --no-deps --target SITE FOLDER/*.whl
 PYTHONPATH=SITE:$PWD python3 -m examples.benchmarks.gpu --results RESULTS
 PYTHONPATH=SITE:$PWD python3 -m examples.benchmarks.gpu --only b:128K --minutes 5 --results MORE   # where there is time
