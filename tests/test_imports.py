@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "autosp"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports its own stage and the ones to its left.
-STAGES = "errors compat resources syntax spec layout capture rules solve lower recompute engine report cli".split()
+STAGES = "errors compat resources syntax spec layout capture rules solve lower recompute passes parity engine report cli".split()
 PUBLIC = {"autosp", "autosp.deepspeed"}  # the front door imports any stage, and only `cli` comes through it
 
 

@@ -17,7 +17,7 @@ from ._trial import Batch, Trained, Trial, batches, build, loss_of, make_optimiz
 if TYPE_CHECKING:
     from ..capture import Captured
     from ..engine.traced import Planner
-    from ..lower import Simulation
+    from ..parity import Simulation
     from ..solve import Plan
 
 
@@ -143,7 +143,7 @@ class Simulator:
 
     def _program(self, trial: Trial, spec: Spec, model: torch.nn.Module, batch: Batch) -> _Program:
         from ..engine.traced import Planner
-        from ..lower import Simulation
+        from ..parity import Simulation
 
         shapes = tuple((n, tuple(x.shape), x.dtype) for n, x in batch.items() if isinstance(x, torch.Tensor))
         key = _model_key(trial), str(spec), shapes
@@ -152,7 +152,7 @@ class Simulator:
                 if key not in self._planners:
                     self._planners[key] = Planner(model, batch, spec)
                 plan, captured, examples = self._planners[key].planned(trial.sp)
-            self._programs[key, trial.sp] = _Program(plan, captured, examples, Simulation(plan, checked=True))
+            self._programs[key, trial.sp] = _Program(plan, captured, examples, Simulation(plan, tiles=spec.tile, checked=True))
         return self._programs[key, trial.sp]
 
 

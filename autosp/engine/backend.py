@@ -15,8 +15,10 @@ from torch import fx
 from ..capture import Captured, Names, Output, capture, name_modules, specialise
 from ..compat.torch import example_size, fake_mode_of_trace, unguarded
 from ..errors import EngineError, Problem, did_you_mean
-from ..lower import Rank, band, check, lower
-from ..recompute import Decision, tile
+from ..lower import Rank
+from ..passes import Context, NeedsSymbols, Program, fixed_lengths, run, sharded
+from ..passes.pipeline import write
+from ..recompute import Decision
 from ..recompute.notes import offload_notes, tile_notes
 from ..solve import Around, Device, Ends, Plan, load_device
 from ..spec import Output as Said
@@ -25,13 +27,11 @@ from ..spec.policies import as_recompute
 from .absent import Absent, left_out, with_absent
 from .agree import Agreement
 from .agree_words import each_length, reason
-from .dump import dump, dump_recompute
 from .failures import asserting
 from .inner import compile_inner, compiler_of, inner_for
 from .marks import layout_of
 from .random import with_own_stream
 from .recomputing import States, decided, limit_of
-from .solving import NeedsSymbols, fixed_lengths, planned_program
 
 BACKENDS = ("inductor", "aot_eager", "eager")
 
@@ -86,6 +86,7 @@ class Backend:
         self.spec, self.agreement, self.options, self.on_plan = spec, agreement, options, on_plan
         self.model, self.mesh = model, agreement.mesh
         self.plans: list[Plan] = []
+        self.program: Program | None = None  # the last that was compiled
         self.refused: tuple[Around, ...] = ()
         self.told = False  # that each length is compiled by itself
         self.retraced = False  # who calls traces once more where the lengths have to be symbols
@@ -126,15 +127,14 @@ class Backend:
         return compiled
 
     def _program(self, gm: fx.GraphModule, example_inputs: Sequence, names: Names, dynamic: bool) -> Callable:
-        local, absent = self._local(gm, example_inputs, names, dynamic)
-        inner = inner_for(self.options.inner, self.plans[-1])
-        decision = self._decided(local, example_inputs, inner)
+        program, absent = self._passed(gm, example_inputs, names, dynamic)
         with _no_local_guards(dynamic):
-            compiled = compile_inner(inner, local, example_inputs, decision and decision.choice)
+            inner = inner_for(self.options.inner, program.plan)
+            compiled = compile_inner(inner, program.local, example_inputs, program.decision and program.decision.choice)
         if dynamic and self.options.dynamic is None and self._budgeted():
             _guard_memory(gm)
-        compiled = asserting(compiled, self.plans[-1].problem.captured)
-        return with_absent(with_own_stream(compiled, self.plans[-1], self.mesh.rank), absent)
+        compiled = asserting(compiled, program.captured)
+        return with_absent(with_own_stream(compiled, program.plan, self.mesh.rank), absent)
 
     def _budgeted(self) -> bool:
         """Whether what is kept depends on how long the inputs are."""
@@ -151,9 +151,10 @@ class Backend:
 
         return run
 
-    def _local(
+    def _passed(
         self, gm: fx.GraphModule, example_inputs: Sequence, names: Names, dynamic: bool
-    ) -> tuple[fx.GraphModule, dict[int, Absent]]:
+    ) -> tuple[Program, dict[int, Absent]]:
+        """The program after all passes, and what the call does not give back."""
         captured = capture(
             gm,
             example_inputs,
@@ -164,52 +165,63 @@ class Backend:
             dynamic=dynamic or self.per_shard,
             names=names,
         )
+        write("00_spec.txt", str(self.spec))
+        context = self._context(captured, example_inputs, dynamic)
         try:
-            captured, plan, self.refused = planned_program(
-                captured, partial(ends, self.spec), axis=self.mesh.axis, p=self.mesh.size, device=self.options.device,
-                refused=self.refused, dynamic=dynamic,
-            )  # fmt: skip
+            program = sharded(Program(captured), context)
         except NeedsSymbols as needed:
             if self.refused or not self.retraced:
                 raise fixed_lengths(needed) from None
             raise
+        self.refused = program.mapped
         if not dynamic:
             specialise(example_inputs)  # last: what is a number from then on was a symbol to the planner
-        wanted = ends(self.spec, captured)
-        rank = Rank(
-            self.mesh.rank, self.mesh.group_name, self.options.grad_scale, self.options.complete, self.mesh.others
-        )
-        local = lower(plan, rank)
-        check(plan, local, complete=self.options.complete, grad_scale=self.options.grad_scale)
-        band(local)
-        dump(self.spec, captured, plan, local, self.mesh.rank)
-        if captured.training and self.options.inner != "eager":  # without a joint graph all is held anyway
-            state = self.options.states.of(captured, example_inputs)
-            # of the description, which the ranks share: their tiles are alike
-            room = max(limit_of(self.policy, state, plan.device.usable) or 0, 0)
-            local, tiled, notes = tile(local, self.spec.tile, captured.hints, room)
-            host = plan.device.host if torch.cuda.is_available() else 0.0
-            said = (*tile_notes(tiled, notes), *offload_notes(self.spec.offload == "auto", host))
-            plan = attrs.evolve(plan, notes=(*plan.notes, *said))
-        self.plans.append(plan)
-        self.on_plan(plan)
-        return local, left_out(captured, wanted, statements(self.spec, captured), self.spec)
+        eager = self.options.inner == "eager"  # without a joint graph all is held anyway
+        program = run(program, context, until="tile", skip={"tile"} if eager else ())
+        if program.captured.training and not eager:
+            said = offload_notes(self._offloads, self.options.device.host if torch.cuda.is_available() else 0.0)
+            notes = (*program.plan.notes, *tile_notes(program.tiled, program.notes), *said)
+            program = attrs.evolve(program, plan=attrs.evolve(program.plan, notes=notes))
+        self.plans.append(program.plan)
+        self.on_plan(program.plan)
+        self.program = run(program, context)
+        captured = program.captured
+        absent = left_out(captured, ends(self.spec, captured), statements(self.spec, captured), self.spec)
+        return self.program, absent
+
+    def _context(self, captured: Captured, examples: Sequence, dynamic: bool) -> Context:
+        """What the passes are told of this call."""
+        options, eager = self.options, self.options.inner == "eager"
+        rank = Rank(self.mesh.rank, self.mesh.group_name, options.grad_scale, options.complete, self.mesh.others)
+        return Context(
+            ends=partial(ends, self.spec), axis=self.mesh.axis, ranks=self.mesh.size, device=options.device,
+            dynamic=dynamic, mapped=self.refused, rank=rank, tiles=self.spec.tile,
+            budget=0 if eager else self._budget(captured, examples),
+            choose=None if eager else partial(self._decided, examples),
+        )  # fmt: skip
+
+    def _budget(self, captured: Captured, examples: Sequence) -> int:
+        """Bytes that activations may take on the device of the description, which the ranks share: their tiles are
+        alike."""
+        state = self.options.states.of(captured, examples)
+        return max(limit_of(self.policy, state, self.options.device.usable) or 0, 0)
+
+    @property
+    def _offloads(self) -> bool:
+        return self.spec.offload == "auto"
 
     @property
     def policy(self) -> Recompute:
         """What is recomputed, as the call or the spec says."""
         return as_recompute(self.options.recompute, self.spec, "autosp.compile(recompute=...)")
 
-    def _decided(self, local: fx.GraphModule, examples: Sequence, inner: str) -> Decision | None:
-        """What is recomputed; without a joint graph nothing can be."""
-        if inner == "eager":
-            return None
-        found = decided(
-            self.policy, self.plans[-1], local, examples, self.agreement, self.options.states,
-            compiler_of(inner, examples), offload=self.spec.offload == "auto",
+    def _decided(self, examples: Sequence, plan: Plan, local: fx.GraphModule) -> Decision | None:
+        """What is saved, on every rank as on the first."""
+        inner = inner_for(self.options.inner, plan)
+        return decided(
+            self.policy, plan, local, examples, self.agreement, self.options.states,
+            compiler_of(inner, examples), offload=self._offloads,
         )  # fmt: skip
-        dump_recompute(found, local, self.mesh.rank)
-        return found
 
     def _mean_over(self) -> tuple[str, ...]:
         """The axes beside our own that the loss is a mean over; a forward without a loss has none."""

@@ -7,12 +7,12 @@ import torch
 
 from ..compat.torch import compiled_call
 from ..errors import EngineError, Problem
-from ..recompute import Decision, predict
+from ..recompute import Decision, decide
 from ..recompute.state import State
 from ..solve import Plan
 from ..solve.words import size
 from .backend import Backend
-from .inner import compiler_of
+from .inner import compiler_of, inner_for
 from .mesh import is_deepspeed
 from .recomputing import device_memory, limit_of
 from .step import Step
@@ -82,18 +82,20 @@ def _step(model_or_engine) -> Step:
 
 
 def _predicted(backend: Backend) -> tuple[Plan, State, Decision | None]:
-    plan, options = backend.plans[-1], backend.options
-    captured = plan.problem.captured
+    """Of the very program that runs."""
+    program, options, policy = backend.program, backend.options, backend.policy
+    captured, plan = program.captured, backend.plans[-1]
     vals = {n.name: n.meta.get("val") for n in captured.graph.graph.nodes if n.op == "placeholder"}
     examples = [_example(vals[p.node], p.requires_grad) for p in captured.placeholders]
-    state, policy = options.states.of(captured, examples), backend.policy
-    told = predict(
-        plan, policy, backend.spec.tile, examples=examples,
+    state = options.states.of(captured, examples)
+    if program.decision is not None:
+        return plan, state, program.decision
+    return plan, state, decide(
+        program.local, examples, policy, device=plan.device, p=plan.p, plan=plan.fingerprint(),
         limit=limit_of(policy, state, device_memory(plan.device).usable),
         offload=backend.spec.offload == "auto" and torch.cuda.is_available(),
-        compiler=compiler_of(options.inner, examples),
+        compiler=compiler_of(inner_for(options.inner, plan), examples),
     )  # fmt: skip
-    return plan, state, told and told.decision
 
 
 def _example(val, requires_grad: bool):

@@ -90,7 +90,7 @@ class Request:
         """The plan, and the bytes of the program's own peak with the states that last, where activations
         and gradients have `room` bytes. Without a backward there is no memory, and 0 bytes."""
         from ..recompute.notes import offload_notes, tile_notes
-        from ..recompute.predict import predict
+        from ..passes import predict
 
         solved, examples = self._solved(inputs)
         found = predict(

@@ -24,13 +24,13 @@ from ..compat.torch import (
 from ..compat.transformers import install_hooks
 from ..errors import EngineError, InputError, Problem
 from ..lower.convert import scale_gradient
+from ..passes import NeedsSymbols
 from . import cache, compiles
 from .agree_words import batch_notes
 from .backend import Backend
 from .clock import Clock
 from .failures import as_raised, placed
 from .marks import check_call, layout_of
-from .solving import NeedsSymbols
 
 BATCH_FIX = (
     "shuffle and sample by the data-parallel rank, not the global one: autosp.engine.sampler(dataset, mesh_or_engine)"

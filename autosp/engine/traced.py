@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..capture import Captured, trace
+from ..passes import Context, NeedsSymbols, Program, fixed_lengths, sharded
 from ..solve import Around, Device, Plan, load_device
 from ..spec import Spec
 from .backend import ends
@@ -16,7 +17,6 @@ from .compile import resolve_spec
 from .failures import as_raised
 from .marks import check_call, layout_of
 from .mesh import solved_axis
-from .solving import NeedsSymbols, fixed_lengths, planned_program
 from .step import prepare
 
 # Of a model and a spec: what is known to need symbols. Plans for many lengths trace each but once.
@@ -55,11 +55,12 @@ class Planner:
         while True:
             captured, examples = self._traced(symbols)
             try:
-                captured, plan, _ = planned_program(
-                    captured, partial(ends, self.spec), axis=self.axis, p=sp, device=chip, refused=refused
+                context = Context(
+                    ends=partial(ends, self.spec), axis=self.axis, ranks=sp, device=chip, mapped=refused
                 )
+                made = sharded(Program(captured), context)
                 known[str(self.spec), sp] = refused
-                return plan, captured, examples
+                return made.plan, made.captured, examples
             except NeedsSymbols as needed:
                 if symbols:
                     raise fixed_lengths(needed) from None

@@ -4,6 +4,5 @@ from .band import band
 from .check import check
 from .convert import convert, scale_gradient
 from .lower import Note, Rank, lower
-from .simulate import Simulation, run_ranks, simulate
 
-__all__ = ["Note", "Rank", "Simulation", "band", "check", "convert", "lower", "run_ranks", "scale_gradient", "simulate"]
+__all__ = ["Note", "Rank", "band", "check", "convert", "lower", "scale_gradient"]

@@ -3,7 +3,6 @@
 from .compiler import Compiler
 from .decide import Decision, decide
 from .partition import Choice, Partitioner
-from .predict import Prediction, predict
 from .tile import Tiled, tile
 
-__all__ = ["Choice", "Compiler", "Decision", "Partitioner", "Prediction", "Tiled", "decide", "predict", "tile"]
+__all__ = ["Choice", "Compiler", "Decision", "Partitioner", "Tiled", "decide", "tile"]

@@ -20,7 +20,7 @@ from autosp.capture import Captured, capture, name_modules, tracing
 from autosp.capture.captured import paths_of
 from autosp.engine.planning import planned
 from autosp.errors import AutospError, CaptureError
-from autosp.lower import simulate
+from autosp.parity import simulate
 from autosp.solve import Ends, load_device, solve
 from autosp.spec import Spec, parse
 from autosp.spec.paths import nearest

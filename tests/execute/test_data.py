@@ -13,8 +13,9 @@ from autosp.cli._trial import Trial
 from autosp.cli.parity import judge, page
 from autosp.engine.backend import ends
 from autosp.engine.failures import asserting
-from autosp.lower import Rank, check, lower, simulate
-from autosp.lower.simulate import run_ranks
+from autosp.lower import Rank, check, lower
+from autosp.parity import simulate
+from autosp.parity import run_ranks
 from autosp.solve import load_device, solve
 from autosp.spec import parse
 from tests.execute import data

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autosp.capture import Captured, trace
-from autosp.lower import simulate
+from autosp.parity import simulate
 from autosp.solve import Ends, Plan, load_device, solve
 from autosp.syntax import parse_layout
 

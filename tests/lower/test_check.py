@@ -13,7 +13,8 @@ from torch import fx, nn
 from autosp.capture import Captured, trace
 from autosp.compat.torch import ENTER_AUTOCAST, EXIT_AUTOCAST
 from autosp.errors import CheckError
-from autosp.lower import Rank, check, convert, lower, scale_gradient, simulate
+from autosp.lower import Rank, check, convert, lower, scale_gradient
+from autosp.parity import simulate
 from autosp.solve import Plan, problem, solve
 from autosp.solve.device import load_device
 from tests.execute.families import RotaryLlama, freqs_cis

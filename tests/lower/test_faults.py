@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import fx
 
-from autosp.lower import Rank, convert, lower, run_ranks, scale_gradient
+from autosp.lower import Rank, convert, lower, scale_gradient
+from autosp.parity import run_ranks
 from tests.lower.models import Program, Toy, captured, misses, named, planned, reference
 
 aten = torch.ops.aten

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autosp.lower import simulate
+from autosp.parity import simulate
 from tests.lower.models import Llama, Toy, assert_parity, captured, misses, named, planned, reference
 
 TOYS = ("mlp", "attention", "fused", "tokens", "pooled")

@@ -10,7 +10,8 @@ from torch import nn
 import autosp
 from autosp.capture import trace
 from autosp.errors import CaptureError, PlanError
-from autosp.lower import Rank, check, lower, simulate
+from autosp.lower import Rank, check, lower
+from autosp.parity import simulate
 from autosp.solve import Ends, load_device, solve
 from autosp.spec import parse
 

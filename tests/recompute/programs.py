@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from autosp.capture import trace
 from autosp.lower import Rank, lower
-from autosp.lower.simulate import run_ranks
+from autosp.parity import run_ranks
 from autosp.solve import Plan, load_device, solve
 from tests.lower.models import ends, layout_of
 

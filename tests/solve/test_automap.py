@@ -10,8 +10,8 @@ import autosp
 from autosp.cli._trial import Trial
 from autosp.cli.parity import judge, page
 from autosp.engine.planning import planned
-from autosp.engine.solving import fixed_lengths
 from autosp.errors import RuleError
+from autosp.passes import Context, NeedsSymbols, Program, fixed_lengths, sharded
 from autosp.rules import default_rules, read, user
 from autosp.rules.book import RuleBook
 from autosp.solve import automap, positionwise
@@ -120,14 +120,14 @@ def test_lengths_that_a_caller_traced_as_numbers_are_named_with_what_to_do():
     from autosp.capture import trace
     from autosp.engine.backend import ends
     from autosp.engine.marks import layout_of
-    from autosp.engine.solving import NeedsSymbols, planned_program
     from autosp.solve import load_device
 
     spec = parse(experts.SPEC)
     idx = torch.zeros(2, 14, dtype=torch.long)
     captured, _ = trace(experts.Net(), {"idx": idx, "targets": idx}, layout_of=lambda n, x: layout_of(spec, n, x))
     with pytest.raises(NeedsSymbols) as needed:
-        planned_program(captured, lambda c: ends(spec, c), axis="sp", p=2, device=load_device("cpu"))
+        context = Context(ends=lambda c: ends(spec, c), axis="sp", ranks=2, device=load_device("cpu"))
+        sharded(Program(captured), context)
     (problem,) = fixed_lengths(needed.value).problems
     assert "torch._dynamo.maybe_mark_dynamic(tensor, dim)" in problem.fix and "mixture.experts" in problem.fix
 

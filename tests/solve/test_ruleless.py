@@ -8,7 +8,7 @@ from torch import nn
 
 from autosp.capture import trace
 from autosp.errors import RuleError
-from autosp.lower import simulate
+from autosp.parity import simulate
 from autosp.solve import load_device, solve
 from tests.lower.models import ends, layout_of
 

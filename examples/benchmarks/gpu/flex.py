@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import autosp
 from autosp.cli._gap import measure_gap
 from autosp.engine.traced import planned
-from autosp.lower import Simulation
+from autosp.parity import Simulation
 
 from .group import first_of
 

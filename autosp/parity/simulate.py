@@ -9,11 +9,11 @@ import torch
 
 from ..capture.casts import under
 from ..compat.torch import example_size
+from ..lower import Rank
+from ..lower.comm import SimGroup
+from ..passes import Context, Program, run
 from ..solve import Plan
-from .band import band
-from .check import check
-from .comm import SimGroup
-from .lower import Rank, lower
+from ..spec import Tile
 
 
 def run_ranks(
@@ -51,16 +51,29 @@ def run_ranks(
 
 
 class Simulation:
-    """All ranks of a plan, lowered once, to be run any number of times. locals: their graphs; loss: the place of the
-    loss among the outputs; checked: each went through `check`; banded: how many attentions of a rank run as a band."""
+    """All ranks of a plan, lowered once, to be run any number of times.
 
-    def __init__(self, plan: Plan, *, complete: bool = True, grad_scale: float = 1.0, checked: bool = False):
+    programs: theirs, as `compile` would run them; locals: their graphs; loss: the place of the loss among the outputs.
+    tiles: the spec's `tile` statements. checked: what runs is verified.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        complete: bool = True,
+        grad_scale: float = 1.0,
+        tiles: Sequence[Tile] = (),
+        checked: bool = False,
+    ):
         self._group = SimGroup(plan.p)
-        self.locals = [lower(plan, Rank(r, self._group.name, grad_scale, complete)) for r in range(plan.p)]
-        for local in self.locals if checked else ():
-            check(plan, local, complete=complete, grad_scale=grad_scale)
+        ranks = [Rank(r, self._group.name, grad_scale, complete) for r in range(plan.p)]
+        self.programs = [
+            run(Program.of(plan), Context(rank=rank, tiles=tuple(tiles)), until="tile", verify=checked)
+            for rank in ranks
+        ]
+        self.locals = [program.local for program in self.programs]
         self._around = plan.problem.captured.autocast
-        self.banded = sum(map(band, self.locals)) // plan.p
         self._group.close()
         names = [p.node for p in plan.problem.captured.placeholders]
         self.written = [names.index(o.buffer) for o in plan.problem.captured.outputs if o.buffer is not None]

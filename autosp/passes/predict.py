@@ -1,4 +1,4 @@
-"""From a solved plan to what its fullest rank holds: lowered, tiled, decided, on fake tensors."""
+"""From a solved plan to what its fullest rank holds: the passes that follow it, on fake tensors."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import attrs
 
-from ..lower import Rank, band, lower
+from ..lower import Rank
+from ..recompute import Compiler, Decision, Tiled, decide
+from ..recompute.liveness import EAGER
 from ..solve import Plan
 from ..spec import Recompute, Tile
-from .compiler import Compiler
-from .decide import Decision, decide
-from .liveness import EAGER
-from .tile import Tiled, tile
+from .pipeline import run
+from .program import Context, Program
 
 FIRST = Rank(0, "predicted", complete=False)  # the rank whose part is never the smaller one
 
@@ -43,13 +43,17 @@ def predict(
     activations and gradients may take, for a policy with a budget of bytes or `auto`. offload: whether
     the residual stream may cross in the host's memory. compiler: what will run the graph.
     """
-    local = lower(plan, rank)
-    band(local)
-    room = limit if recompute.in_bytes and limit else 0
-    local, tiled, notes = tile(local, tiles, plan.problem.captured.hints, room)
-    found = decide(local, examples, recompute, device=plan.device, p=plan.p, limit=limit, plan=plan.fingerprint(),
-                   offload=offload, compiler=compiler)  # fmt: skip
-    return None if found is None else Prediction(found, tiled, notes)
+
+    def choose(plan: Plan, local) -> Decision | None:
+        return decide(
+            local, examples, recompute, device=plan.device, p=plan.p, limit=limit, plan=plan.fingerprint(),
+            offload=offload, compiler=compiler,
+        )  # fmt: skip
+
+    budget = limit if recompute.in_bytes and limit else 0
+    context = Context(rank=rank, tiles=tuple(tiles), budget=budget, choose=choose)
+    made = run(Program.of(plan), context, verify=False)  # nothing runs
+    return None if made.decision is None else Prediction(made.decision, made.tiled, made.notes)
 
 
 __all__ = ["FIRST", "Prediction", "predict"]

@@ -1,0 +1,155 @@
+"""The passes, in their order, and the one runner of them.
+
+`compile`, `plan`, `measure`, `check`, `parity` and the tests run prefixes of this list, and no other order exists.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import attrs
+
+from ..errors import EngineError, Problem, did_you_mean
+from ..solve import NeedsRule, around
+from .choose_saved import choose_saved
+from .hoist_slices import hoist_slices
+from .lower_to_rank import lower_to_rank
+from .outline_mapped import outline_mapped
+from .program import Context, Program, Ran
+from .shard import shard
+from .specialize import specialize
+from .symbols import NeedsSymbols, has_symbols
+from .tile import tile
+from .verify import verify_local
+from .window_attention import window_attention
+
+DUMP, SKIP = "AUTOSP_DUMP", "AUTOSP_SKIP"
+
+
+@attrs.frozen
+class Pass:
+    """One step. verify: what must hold after it; optional: whether a user may switch it off by its name."""
+
+    run: Callable[[Program, Context], Program]
+    verify: Callable[[Program, Context], None] | None = None
+    optional: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of its file."""
+        return (inspect.getdoc(sys.modules[self.run.__module__]) or "").partition("\n\n")[0]
+
+
+PASSES = (
+    Pass(outline_mapped),
+    Pass(specialize),
+    Pass(hoist_slices, optional=True),
+    Pass(shard),
+    Pass(lower_to_rank, verify=verify_local),
+    Pass(window_attention, optional=True),
+    Pass(tile, optional=True),
+    Pass(choose_saved),
+)
+NAMES = tuple(each.name for each in PASSES)
+
+
+def run(
+    program: Program, context: Context, *, until: str = NAMES[-1], skip: Collection[str] = (), verify: bool = True
+) -> Program:
+    """The program after the passes from its own stage on, up to and with `until`.
+
+    skip: optional passes that are left out; those that `AUTOSP_SKIP` names, by commas, are too. verify: whether what
+    must hold after a pass is looked at, as it is of all that runs. With `AUTOSP_DUMP`, the first rank writes the
+    program after each pass into that folder, and the others theirs of a local graph.
+    Raises what the passes and their verification raise, and EngineError for what `AUTOSP_SKIP` names that is not an
+    optional pass.
+    """
+    skip = {*skip, *_skipped()}
+    first = NAMES.index(program.stage) + 1 if program.stage in NAMES else 0
+    for each in PASSES[first : NAMES.index(until) + 1]:
+        if each.name in skip:
+            continue
+        began, before = time.perf_counter(), program.calls
+        program = each.run(program, context)
+        if verify and each.verify is not None:
+            each.verify(program, context)
+        ran = Ran(each.name, time.perf_counter() - began, before, program.calls)
+        program = attrs.evolve(program, stage=each.name, passes=(*program.passes, ran))
+        dump(program, context)
+    return program
+
+
+def sharded(program: Program, context: Context) -> Program:
+    """The program up to its plan, with the modules around operators without a rule found on the way.
+
+    Raises NeedsSymbols where a module may have to run per shard and the program's lengths are numbers.
+    """
+    while True:
+        try:
+            return run(program, context, until="shard")
+        except NeedsRule as refusal:
+            more = tuple(each for each in around(refusal) if each not in context.mapped)
+            if not more:
+                raise
+            if not has_symbols(program.captured, context.axis):
+                raise NeedsSymbols(more, refusal) from refusal
+            context = attrs.evolve(context, mapped=(*context.mapped, *more))
+
+
+def _skipped() -> set[str]:
+    names = {name.strip() for name in os.environ.get(SKIP, "").split(",")} - {""}
+    optional = [each.name for each in PASSES if each.optional]
+    if wrong := sorted(names - set(optional)):
+        raise EngineError([_not_optional(name, optional) for name in wrong])
+    return names
+
+
+def _not_optional(name: str, optional: list[str]) -> Problem:
+    what = "is a pass that every program needs" if name in NAMES else "is not a pass"
+    return Problem(
+        what=f"'{name}' {what}",
+        rule=f"{SKIP} names passes that may be left out, by commas: {', '.join(optional)}",
+        fix=did_you_mean(name, optional, f"take it out of {SKIP}"),
+        where=f"the environment variable {SKIP}",
+    )
+
+
+def dump(program: Program, context: Context) -> None:
+    """Writes the program after its last pass as text, where `AUTOSP_DUMP` names a folder."""
+    number = context.rank.rank if context.rank is not None else 0
+    if not os.environ.get(DUMP) or (number and program.local is None):
+        return
+    last = program.passes[-1]
+    whose = f".rank{number}" if number else ""
+    write(f"{NAMES.index(last.name) + 1:02}_{last.name}{whose}.txt", text(program))
+
+
+def write(name: str, text: str) -> None:
+    """A file of the folder that `AUTOSP_DUMP` names, where it names one."""
+    if folder := os.environ.get(DUMP):
+        path = Path(folder) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.rstrip("\n") + "\n")
+
+
+def text(program: Program) -> str:
+    """The program after its last pass, for a reader."""
+    last = program.passes[-1]
+    summary = next(each.summary for each in PASSES if each.name == last.name)
+    parts = [f"# {last.name}: {summary}\n# {last.before} calls before, {last.after} after, {last.seconds:.3f} s"]
+    if last.name == "shard":
+        parts += [program.plan.summary(), program.plan.describe()]
+    if last.name == "choose_saved":
+        from ..recompute.notes import recompute_text
+
+        parts.append(recompute_text(program.decision) if program.decision is not None else "PyTorch's own choice")
+    return "\n\n".join([*parts, str(program.graph.graph)])

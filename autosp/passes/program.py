@@ -1,0 +1,85 @@
+"""What the passes pass on, and what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from torch import fx
+
+from ..capture import Captured
+from ..lower import Rank
+from ..recompute import Decision, Tiled
+from ..solve import Around, Device, Ends, Plan
+from ..spec import Tile
+
+
+@attrs.frozen
+class Ran:
+    """One pass that ran: its name, its seconds with those of its verification, and the calls of the program's graph
+    before and after it."""
+
+    name: str
+    seconds: float
+    before: int
+    after: int
+
+
+@attrs.frozen(eq=False)
+class Program:
+    """A model's forward at one stage of its way from a global graph to what one rank runs.
+
+    captured: the global graph, its inputs, parameters and outputs. plan: the sharding of every value, and the reshards;
+    from `shard` on. local: one rank's graph, from `lower_to_rank` on. windows: how many of its attentions run over a
+    sliding window, block by block. tiled, notes: what runs in tiles, and what does not and why. decision: what is saved
+    for the backward; None where PyTorch chooses. mapped: calls of modules that became one call each. stage: the last pass, "capture" where there was none. passes: those
+    that ran.
+    """
+
+    captured: Captured
+    plan: Plan | None = None
+    local: fx.GraphModule | None = None
+    windows: int = 0
+    tiled: tuple[Tiled, ...] = ()
+    notes: tuple[str, ...] = ()
+    decision: Decision | None = None
+    mapped: tuple[Around, ...] = ()
+    stage: str = "capture"
+    passes: tuple[Ran, ...] = ()
+
+    @classmethod
+    def of(cls, plan: Plan) -> Program:
+        """A program that was planned before."""
+        return cls(plan.problem.captured, plan, stage="shard")
+
+    @property
+    def graph(self) -> fx.GraphModule:
+        """The graph of this stage: one rank's where there is one, else the global one."""
+        return self.captured.graph if self.local is None else self.local
+
+    @property
+    def calls(self) -> int:
+        return sum(node.op == "call_function" for node in self.graph.graph.nodes)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Context:
+    """What the passes are told beside the program; a prefix of them needs what its own passes read.
+
+    ends: the placements that are wanted of a program's outputs. axis, ranks: the mesh axis that is solved for, and its
+    size. device: what the costs are of. dynamic: whether lengths stay symbols. mapped: calls of modules that are known
+    to have to run per shard. rank: the one that a local graph is for. tiles: the spec's `tile` statements. budget:
+    bytes that activations may take, which the size of tiles follows; 0 where nothing says so. choose: what is saved for
+    the backward, of a plan and a local graph; None leaves it to PyTorch.
+    """
+
+    ends: Callable[[Captured], Ends] | None = None
+    axis: str = ""
+    ranks: int = 1
+    device: Device | None = None
+    dynamic: bool = False
+    mapped: tuple[Around, ...] = ()
+    rank: Rank | None = None
+    tiles: tuple[Tile, ...] = ()
+    budget: int = 0
+    choose: Callable[[Plan, fx.GraphModule], Decision | None] | None = None
