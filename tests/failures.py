@@ -18,3 +18,13 @@ def without_paths(text: str) -> str:
     "OSError: 'x.so' is missing"
     """
     return _FILE.sub(r"\1", _SOURCE.sub("", text))
+
+
+def without_counts(text: str) -> str:
+    """The text of a plan without the number of its operators: releases of PyTorch and of a model's library trace one
+    program to other operators.
+
+    >>> without_counts("plan: sp=4, attention ulysses, 117 operators")
+    'plan: sp=4, attention ulysses, * operators'
+    """
+    return re.sub(r"\b\d+ operators", "* operators", text)

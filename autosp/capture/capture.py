@@ -37,7 +37,7 @@ from .masks import mark_causal
 from .means import weigh_tokens
 from .names import Names, name_modules
 from .regions import lengths_of, map_modules
-from .vmaps import has_vmaps, refuse_own_backwards, without_vmaps
+from .vmaps import batches, has_vmaps, refuse_own_backwards, without_vmaps
 
 LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
 
@@ -73,7 +73,7 @@ def capture(
     try:
         with mode:
             graph = trace_to_aten(lambda *a: interpreter.run(*a), args)
-            if _lost(graph) and has_vmaps(interpreter.module):
+            if (_lost(graph) or batches(graph)) and has_vmaps(interpreter.module):
                 own.forget()
                 interpreter = _Interpreter(without_vmaps(interpreter.module))
                 graph = trace_to_aten(lambda *a: interpreter.run(*a), args)

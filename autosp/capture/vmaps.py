@@ -23,6 +23,11 @@ def has_vmaps(gm: fx.GraphModule) -> bool:
     return any(n.target is lib.vmap_enter for n in gm.graph.nodes)
 
 
+def batches(traced: fx.GraphModule) -> bool:
+    """Whether a trace holds calls of a vmap, as those of torch 2.11 do: nothing outside of it can run them."""
+    return any(n.target is lib.vmap_batched for n in traced.graph.nodes)
+
+
 def refuse_own_backwards() -> None:
     """In a vmap Dynamo goes through the forward of an autograd.Function and forgets its backward: the graph would hold
     the derivative of the forward. Raises CaptureError, one problem for each function."""

@@ -45,7 +45,7 @@ ROWS = (
     Row(
         "oldest", "the oldest release of each that is promised to work",
         python="3.11", torch="2.11.0", transformers="5.17.0", deepspeed="0.19.0", highspy="1.8.0",
-        others={"attrs": "23.1.0", "click": "8.1.0", "lark": "1.1.9", "numpy": "1.26.4", "rich": "13.0.0"} | WITNESS,
+        others={"attrs": "23.1.0", "click": "8.2.0", "lark": "1.1.9", "numpy": "1.26.4", "rich": "13.0.0"} | WITNESS,
     ),
     Row(
         "gpu", "torch 2.11 with transformers 5.17 on Python 3.12, as machines with GPUs often have",

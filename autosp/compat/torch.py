@@ -333,12 +333,13 @@ def size_expression(size: torch.SymInt) -> Any:
 
 @contextlib.contextmanager
 def unguarded(mode: Any | None) -> Iterator[None]:
-    """Comparisons of a fake mode's symbolic sizes are not guarded."""
+    """Comparisons of a fake mode's symbolic sizes are not guarded, and operators take such sizes (in torch 2.11 a
+    product does by Python's dispatcher alone)."""
     env = getattr(mode, "shape_env", None)
     if env is None:
         yield
         return
-    with env.suppress_guards():
+    with env.suppress_guards(), _named("enable_python_dispatcher")():
         yield
 
 

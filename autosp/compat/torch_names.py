@@ -17,6 +17,7 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
     "without_fakes": "torch._subclasses.fake_tensor:unset_fake_temporarily",
     "make_fx": "torch.fx.experimental.proxy_tensor:make_fx",
+    "enable_python_dispatcher": "torch._dispatch.python:enable_python_dispatcher",
     "ShapeEnv": "torch.fx.experimental.symbolic_shapes:ShapeEnv",
     "SymT": "torch.utils._sympy.symbol:SymT",
     "symbol_is_type": "torch.utils._sympy.symbol:symbol_is_type",
@@ -51,6 +52,7 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "shapes_config": "torch.fx.experimental:_config",
     "vmap_enter": ("torch._functorch.predispatch:_vmap_increment_nesting", "torch._C._functorch:_vmap_increment_nesting"),
     "vmap_leave": ("torch._functorch.predispatch:_vmap_decrement_nesting", "torch._C._functorch:_vmap_decrement_nesting"),
+    "vmap_batched": "torch._functorch.predispatch:_add_batch_dim",
     "vmap_batches": "torch._functorch.vmap:_create_batched_inputs",  # Dynamo goes through these two before and after
     "vmap_unbatches": "torch._functorch.vmap:_unwrap_batched",  # what a vmap maps
     "within_trace": "torch._guards:tracing",

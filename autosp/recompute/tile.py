@@ -82,8 +82,8 @@ def _prepared(work: fx.GraphModule, values: Values, hints: Mapping | None) -> Va
     """Mean losses as a sum over a count, and slices of tokens before the product."""
     with quiet(work):
         canonicalise(work)
-    values = Values(work, values.book, hints)
-    return Values(work, values.book, hints) if hoist(values, last_products(values)) else values
+        values = Values(work, values.book, hints)
+        return Values(work, values.book, hints) if hoist(values, last_products(values)) else values
 
 
 class _Tiling:

@@ -138,14 +138,23 @@ def summed_count(call: LocalCall) -> Size:
     return product(reduced)
 
 
+def _without_heads(call: LocalCall) -> Any:
+    """An attention of no element: of the result's shape, and with gradients of its operands'."""
+    key, value = (call.emit(aten.slice.Tensor, (call.argument(x), -3, 0, 0), {}) for x in ("key", "value"))
+    scores = call.emit(aten.matmul.default, (call.argument("query"), call.emit(aten.mT.default, (key,), {})), {})
+    return call.emit(aten.matmul.default, (scores, value), {})
+
+
 def attention(call: LocalCall) -> Any:
     """Where a rank has no query, PyTorch leaves the mask (a position bias, say) without a gradient, and the other
-    ranks would wait in the backward of what made it: the sum of none of its elements is added to no element."""
-    mask = call.argument("attn_mask")
-    if mask is None or 0 not in local_shape(call.shapes[0], call.outputs[0], call.p, call.rank):
-        return call.again()
+    ranks would wait in the backward of what made it: the sum of none of its elements is added to no element.
+    Where it has no head, PyTorch 2.11's kernel divides by their number and ends the process: two products serve."""
+    mask, held = call.argument("attn_mask"), local_shape(call.shapes[0], call.outputs[0], call.p, call.rank)
+    out = _without_heads(call) if held[-3:-2] == (0,) else call.again()
+    if mask is None or 0 not in held:
+        return out
     none = call.emit(aten.sum.default, (call.emit(aten.slice.Tensor, (mask, -1, 0, 0), {}),), {})
-    return call.emit(aten.add.Tensor, (call.again(), none), {})
+    return call.emit(aten.add.Tensor, (out, none), {})
 
 
 def keep(call: LocalCall) -> Any:

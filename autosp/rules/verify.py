@@ -6,6 +6,7 @@ and what the ranks give is put together again and compared.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -70,11 +71,13 @@ class Trial:
 
 @attrs.define
 class Whole:
-    """The whole call: its results, the cotangents of those that have a gradient, the gradients."""
+    """The whole call: its results, the cotangents of those that have a gradient, the gradients. constant: the operands
+    that the operator has no derivative for."""
 
     results: list[torch.Tensor]
     cotangents: list[torch.Tensor | None]
     gradients: list[torch.Tensor | None]
+    constant: frozenset[int]
 
 
 def verify(
@@ -179,12 +182,21 @@ def subsplits(size: int) -> Iterator[tuple[int, int, int]]:
 
 
 def run_whole(target: Any, given: Arguments, draw: Draw) -> Whole:
-    """The call as it is, with random cotangents."""
-    handles = leaves(tensor_args(*given), constants(target, given))
+    """The call as it is, with random cotangents; without any where this PyTorch has no derivative for it."""
+    try:
+        return _run_whole(target, given, draw, constants(target, given))
+    except (RuntimeError, NotImplementedError) as error:
+        if not re.search(r"derivative for '?[\w:]+'? is not implemented", str(error)):
+            raise
+    return _run_whole(target, given, draw, frozenset(range(len(tensor_args(*given)))))
+
+
+def _run_whole(target: Any, given: Arguments, draw: Draw, constant: frozenset[int]) -> Whole:
+    handles = leaves(tensor_args(*given), constant)
     args, kwargs = replaced(given, handles)
     results = tensor_results(target(*args, **kwargs))
     cotangents = [draw.like(r) if r.requires_grad else None for r in results]
-    return Whole([r.detach() for r in results], cotangents, gradients_of(results, cotangents, handles))
+    return Whole([r.detach() for r in results], cotangents, gradients_of(results, cotangents, handles), constant)
 
 
 def leaves(tensors: list[torch.Tensor], constant: frozenset[int]) -> list[torch.Tensor]:
@@ -246,8 +258,7 @@ def differences(trial: Trial, whole: Whole, draw: Draw) -> Iterator[tuple[str, f
         parts_of(t, p, trial.p, i, trial, draw)
         for i, (t, p) in enumerate(zip(tensor_args(*trial.args), trial.inputs, strict=True))
     ]
-    fixed = constants(trial.target, trial.args)
-    handles = [leaves([parts[rank] for parts in operands], fixed) for rank in range(trial.p)]
+    handles = [leaves([parts[rank] for parts in operands], whole.constant) for rank in range(trial.p)]
     locals_ = [run_local(trial, handles[rank], whole, rank) for rank in range(trial.p)]
     determined = not trial.projection.random and op_name(trial.target) not in UNDETERMINED
     for i, (want, placement) in enumerate(zip(whole.results, trial.outputs, strict=True)):

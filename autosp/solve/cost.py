@@ -104,10 +104,10 @@ def pairs_seen(op: Op, query: Placement | None = None) -> float:
     queries, keys = op.operands[0].hint[-2], op.operands[2].hint[-2]
     if not has_all_queries(op.node, query):
         return queries * keys
-    args = {a.name: x for a, x in zip(SDPA._schema.arguments, op.node.args, strict=False)} | op.node.kwargs
+    args = op.node.args
     if window := op.node.meta.get(WINDOW):
         return queries * min(keys, block_of(window, queries) + window)
-    if op.node.meta.get(CAUSAL) or args.get("is_causal"):
+    if op.node.meta.get(CAUSAL) or (args[5] if len(args) > 5 else op.node.kwargs.get("is_causal")):
         whole = min(queries, keys)  # so many queries see one key more each; the others see all
         return whole * (whole + 1) / 2 + (queries - whole) * keys
     return queries * keys

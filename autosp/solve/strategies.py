@@ -32,8 +32,8 @@ def strategies(problem: Problem, op: Op, found, axis: str, p: int, attention: st
     Held split (no replicated work): an operator on split differentiable values that can be split
     is split, unless it only moves data.
     """
-    if p == 1:
-        return _unique(_whole(op))
+    if p == 1:  # one kind for all, where it can be: which of free answers a solver gives differs between releases
+        return _unique([s for s in _whole(op) if INVARIANT not in s.needs] or _whole(op))
     split = [_split(problem, op, part, ins, outs, p) for part, ins, outs in parts_of(problem, op, found, axis, p)]
     if op.node.target is torch.ops.autosp.constrain.default:
         return _unique(_constrained(problem, op, split, axis, p))

@@ -64,7 +64,7 @@ def constrain(x: torch.Tensor, layout: str | Layout) -> torch.Tensor:
 
     Raises SpecError where the layout cannot be read or has another number of dims.
     """
-    text = layout_text(layout, x.dim())
+    text = layout_text(getattr(layout, "text", layout), x.dim())  # in torch 2.11 text alone is a constant
     if not torch.compiler.is_compiling():
         return x
     return torch.ops.autosp.constrain(x, text)

@@ -89,6 +89,12 @@ class Layout:
 
     dims: tuple[Dim, ...] = attrs.field(default=(), converter=tuple)
     partial: tuple[str, ...] = attrs.field(default=(), converter=tuple, validator=check_names)
+    text: str = attrs.field(init=False, eq=False, repr=False)  # a field, so that Dynamo reads it as a constant
+
+    @text.default
+    def _written(self) -> str:
+        total = f" sum{axes_text(self.partial)}" if self.partial else ""
+        return f"[{', '.join(map(str, self.dims))}]{total}"
 
     def __attrs_post_init__(self) -> None:
         problems = layout_problems(tuple(self.marks()), at=None)
@@ -148,8 +154,7 @@ class Layout:
         return Layout(self.dims[:i] + middle + self.dims[i + 1 :], self.partial)
 
     def __str__(self) -> str:
-        total = f" sum{axes_text(self.partial)}" if self.partial else ""
-        return f"[{', '.join(map(str, self.dims))}]{total}"
+        return self.text
 
 
 def dim_of_entry(entry: object) -> Dim:

@@ -19,9 +19,11 @@ from tests.execute import own_functions as own
 
 
 def program(name: str):
-    """A plan over two ranks, the local graph of the second, and the call of its first autograd.Function."""
+    """A plan over two ranks, the local graph of the second, and the call of its first autograd.Function. Queries stay
+    split along the sequence: what is done to them is too."""
     ids = torch.zeros(2, 9, dtype=torch.long)
-    plan = planned(getattr(own, name)(), {"idx": ids, "targets": ids}, parse(own.SPEC), sp=2)[0]
+    spec = attrs.evolve(parse(own.SPEC), attention="gather")
+    plan = planned(getattr(own, name)(), {"idx": ids, "targets": ids}, spec, sp=2)[0]
     local = lower(plan, Rank(1, "none"))
     return plan, local, next(n for n in local.graph.nodes if own_of(n) is not None)
 

@@ -155,6 +155,8 @@ def propagated(mesh: DeviceMesh, target, args, kwargs, chosen) -> list[DTensorSp
 
 
 def test_what_dtensor_allows_we_allow_or_say_why_not(mesh: DeviceMesh, capsys: pytest.CaptureFixture):
+    if release(torch.__version__) < (2, 13):
+        pytest.skip("the table of differences is of DTensor since torch 2.13")
     book, compared, operators, different = shipped_rules(), 0, 0, {}
     for name in book.names():
         target = resolve(name)

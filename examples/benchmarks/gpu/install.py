@@ -29,7 +29,7 @@ IMPORTED = ("lark", "click", "hjson", "msgpack", "ninja")
 ROW = next(row for row in ROWS if row.name == "gpu")
 PYTHON = f"python{ROW.python}"
 WHEELS = (
-    "lark==1.3.1", f"highspy=={ROW.highspy}", "click==8.1.8", "hjson==3.1.0", "pydantic==2.12.5",
+    "lark==1.3.1", f"highspy=={ROW.highspy}", "click==8.2.0", "hjson==3.1.0", "pydantic==2.12.5",
     "pydantic-core==2.41.5", "annotated-types", "typing-inspection", "py-cpuinfo", "msgpack", "ninja",
 )  # fmt: skip
 BUILT = (f"deepspeed=={ROW.deepspeed}",)  # a wheel of Python alone, of a source archive
