@@ -32,6 +32,7 @@ from .canonical import canonicalise
 from .casts import open_regions
 from .captured import Captured, Output, Placeholder, module_path, source_line, tensors_of
 from .constraints import constrain_modules
+from .effects import lost_effects
 from .functional import functionalise
 from .masks import mark_causal
 from .means import weigh_tokens
@@ -87,6 +88,8 @@ def capture(
     placeholders = _placeholders(gm, graph, example_inputs, names)
     keep_assertions(graph)
     written = functionalise(graph, placeholders, torch.is_grad_enabled())
+    if faults := [words.effect_lost(*effect) for effect in lost_effects(interpreter.module, graph)]:
+        raise CaptureError(faults)
     if lost := _lost(graph):
         raise CaptureError(words.value_lost(lost, _higher_order(gm)))
     canonicalise(graph)

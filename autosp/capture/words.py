@@ -39,6 +39,23 @@ def value_lost(node: fx.Node, higher_order: list[str]) -> Problem:
     )
 
 
+def effect_lost(node: fx.Node, name: str) -> Problem:
+    """An operator that takes functions, of which a trace keeps nothing."""
+    if name == "register_hook":
+        return Problem(
+            what="a hook on a value of the forward (register_hook) would be lost",
+            rule="a captured graph holds values and the derivatives of its operators, not hooks on them",
+            fix="apply an autograd.Function in its place: forward gives x.view_as(x), backward gives what the hook gives",
+            where=place(node),
+        )
+    return Problem(
+        what=f"of '{name}', an operator that takes functions, the captured graph would keep nothing",
+        rule="what a forward does is done by operators of its graph",
+        fix="write this part with operators on tensors",
+        where=place(node),
+    )
+
+
 def backward_lost(function: type) -> Problem:
     """An autograd.Function that is called in a vmap."""
     code = inspect.unwrap(function.forward).__code__

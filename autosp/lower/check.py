@@ -28,22 +28,21 @@ import torch
 from torch import fx
 
 from ..capture import source_line
-from ..capture.assertions import READS
 from ..capture.masks import drops_mask
 from ..capture.own import own_of
 from ..errors import AutospError, CheckError, Problem
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, local_shape
 from ..solve import Plan
-from ..solve.problem import SHAPE_READS, Op, Value
+from ..solve.problem import Op, Value
 from .autograd import Autograd, Flow, Meta, flow_of
 from .convert import TABLE, convert, scale_gradient
+from .held import HELD
 from .match import expressions, fits, version
 from .own_check import own_faults
 from .shapes import placement_in_numbers
-from .typed import Typed, infer, kind_of
+from .typed import Typed, infer, kind_of, typed_inputs
 
 aten = torch.ops.aten
-NUMBERS = {*READS, *SHAPE_READS}  # what gives a number is not looked behind: each is a call of its own
 
 
 def check(plan: Plan, gm: fx.GraphModule, *, complete: bool = True, grad_scale: float = 1.0) -> dict[fx.Node, Typed]:
@@ -81,6 +80,7 @@ class _Checker:
                 self._call(node)
             elif node.op == "output":
                 self._outputs(node)
+        self._read_after_writing()
         if self.faults:
             raise CheckError(self.faults[:10])
         return {n: t for n, t in self.types.items() if isinstance(t, Typed)}
@@ -152,6 +152,8 @@ class _Checker:
             self.types[node] = self.types[node.args[0]][node.args[1]]
         elif node.target is aten.copy_.default and node.args[1] in self.types:  # into a buffer
             self.types[node] = self.types[node.args[1]]
+        elif node.target is HELD and node.args[0] in self.types:
+            self.types[node] = self.types[node.args[0]]
         elif isinstance(node.meta.get("autosp_op"), Op):
             self._operator(node, node.meta["autosp_op"])
 
@@ -221,7 +223,7 @@ class _Checker:
         return self._sizes
 
     def _operator(self, node: fx.Node, op: Op) -> None:
-        found = _typed_inputs(node, self.types)
+        found = typed_inputs(node, self.types)
         ids = [t.value for _, t in found]
         unread = set()
         if found and drops_mask(op.node, found[0][1].placement):
@@ -309,6 +311,15 @@ class _Checker:
         copies = self.gm.graph.find_nodes(op="call_function", target=aten.copy_.default)
         return {n.args[0].name: n.args[1] for n in copies}
 
+    def _read_after_writing(self) -> None:
+        """What is computed from a buffer that the graph writes starts from a copy: the backward may compute it again."""
+        written = self._written() if self.problem.captured.training else ()
+        for node in self.gm.graph.find_nodes(op="placeholder"):
+            for user in node.users if node.name in written else ():
+                if user.target not in (HELD, aten.copy_.default, aten.sym_size.int):
+                    what = f"{user.target} reads {node.name}, which is written before the backward"
+                    self._fault(user, what, "a buffer that a forward writes is read through a copy of its value")
+
     def _outputs(self, node: fx.Node) -> None:
         made = {n.name: n for n in self.problem.of}
         returned, written = iter(node.args[0]), self._written()
@@ -375,25 +386,6 @@ def _is_own(node: fx.Node) -> bool:
 
 def _fits(s: Split, v: Value) -> bool:
     return s.dim < len(v.shape) and as_size(s.outer * s.units * s.inner) == v.shape[s.dim]
-
-
-def _flat(node: fx.Node) -> list[fx.Node]:
-    found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), found.append)
-    return found
-
-
-def _typed_inputs(node: fx.Node, types) -> list[tuple[fx.Node, Typed]]:
-    """The typed values that a local version reads, through the calls that it is made of."""
-    found, stack, seen = [], list(reversed(_flat(node))), set()
-    while stack:
-        n = stack.pop()
-        if isinstance(types.get(n), Typed):
-            found.append((n, types[n]))
-        elif n not in seen and n.op == "call_function" and n.target not in NUMBERS:
-            seen.add(n)
-            stack += reversed(_flat(n))
-    return found
 
 
 __all__ = ["Typed", "check"]

@@ -20,7 +20,7 @@ from ..capture import tensors_of
 from ..capture.masks import SDPA, drops_mask, window_of, without_mask
 from ..capture.regions import KEY
 from ..compat.torch import carry_placeholder, carry_sources, tree_map
-from ..errors import PlanError, Problem
+from ..errors import PlanError
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..rules import localise
 from ..solve import Change, Plan
@@ -29,7 +29,8 @@ from ..solve.problem import Op, Value, of_data
 from ..solve.strategies import is_random
 from .band import BAND, Band
 from .convert import convert, mean_over, scale_gradient
-from .own import local_own
+from .held import HELD
+from .own import local_own, not_linear
 from .regions import Regions
 from .sizes import Sizes
 
@@ -99,6 +100,7 @@ class _Lowering:
     def _placeholders(self, source: fx.GraphModule) -> None:
         symbols: dict[sympy.Symbol, fx.Node] = {}
         params = {p.node for p in self.problem.captured.placeholders if p.role == "param"}
+        written = {o.buffer for o in self.problem.captured.outputs}
         pending = []
         for node in source.graph.nodes:
             if node.op != "placeholder":
@@ -119,6 +121,9 @@ class _Lowering:
         self.sizes = Sizes(self.graph, symbols)
         for v, new, param in pending:
             self._note(new, v, self.plan.placements[v.id])
+            if self.problem.captured.training and new.name in written:
+                new = self.graph.call_function(HELD, (new,))
+                self._note(new, v, self.plan.placements[v.id])
             self.env[v.id, self.plan.placements[v.id]] = self._enter(v, new, param)
 
     def _enter(self, v: Value, node: fx.Node, param: bool) -> fx.Node:
@@ -231,7 +236,7 @@ class _Lowering:
     def _own(self, op: Op, s, args) -> fx.Node:
         """An autograd.Function, with both its bodies on local sizes."""
         if not op.own.linear and self._weighed():
-            raise PlanError(_not_linear(op))
+            raise PlanError(not_linear(op))
         local = local_own(op, s.needs, s.gives, self.plan.p, self.rank.rank, self.rank.group)
         tensors = [a for a, n in zip(args, op.node.args) if isinstance(n, fx.Node) and tensors_of(n.meta.get("val"))]
         if not op.own.linear:
@@ -379,17 +384,6 @@ class _Lowering:
         node = next((n for n in source.graph.nodes if n.name == output.node), None)
         val = None if node is None else node.meta.get("val")
         return self.sizes(val) if isinstance(val, (torch.SymInt, int)) else None
-
-
-def _not_linear(op: Op) -> Problem:
-    return Problem(
-        what="the backward of an autograd.Function is not linear in the gradient, and the loss is a mean over "
-        "data-parallel ranks",
-        rule="under 'reduce loss mean over' a rank's gradients are weighed by all ranks' tokens: a backward that clips "
-        "them, or adds to them, would give others than those of the whole batch",
-        fix="leave the statement 'reduce loss mean over' out, or write the function in differentiable operators",
-        where=op.source or op.node.name,
-    )
 
 
 def _same_dim(c: Change) -> bool:

@@ -173,3 +173,14 @@ def _not_as_planned(op: Op, reason: str) -> Problem:
         fix="write the function in differentiable operators, and report this call with AUTOSP_DUMP's files",
         where=op.source or op.node.name,
     )
+
+
+def not_linear(op: Op) -> Problem:
+    return Problem(
+        what="the backward of an autograd.Function is not linear in the gradient, and the loss is a mean over "
+        "data-parallel ranks",
+        rule="under 'reduce loss mean over' a rank's gradients are weighed by all ranks' tokens: a backward that clips "
+        "them, or adds to them, would give others than those of the whole batch",
+        fix="leave the statement 'reduce loss mean over' out, or write the function in differentiable operators",
+        where=op.source or op.node.name,
+    )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import attrs
+from collections.abc import Mapping
 
+import attrs
+from torch import fx
+
+from ..capture.assertions import READS
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split
 from ..rules import factor_of, project
 from ..solve import Plan
-from ..solve.problem import Op
+from ..solve.problem import SHAPE_READS, Op
+
+NUMBERS = {*READS, *SHAPE_READS}  # what gives a number is not looked behind: each is a call of its own
 
 
 @attrs.frozen
@@ -56,3 +62,22 @@ def _split_results(op: Op, part, placements, p: int) -> tuple[Placement, ...] | 
     needs, gives = project(pr, *part, p)
     pairs = [(have, REPLICATE if need is None else need) for have, need in zip(placements, needs)]
     return tuple(gives) if all(have in (None, need) for have, need in pairs) else None
+
+
+def _flat(node: fx.Node) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), found.append)
+    return found
+
+
+def typed_inputs(node: fx.Node, types: Mapping) -> list[tuple[fx.Node, Typed]]:
+    """The typed values that a local version reads, through the calls that it is made of."""
+    found, stack, seen = [], list(reversed(_flat(node))), set()
+    while stack:
+        n = stack.pop()
+        if isinstance(types.get(n), Typed):
+            found.append((n, types[n]))
+        elif n not in seen and n.op == "call_function" and n.target not in NUMBERS:
+            seen.add(n)
+            stack += reversed(_flat(n))
+    return found

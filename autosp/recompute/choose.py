@@ -225,8 +225,8 @@ class Chooser:
                     yield s
 
     def _fixed(self, n: fx.Node, protect: bool) -> bool:
-        """Whether an operator runs once: draws always, attention and collectives where protected."""
-        return kinds.is_random(n) or (protect and (kinds.is_attention(n) or kinds.is_collective(n)))
+        """Whether an operator runs once: draws and copies of written buffers always, attention and collectives where protected."""
+        return kinds.runs_once(n) or (protect and (kinds.is_attention(n) or kinds.is_collective(n)))
 
 
 def _lowest(candidates: Iterable[Candidate]) -> Candidate:

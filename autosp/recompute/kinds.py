@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from ..compat.torch import OpOverload, base_name, schema_of
+from ..lower.held import HELD
 
 # Every attention kernel that PyTorch may choose, by its forward: its own table of
 # "compute-intensive" operators leaves out the CPU's and cuDNN's.
@@ -91,6 +92,11 @@ def is_random(node: fx.Node) -> bool:
         return float(argument(node, "dropout_p") or 0.0) > 0.0
     tags = getattr(target, "tags", ())
     return torch.Tag.nondeterministic_seeded in tags or any(w in name_of(node) for w in _RANDOM_WORDS)
+
+
+def runs_once(node: fx.Node) -> bool:
+    """Whether a second run would give something else: other numbers, or those of a buffer that was written since."""
+    return is_random(node) or node.target is HELD
 
 
 def argument(node: fx.Node, name: str):

@@ -80,7 +80,7 @@ def choice_of(
 
 def protected(n: fx.Node) -> bool:
     """What is never run twice unless a choice says so."""
-    return kinds.is_attention(n) or kinds.is_collective(n) or kinds.is_random(n)
+    return kinds.is_attention(n) or kinds.is_collective(n) or kinds.runs_once(n)
 
 
 def saved_by(joint: Joint, choice: Choice) -> frozenset[int]:

@@ -107,21 +107,60 @@ def __getattr__(name: str):
     raise AttributeError(name)
 
 
+class Annealed(nn.Module):
+    """A counter that scales what follows: its value in the forward is what the backward is of, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.a, self.head = nn.Embedding(64, 16), nn.Linear(16, 16), nn.Linear(16, 64)
+        self.register_buffer("n", torch.zeros(()))
+
+    def forward(self, idx, targets):
+        self.n += 1
+        x = self.embed(idx)
+        x = x + torch.tanh(self.a(x) * self.n) + self.a(x) * (1 + self.n.clone())
+        return F.cross_entropy(self.head(x).flatten(0, 1), targets.flatten())
+
+
+class Balanced(nn.Module):
+    """A bias that chooses experts, moved after each batch (DeepSeek-V3's balance without a loss)."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.gate, self.head = nn.Embedding(64, 16), nn.Linear(16, 4, bias=False), nn.Linear(16, 64)
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        self.register_buffer("bias", torch.zeros(4))
+
+    def forward(self, idx, targets):
+        x = self.embed(idx)
+        scores = self.gate(x).sigmoid()
+        chosen = (scores + self.bias).topk(2, -1).indices
+        weights = scores.new_zeros(scores.shape).scatter(-1, chosen, scores.gather(-1, chosen))
+        with torch.no_grad():
+            load = F.one_hot(chosen, 4).sum((0, 1, 2)).float()
+            self.bias += 0.1 * torch.sign(load.mean() - load)
+        x = x + (torch.stack([each(x) for each in self.experts], -2).tanh() * weights[..., None]).sum(-2)
+        return F.cross_entropy(self.head(x).flatten(0, 1), targets.flatten())
+
+
 def kept(name: str) -> dict[str, torch.Tensor]:
-    """What a rank's model holds after two steps, against eager: the largest difference of each."""
+    """What a rank's model holds after two steps, and its gradients, against eager: the largest difference of each.
+    name: a class, and after a colon what is recomputed."""
+    name, _, recompute = name.partition(":")
     found = {}
     for sharded in (False, True):
         torch.manual_seed(0)
         model = globals()[name]().train()
         if sharded:
             mesh = torch.distributed.init_device_mesh("cpu", (1, 2), mesh_dim_names=("dp", "sp"))
-            autosp.compile(model, SPEC, mesh=mesh, backend="aot_eager", recompute="sac")
+            autosp.compile(model, SPEC, mesh=mesh, backend="aot_eager", recompute=recompute or "sac")
         for step in range(2):
             idx = torch.arange(20).view(2, 10) + step
             model(idx=idx, targets=idx).backward()
+        gradients = {f"gradient of {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
         with torch.no_grad():
             model.eval()(idx=idx, targets=idx)
         held = {n: x for n, x in vars(model).items() if isinstance(x, torch.Tensor)}
-        found[sharded] = {**held, **dict(model.named_buffers())}
+        found[sharded] = {**held, **dict(model.named_buffers()), **gradients}
     assert sorted(found[True]) == sorted(found[False])
     return {n: float((x.double() - found[True][n].double()).abs().max()) for n, x in found[False].items()}

@@ -46,6 +46,16 @@ def test_running_statistics_are_refused_and_the_fix_is_exact():
     assert verdict.exact, page(verdict)
 
 
+def test_the_backward_is_of_the_value_that_the_forward_read():
+    """Whatever is recomputed: the buffer itself is written by then."""
+    names = [f"{name}:{mode}" for name in ("Annealed", "Balanced") for mode in ("none", "sac", "full")]
+    for name, ranks in zip(names, launch(2, "tests.execute.keeping:kept", names, deepspeed=False), strict=True):
+        assert not errors(ranks), errors(ranks)
+        for outcome in ranks:
+            assert "gradient of a.weight" in outcome.value or "gradient of gate.weight" in outcome.value
+            assert all(worst <= 1e-5 for worst in outcome.value.values()), (name, outcome.value)
+
+
 def test_real_ranks_keep_what_eager_keeps():
     found = launch(2, "tests.execute.keeping:kept", ["Keeping", "OnlyLoss"], deepspeed=False)
     for ranks, names in zip(found, ({"steps", "table", "mean", "seen", "range"}, {"scale", "hidden", "total"}), strict=True):
