@@ -3,8 +3,7 @@
 The module's operators run on random values, on the CPU, forward and backward, as the plan would have the ranks run
 them. Results, gradients of what is split, and sums of the gradients of what is not are compared. In one run all
 positions are equal, so that whatever counts them is at its fullest: all tokens go to one expert, which drops some if
-there is a limit to it. In one, whole numbers are those that the operators are called with; in one, the results have
-no gradient, so that the module's own (a loss that keeps experts busy) stands alone. The length is at least twice every number that the operators are called with (a limit that is
+there is a limit to it. The length is at least twice every number that the operators are called with (a limit that is
 never reached would never show), or the whole length of the example.
 
 The draws are the same on every rank, and so is the verdict; the process's random numbers are left as they were.
@@ -114,21 +113,17 @@ def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Verdict:
         return Verdict(False, why=f"its values take more than {ROOM >> 30} GiB even in a smaller size")
     why = ""
     tried = set()
-    for draw, given in ((_random, 1), (_counted, 1), (_equal, 1), (_limit, 1), (_named, 1), (_random, 0)):
+    proofs = [Run(draw) for draw in (_random, _counted, _equal, _limit)]
+    probes = [*(Run(_random, numbers=i) for i in trial.whole_numbers), Run(_random, given=0)]
+    for run in (*proofs, *probes):
+        whole, reason = _whole(trial, run)
+        if run in proofs:
+            why = reason or why
+            tried |= set() if reason else {run.draw}
+        if reason:
+            continue
         try:
-            whole = trial.run(draw, given=given)
-        except Exception as error:
-            why = f"it does not run on random data: {_first_line(error)}"
-            continue
-        if not all(bool(x.isfinite().all()) for x in whole if x is not None and x.is_floating_point()):
-            why = "it gives no finite numbers on random data"
-            continue
-        if given and not any(bool(x.any()) for x in whole if x is not None):
-            why = "it gives nothing but zeros on random data"
-            continue
-        tried.add(draw)
-        try:
-            parts = trial.run(draw, p, given=given)
+            parts = trial.run(run, p)
         except Exception as error:
             return Verdict(False, True, f"cut in {p} shards it does not run: {_first_line(error)}")
         error = max((_distance(a, b) for a, b in zip(parts, whole, strict=True)), default=0.0)
@@ -136,8 +131,35 @@ def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Verdict:
             return Verdict(
                 False, True, f"run in {p} shards on random data, its result differs by {error:.1e} of its largest"
             )
-    proved = len(tried - {_limit, _named}) > 1 and _equal in tried  # `_limit` may draw what `_equal` drew
+    proved = len(tried - {_limit}) > 1 and _equal in tried  # `_limit` may draw what `_equal` drew
     return Verdict(proved, why="" if proved else why)
+
+
+def _whole(trial: _Trial, run: Run) -> tuple[list[torch.Tensor | None], str]:
+    """What the whole gives, or why that is nothing to compare."""
+    try:
+        whole = trial.run(run)
+    except Exception as error:
+        return [], f"it does not run on random data: {_first_line(error)}"
+    if not all(bool(x.isfinite().all()) for x in whole if x is not None and x.is_floating_point()):
+        return [], "it gives no finite numbers on random data"
+    if run.given and not any(bool(x.any()) for x in whole if x is not None):
+        return [], "it gives nothing but zeros on random data"
+    return whole, ""
+
+
+@attrs.frozen
+class Run:
+    """How a trial is run.
+
+    given: what the results' gradients are multiplied by. Of none, an honest module makes none; what it adds by itself
+    (a loss that keeps experts busy) is too small to be seen beside them. numbers: the operand that holds whole numbers
+    which the operators are called with, where `draw` would hardly hit one.
+    """
+
+    draw: Draw
+    given: int = 1
+    numbers: int | None = None
 
 
 @attrs.frozen(eq=False)
@@ -153,23 +175,26 @@ class _Trial:
     gives: tuple[Placement, ...]
     length: int
 
-    def run(self, draw: Draw, parts: int | None = None, given: int = 1) -> list[torch.Tensor | None]:
-        """The results and the operands' gradients, of the whole or put together from shards.
+    @property
+    def whole_numbers(self) -> list[int]:
+        """The operands that hold whole numbers."""
+        made = [as_tried(v.dtype) for v in self.values]
+        return [i for i, d in enumerate(made) if not (d.is_floating_point or d.is_complex or d is torch.bool)]
 
-        given: what the results' gradients are multiplied by. Of none, an honest module makes none; what it adds by
-        itself (a loss that keeps experts busy) would be too small to be seen beside them.
-        """
+    def run(self, run: Run, parts: int | None = None) -> list[torch.Tensor | None]:
+        """The results and the operands' gradients, of the whole or put together from shards."""
+        draw = run.draw
         generator = torch.Generator().manual_seed(0)
         data = [draw(v, s, as_tried(v.dtype), generator) for v, s in zip(self.values, self.shapes, strict=True)]
-        if draw is _named:
-            data = [x if v.param else self._with_numbers(x, generator) for x, v in zip(data, self.values, strict=True)]
+        if run.numbers is not None:
+            data[run.numbers] = self._among_numbers(data[run.numbers], generator)
         if draw is _limit:  # what is alike for all positions may be a limit to how many there are
             data = [
                 torch.full_like(x, self.length // 2) if at is REPLICATE and not v.param and not x.is_complex() else x
                 for x, v, at in zip(data, self.values, self.needs, strict=True)
             ]
         whole, leaves = self._once(data, self.length)
-        towards = [given * torch.randn(x.shape, generator=generator).to(x.dtype) for x in whole]  # their gradients
+        towards = [run.given * torch.randn(x.shape, generator=generator).to(x.dtype) for x in whole]  # their gradients
         if parts is None:
             return [*(x.detach() for x in whole), *_gradients(whole, leaves, towards)]
         results, gradients = [], []
@@ -184,10 +209,8 @@ class _Trial:
             *(_together(list(each), at) for each, at in zip(zip(*gradients, strict=True), self.needs, strict=True)),
         ]
 
-    def _with_numbers(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Whole numbers among those that operators are called with: a token's, or a kind's."""
-        if x.is_floating_point() or x.is_complex() or x.dtype is torch.bool:
-            return x
+    def _among_numbers(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Numbers among those that operators are called with: a token's, or a kind's."""
         numbers = torch.tensor(sorted({0, 1, *(n for n in constants(self.body, self.said) if n < 1 << 30)}))
         return numbers[torch.randint(len(numbers), x.shape, generator=generator)].to(x.dtype)
 
@@ -259,11 +282,6 @@ def _equal(v: Value, shape, dtype: torch.dtype, generator: torch.Generator) -> t
 def _limit(v: Value, shape, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     """As `_equal`; a buffer that is no parameter stands for half of the length."""
     return _equal(v, shape, dtype, generator)
-
-
-def _named(v: Value, shape, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """As `_random`; whole numbers are drawn anew, among the module's own."""
-    return _random(v, shape, dtype, generator)
 
 
 def _gradients(results, leaves, towards) -> list[torch.Tensor | None]:

@@ -10,7 +10,7 @@ import autosp
 from autosp.cli._trial import Trial
 from autosp.cli.parity import judge, page
 from autosp.engine.planning import planned
-from autosp.errors import RuleError
+from autosp.errors import PlanError, RuleError
 from autosp.passes import Context, NeedsSymbols, Program, fixed_lengths, sharded
 from autosp.rules import default_rules, read, user
 from autosp.rules.book import RuleBook
@@ -49,6 +49,16 @@ def test_what_an_own_backward_gives_the_experts_is_split_with_them(dynamic: bool
     lengths = (14, 17) if dynamic else (14,)
     verdict = parity("Sparse", steps=2, dynamic=dynamic, lengths=lengths)
     assert verdict.exact, page(verdict)
+
+
+@pytest.mark.parametrize("counts", [False, True], ids=["a loss of its own", "how often a token occurs"])
+@pytest.mark.parametrize("claimed", [False, True], ids=["found", "claimed by a map line"])
+def test_a_small_dependence_on_all_positions_is_seen(counts: bool, claimed: bool):
+    """A gradient of 1e-4 beside those of the results; a number that random ones hardly hit."""
+    spec = experts.SPEC + "map mixture over seq\n" if claimed else experts.SPEC
+    with pytest.raises((RuleError, PlanError)) as error:
+        plan_of(experts.Inside(counts), spec, sp=2, length=64)
+    assert "mix" in error.value.problems[0].what and "its result differs by" in str(error.value)
 
 
 def test_only_they_run_per_shard_and_the_plan_says_so():
