@@ -343,6 +343,11 @@ def unguarded(mode: Any | None) -> Iterator[None]:
         yield
 
 
+def has_gradient_hooks(x: torch.Tensor) -> bool:
+    """Whether `register_hook` was called on a tensor."""
+    return bool(x._backward_hooks)
+
+
 # Process groups.
 
 

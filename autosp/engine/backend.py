@@ -28,6 +28,7 @@ from .absent import Absent, left_out, with_absent
 from .agree import Agreement
 from .agree_words import each_length, reason
 from .failures import asserting
+from .hooks import warn_of_hooks
 from .inner import compile_inner, compiler_of, inner_for
 from .marks import layout_of
 from .random import with_own_stream
@@ -97,6 +98,8 @@ class Backend:
         return bool(self.spec.maps or self.refused)
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence) -> Callable:
+        if not self.options.complete and self.mesh.size > 1:
+            warn_of_hooks(self.model)
         with self.agreement.attempt():
             names = name_modules(gm, example_inputs, self.model)
             compiled = self._compiled(gm, example_inputs, names)

@@ -310,6 +310,16 @@ def _inductor():
     assert given, "the pass did not run"
 
 
+def _hooked():
+    x = torch.ones(1, requires_grad=True)
+    x.register_post_accumulate_grad_hook(lambda p: None)
+    assert not compat.has_gradient_hooks(x)
+    handle = x.register_hook(lambda grad: grad)
+    assert compat.has_gradient_hooks(x)
+    handle.remove()
+    assert not compat.has_gradient_hooks(x)
+
+
 def _aot_settings():
     with compat.aot_settings(enable_autograd_cache=False):
         assert not compat.aot_config.enable_autograd_cache
@@ -355,6 +365,7 @@ USES: dict[str, tuple[str, Callable[[], None]]] = {
     "symbol_of_data": ("_sympy.symbol.symbol_is_type", _of_data),
     "size_expression": ("SymNode.expr", _in_a_trace),
     "unguarded": ("ShapeEnv.suppress_guards", _unguarded),
+    "has_gradient_hooks": ("Tensor._backward_hooks", _hooked),
     "joined_group": ("DeviceMesh._flatten", _groups),
     "default_store": ("distributed_c10d._get_default_store", _groups),
     "aot_eager": ("_dynamo.backends, _functorch.partitioners", _aot_eager),
