@@ -25,7 +25,7 @@ from .shard import shard
 from .specialize import specialize
 from .symbols import NeedsSymbols, has_symbols
 from .tile import tile
-from .verify import verify_local
+from .verify import verify_local, verify_tiles
 from .window_attention import window_attention
 
 DUMP, SKIP = "AUTOSP_DUMP", "AUTOSP_SKIP"
@@ -56,7 +56,7 @@ PASSES = (
     Pass(shard),
     Pass(lower_to_rank, verify=verify_local),
     Pass(window_attention, optional=True),
-    Pass(tile, optional=True),
+    Pass(tile, verify=verify_tiles, optional=True),
     Pass(choose_saved),
 )
 NAMES = tuple(each.name for each in PASSES)

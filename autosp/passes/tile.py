@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 
-from ..recompute import tile as tiles_of
+from ..recompute import tilings
 from .program import Context, Program
 
 
@@ -16,5 +16,7 @@ def tile(program: Program, context: Context) -> Program:
     """The local graph in tiles. Without gradients nothing waits for a backward, and it stays as it is."""
     if not program.captured.training:
         return program
-    local, tiled, notes = tiles_of(program.local, context.tiles, program.captured.hints, context.budget)
-    return attrs.evolve(program, local=local, tiled=tiled, notes=(*program.notes, *notes))
+    made = tilings(program.local, context.tiles, program.captured.hints, context.budget)
+    return attrs.evolve(
+        program, local=made.local, cut=made.whole, tiled=made.tiled, notes=(*program.notes, *made.notes)
+    )

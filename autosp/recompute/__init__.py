@@ -3,6 +3,7 @@
 from .compiler import Compiler
 from .decide import Decision, decide
 from .partition import Choice, Partitioner
-from .tile import Tiled, tile
+from .tile import Tiled, Tilings, tile, tilings
+from .tile_check import check_tiles
 
-__all__ = ["Choice", "Compiler", "Decision", "Partitioner", "Tiled", "decide", "tile"]
+__all__ = ["Choice", "Compiler", "Decision", "Partitioner", "Tiled", "Tilings", "check_tiles", "decide", "tile", "tilings"]

@@ -48,11 +48,29 @@ class Tiled:
     source: str
 
 
+@attrs.frozen(eq=False)
+class Tilings:
+    """A local graph in tiles. whole: what was cut, every node with its fake value; None where nothing was. tiled: what
+    was; notes: on what was not and why."""
+
+    local: fx.GraphModule
+    whole: fx.GraphModule | None = None
+    tiled: tuple[Tiled, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 def tile(
     gm: fx.GraphModule, tiles: Sequence[Tile], hints: Mapping | None = None, room: int = 0
 ) -> tuple[fx.GraphModule, tuple[Tiled, ...], tuple[str, ...]]:
-    """The local graph with its loss and its MLPs in tiles, as `tiles` asks; what was tiled, and
-    notes on what was not and why.
+    """What `tilings` gives, without what was cut."""
+    made = tilings(gm, tiles, hints, room)
+    return made.local, made.tiled, made.notes
+
+
+def tilings(
+    gm: fx.GraphModule, tiles: Sequence[Tile], hints: Mapping | None = None, room: int = 0
+) -> Tilings:
+    """The local graph with its loss, its MLPs and its masks in tiles, as `tiles` asks.
 
     gm: the local graph of one rank, its inputs with their fake values in `val`. hints: the numbers
     that symbolic sizes had in the example. room: bytes that activations may take, 0 where no budget
@@ -61,7 +79,7 @@ def tile(
     asked = {"mask": "auto"} | {t.what: t.mode for t in tiles}
     wanted = {what: mode for what, mode in asked.items() if mode != "none" and (what != "mask" or masked(gm))}
     if not wanted:
-        return gm, (), ()
+        return Tilings(gm)
     work = _copy(gm)
     values = Values(work, default_rules(), hints)
     if "mask" in wanted and own_masks(work, values, LEAST["mask"] if wanted["mask"] == "auto" else 0):
@@ -93,7 +111,7 @@ class _Tiling:
         self.tiled: list[Tiled] = []
         self.notes: list[tuple[str, str, str]] = []
 
-    def run(self) -> tuple[fx.GraphModule, tuple[Tiled, ...], tuple[str, ...]]:
+    def run(self) -> Tilings:
         with quiet(self.values.gm):
             if "mask" in self.wanted:
                 self._masks()
@@ -103,8 +121,9 @@ class _Tiling:
                 self._mlps()
             new = emit(self.gm, self.values, self.cuts) if self.cuts else self.gm
         if collectives(new) != collectives(self.gm):
-            return self.gm, (), (words.reordered(),)
-        return new, tuple(self.tiled), tuple(words.gathered(self.notes))
+            return Tilings(self.gm, notes=(words.reordered(),))
+        whole = self.values.gm if self.cuts else None
+        return Tilings(new, whole, tuple(self.tiled), tuple(words.gathered(self.notes)))
 
     def _losses(self) -> None:
         seeds, again = last_products(self.values), _made(self.gm, "loss")

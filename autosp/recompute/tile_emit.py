@@ -26,7 +26,7 @@ from .tile_region import UNCUT, Region, Track, _found
 from .tile_values import COLLECTIVE, Ref, Values, ref
 
 aten = torch.ops.aten
-_OWN = ("val", "tensor_meta", "autosp", "autosp_op", "autosp_change")  # meta that speaks of the whole value
+_OWN = ("val", "tensor_meta", "autosp", "autosp_op", "autosp_change", "autosp_of")  # that speaks of the whole value
 
 
 @attrs.frozen(eq=False)
@@ -97,7 +97,9 @@ class _Emitter:
         if node not in self.env:
             for before in node.all_input_nodes:
                 self._node(before)
-            self.env[node] = self.graph.node_copy(node, self._node)
+            self.env[node] = made = self.graph.node_copy(node, self._node)
+            if node.op == "call_function":
+                made.meta["autosp_of"] = (node.name, None, 0)
 
     def _tiles(self, cut: Cut) -> None:
         if cut in self.done:
@@ -159,6 +161,7 @@ class _Outer:
             opened = [*shape[: s.dim], s.outer, as_size(s.units * s.inner), *shape[s.dim + 1 :]]
             x, dim = self._call(aten.reshape.default, x, [self.size(n) for n in opened]), dim + 1
         parts = self._call(aten.split_with_sizes.default, x, [self.size(n) for n in lengths], dim)
+        parts.meta["autosp_split"] = s
         found = [self._call(operator.getitem, parts, i) for i in range(self.tiles)]
         if s.outer == 1:
             return found
@@ -221,6 +224,8 @@ class _Tiler:
             node.target, args, kwargs, call, needs, gives, tuple(values.shape(r) for r in results),
             self.cut.tiles, tile, partial(self._emit, node, tile), self.size,
         )  # fmt: skip
+        out.meta["autosp_of"] = (node.name, self.cut.name, tile)
+        out.meta["autosp_part"] = _found(values, self.cut.track, node, call) or None
         single = isinstance(node.meta["val"], torch.Tensor)
         for i, (r, at) in enumerate(zip(results, gives, strict=True)):
             item = out if single else self._emit(node, tile, operator.getitem, (out, i), {})
