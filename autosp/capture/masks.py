@@ -135,6 +135,11 @@ def without_mask(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     return (*args[:3], None, dropout, True), kept
 
 
+def known_of(node: fx.Node) -> Known | None:
+    """What is known of a node's elements, as a function of their indices; every node has its fake value."""
+    return _known(node, {})
+
+
 def _known(node: fx.Node, known: dict) -> Known | None:
     """What is known of a node's elements; nodes are visited without recursion, as chains may be long."""
     pending = [node]

@@ -17,6 +17,7 @@ from ..capture.masks import SDPA, block_of
 
 aten = torch.ops.aten
 BAND = "autosp_band"  # in the meta of a local attention that may run as a band
+BLOCK = "autosp_block"  # in that of what joins its blocks: its name
 
 
 @attrs.frozen
@@ -80,7 +81,9 @@ class _Writer:
             k, v = (self._with_tail(xs, i, how.blocks, before) for xs in (keys, values))
             mask = self._mask(n, before, how)
             found.append(self._call(SDPA, (queries[i], k, v, mask, 0.0, False), rest))
-        return self._call(aten.cat.default, (found, -2))
+        joined = self._call(aten.cat.default, (found, -2))
+        joined.meta[BLOCK] = node.name
+        return joined
 
     def _cut(self, x: fx.Node, sizes: list[int]) -> list[fx.Node]:
         parts = self._call(aten.split_with_sizes.default, (x, list(sizes), -2))

@@ -25,7 +25,7 @@ from .shard import shard
 from .specialize import specialize
 from .symbols import NeedsSymbols, has_symbols
 from .tile import tile
-from .verify import verify_local, verify_tiles
+from .verify import verify_local, verify_tiles, verify_windows
 from .window_attention import window_attention
 
 DUMP, SKIP = "AUTOSP_DUMP", "AUTOSP_SKIP"
@@ -33,10 +33,10 @@ DUMP, SKIP = "AUTOSP_DUMP", "AUTOSP_SKIP"
 
 @attrs.frozen
 class Pass:
-    """One step. verify: what must hold after it; optional: whether a user may switch it off by its name."""
+    """One step. verify: what must hold after it, of the program before, the program, and the context; optional: whether a user may switch it off by its name."""
 
     run: Callable[[Program, Context], Program]
-    verify: Callable[[Program, Context], None] | None = None
+    verify: Callable[[Program, Program, Context], None] | None = None
     optional: bool = False
 
     @property
@@ -55,7 +55,7 @@ PASSES = (
     Pass(hoist_slices, optional=True),
     Pass(shard),
     Pass(lower_to_rank, verify=verify_local),
-    Pass(window_attention, optional=True),
+    Pass(window_attention, verify=verify_windows, optional=True),
     Pass(tile, verify=verify_tiles, optional=True),
     Pass(choose_saved),
 )
@@ -78,11 +78,11 @@ def run(
     for each in PASSES[first : NAMES.index(until) + 1]:
         if each.name in skip:
             continue
-        began, before = time.perf_counter(), program.calls
+        began, before = time.perf_counter(), program
         program = each.run(program, context)
         if verify and each.verify is not None:
-            each.verify(program, context)
-        ran = Ran(each.name, time.perf_counter() - began, before, program.calls)
+            each.verify(before, program, context)
+        ran = Ran(each.name, time.perf_counter() - began, before.calls, program.calls)
         program = attrs.evolve(program, stage=each.name, passes=(*program.passes, ran))
         dump(program, context)
     return program

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from ..lower import check
+from ..lower import check, check_bands
 from ..recompute import check_tiles
 from .program import Context, Program
 
 
-def verify_local(program: Program, context: Context) -> None:
+def verify_local(before: Program, program: Program, context: Context) -> None:
     """The local graph is the plan's: raises CheckError with every fault (`autosp.lower.check`)."""
     check(program.plan, program.local, complete=context.rank.complete, grad_scale=context.rank.grad_scale)
 
 
-def verify_tiles(program: Program, context: Context) -> None:
+def verify_windows(before: Program, program: Program, context: Context) -> None:
+    """A window's queries see in blocks what they saw: raises CheckError (`autosp.lower.band_check`)."""
+    if program.windows:
+        check_bands(before.local, program.local)
+
+
+def verify_tiles(before: Program, program: Program, context: Context) -> None:
     """The graph in tiles computes what it did before: raises CheckError (`autosp.recompute.tile_check`)."""
     if program.cut is not None:
         check_tiles(program.cut, program.local, program.captured.hints)

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import attrs
 
-from ..lower import band
+from ..capture.copies import copy_graph
+from ..lower import BAND, band
 from .program import Context, Program
 
 
 def window_attention(program: Program, context: Context) -> Program:
     """The local graph with its windows in blocks; lengths that are symbols keep their mask."""
-    return attrs.evolve(program, windows=band(program.local))
+    if not any(BAND in node.meta for node in program.local.graph.nodes):
+        return program
+    local = copy_graph(program.local)
+    return attrs.evolve(program, local=local, windows=band(local))

@@ -28,7 +28,7 @@ PACKAGE = Path(autosp.__file__).parent
 # What the passes run: nobody else may, outside the stage that it belongs to, or there would be a second order.
 STEPS = {
     ("solve", "solve"), ("solve", "mapped"), ("solve", "tried"), ("lower", "lower"), ("lower", "check"),
-    ("lower", "band"), ("recompute", "tilings"), ("recompute", "check_tiles"), ("recompute.tile_hoist", "hoisted"),
+    ("lower", "band"), ("lower", "check_bands"), ("recompute", "tilings"), ("recompute", "check_tiles"), ("recompute.tile_hoist", "hoisted"),
 }  # fmt: skip
 
 
