@@ -86,7 +86,7 @@ def capture(
         own.forget()
     placeholders = _placeholders(gm, graph, example_inputs, names)
     keep_assertions(graph)
-    written = functionalise(graph, placeholders, torch.is_grad_enabled())
+    written = functionalise(graph, placeholders, torch.is_grad_enabled(), hints_of(mode))
     if lost := _lost(graph):
         raise CaptureError(words.value_lost(lost, _higher_order(gm)))
     canonicalise(graph)
