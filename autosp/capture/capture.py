@@ -87,7 +87,7 @@ def capture(
         own.forget()
     placeholders = _placeholders(gm, graph, example_inputs, names)
     keep_assertions(graph)
-    written = functionalise(graph, placeholders, torch.is_grad_enabled())
+    written = functionalise(graph, placeholders, torch.is_grad_enabled(), hints_of(mode))
     if faults := [words.effect_lost(*effect) for effect in lost_effects(interpreter.module, graph)]:
         raise CaptureError(faults)
     if lost := _lost(graph):

@@ -7,7 +7,7 @@ later. What cannot be proved to mean the same is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -17,7 +17,8 @@ from torch import fx
 from ..compat.torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, storage_id
 from ..errors import CaptureError, Problem
 from . import words
-from .captured import Placeholder, differentiable, tensors_of
+from .autograd import Autograd
+from .captured import Placeholder, tensors_of
 from .inplace import (
     autocast_changes,
     copied,
@@ -25,24 +26,28 @@ from .inplace import (
     invertible,
     is_inplace_view,
     is_mutable,
+    is_out,
     returns_its_input,
     silent_writes,
     undone,
+    written_by,
 )
 
 aten = torch.ops.aten
 
 
-def functionalise(gm: fx.GraphModule, placeholders: Sequence[Placeholder], training: bool) -> dict[str, fx.Node]:
+def functionalise(
+    gm: fx.GraphModule, placeholders: Sequence[Placeholder], training: bool, hints: Mapping | None = None
+) -> dict[str, fx.Node]:
     """Replace every in-place operator of the graph; gives the new value of every buffer that is written, by
-    placeholder. These become outputs of the graph, behind its own.
+    placeholder. These become outputs of the graph, behind its own. hints: the numbers that symbolic sizes had.
 
     Raises CaptureError for operators that have to stay.
     """
     calls = [n for n in gm.graph.nodes if n.op == "call_function"]
     if not any(is_mutable(n.target) or silent_writes(n) for n in calls):
         return {}
-    run = Functionaliser(gm.graph, {p.node: p for p in placeholders}, training)
+    run = Functionaliser(gm.graph, {p.node: p for p in placeholders}, training, hints or {})
     run.all()
     if run.faults:
         raise CaptureError(run.faults)
@@ -80,11 +85,13 @@ class Alias:
 @attrs.define(eq=False)
 class Functionaliser:
     """One pass over a graph, in order. `flows` are the nodes whose value has a gradient, `casts` the
-    autocast regions that the pass is in."""
+    autocast regions that the pass is in, `lost` the storages that an operator without a form has written."""
 
     graph: fx.Graph
     inputs: dict[str, Placeholder]
     training: bool
+    hints: Mapping
+    autograd: Autograd = attrs.field(init=False, factory=Autograd)
     grad: bool = attrs.field(init=False)
     casts: list[tuple] = attrs.field(init=False, factory=list)
     now: int = attrs.field(init=False, default=0)
@@ -92,6 +99,7 @@ class Functionaliser:
     aliases: dict[fx.Node, Alias] = attrs.field(init=False, factory=dict)
     groups: dict[int, list[Alias]] = attrs.field(init=False, factory=dict)
     same: dict[int, int] = attrs.field(init=False, factory=dict)
+    lost: set[int] = attrs.field(init=False, factory=set)
     faults: list[Problem] = attrs.field(init=False, factory=list)
 
     def all(self) -> None:
@@ -103,13 +111,15 @@ class Functionaliser:
         written = []
         for self.now, node in enumerate(nodes):
             before = list(node.all_input_nodes)
+            writes = node.op == "call_function" and is_mutable(node.target)
+            owner = written_by(node) if writes else None
             if node.target is aten.view.default and self.current(before[0]) is not before[0]:
                 node.target = aten.reshape.default  # the new value may lie otherwise in memory
             node.args = fx.map_arg(node.args, self.current)
             node.kwargs = fx.map_arg(node.kwargs, self.current)
-            if node.op == "call_function" and is_mutable(node.target):
+            if writes:
                 written.append(node)
-                self.write(node, self.aliases.get(before[0]) if before else None, last[node])
+                self.write(node, self.aliases.get(owner), last[node])
             elif node.op != "output":
                 self.read(node, before, last[node])
         if not self.faults:
@@ -156,33 +166,41 @@ class Functionaliser:
         return alias
 
     def note_flow(self, node: fx.Node) -> None:
-        """A gradient flows to floating and complex results of operands that have one, where gradients are on."""
-        floating = any(differentiable(t.dtype) for t in tensors_of(node.meta.get("val")))
-        operands = any(n in self.flows for n in node.all_input_nodes)
-        if self.grad and floating and operands and node.target is not aten.detach.default:
+        """Whether a gradient flows to what a call gives."""
+        if node.op == "call_function" and any(self.autograd.flows(node, self.flows, self.hints, self.grad)):
             self.flows.add(node)
 
     def write(self, node: fx.Node, alias: Alias | None, last: int) -> None:
         """An in-place operator: the new value of what it writes, and of everything that aliases it."""
         form = functional_form(node.target)
-        if form is None or alias is None:
-            self.faults.append(words.no_form(node) if form is None else words.under_vmap(node))
+        if alias is not None:
+            self.aliases[node] = alias
+        if form is None:
+            self.faults.append(words.no_form(node))
+            self.lost |= {self.aliases[n].storage for n in node.all_input_nodes if n in self.aliases}
+            return
+        if alias is None:
+            self.faults.append(words.under_vmap(node))
+            return
+        if alias.storage in self.lost:
             return
         if is_inplace_view(node.target):
             if alias.origin.op in ("placeholder", "get_attr"):
                 self.faults.append(self.refused(node, alias.origin))
                 return
+            if self.faults:
+                return
             new = self.emit(form, node.args, node.kwargs, node)
             self.aliases[node] = self.note(new, alias, alias.storage, max(last, alias.last))
             return
-        self.aliases[node] = alias
         alias.last = max(alias.last, last)
         fault = next(self.reasons_against(node, alias), None)
         if fault is not None:
             self.faults.append(fault)
+        if self.faults:  # the graph is given up: what comes is only looked at
             return
-        emit = partial(self.emit, at=node)
-        new = copied(*node.args[:2], emit) if form is aten.copy.default else emit(form, node.args, node.kwargs)
+        emit, kwargs = partial(self.emit, at=node), {k: v for k, v in node.kwargs.items() if k != "out"}
+        new = copied(*node.args[:2], emit) if form is aten.copy.default else emit(form, node.args, kwargs)
         if new.meta["val"].dtype != alias.node.meta["val"].dtype:
             new = emit(aten.to.dtype, (new, alias.node.meta["val"].dtype), {})
         self.assign(alias, new, node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ SILENT = {
     aten.instance_norm.default: (5, (3, 4)),
 }
 REBINDING = frozenset({"set_", "resize_", "resize_as_", "rename_", "requires_grad_"})  # other memory, not other values
+_FORMS = {"normal_": "normal_functional"}  # those of another name
 RESHAPES = frozenset(
     {
         aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.flatten.using_ints,
@@ -55,23 +57,46 @@ def is_inplace_view(target: OpOverload) -> bool:
 
 
 def functional_form(target: OpOverload) -> OpOverload | None:
-    """`aten.add.Tensor` for `aten.add_.Tensor`: the operator of that name that takes the same arguments.
+    """`aten.add.Tensor` for `aten.add_.Tensor` and for `aten.add.out`: the operator that takes the same arguments.
 
-    None where there is none, or where more is written than the first argument.
+    None where there is none, or where more is written than the first argument, or `out`.
     """
-    written = [i for i, a in enumerate(schema_of(target).arguments) if a.alias_info and a.alias_info.is_write]
-    name = base_name(target)
-    known = target.namespace == "aten" and name.endswith("_") and name not in REBINDING
-    if written != [0] or not known or not hasattr(torch.ops.aten, name[:-1]):
+    given = schema_of(target).arguments
+    written = [i for i, a in enumerate(given) if a.alias_info and a.alias_info.is_write]
+    if len(written) != 1 or target.namespace != "aten":
         return None
-    packet = getattr(torch.ops.aten, name[:-1])
+    out = is_out(target)
+    name = base_name(target) if out else _without_write(base_name(target))
+    if not out and written != [0] or not name or not hasattr(aten, name):
+        return None
+    packet = getattr(aten, name)
     forms = [getattr(packet, n) for n in (overload_name(target), *packet.overloads()) if n in packet.overloads()]
-    wanted = _signature(target)
-    return next((f for f in forms if not is_mutable(f) and _signature(f) == wanted), None)
+    wanted = _signature([a for i, a in enumerate(given) if not out or i not in written])
+    return next((f for f in forms if not is_mutable(f) and _signature(schema_of(f).arguments) == wanted), None)
 
 
-def _signature(target: OpOverload) -> list[tuple[str, str]]:
-    return [(a.name, str(a.type)) for a in schema_of(target).arguments]
+def is_out(target: OpOverload) -> bool:
+    """Whether the operator writes what it is given as `out=`."""
+    return any(a.is_out for a in schema_of(target).arguments)
+
+
+def written_by(node: fx.Node) -> fx.Node | None:
+    """The operand that a call writes, its first or its `out`."""
+    if is_out(node.target):
+        return node.kwargs.get("out")
+    return next(iter(node.all_input_nodes), None)
+
+
+def _without_write(name: str) -> str:
+    """`add` for `add_`, `__and__` for `__iand__`; '' for what has no such name."""
+    if re.fullmatch(r"__i\w+__", name):
+        return f"__{name[3:]}"
+    return _FORMS.get(name) or (name[:-1] if name.endswith("_") and name not in REBINDING else "")
+
+
+def _signature(arguments: Sequence) -> list[tuple[str, str]]:
+    """Names and types; the tensor that an operator begins with has several names (dropout's `input`)."""
+    return [("self" if i == 0 and a.name == "input" else a.name, str(a.type)) for i, a in enumerate(arguments)]
 
 
 def silent_writes(node: fx.Node) -> list[fx.Node]:

@@ -10,6 +10,7 @@ from torch import fx
 
 from ..errors import Problem
 from .captured import module_path, source_line
+from .inplace import is_out
 
 KEPT = (
     "a compiled forward leaves its inputs and parameters as they are, and the memory of its buffers; a buffer keeps "
@@ -109,11 +110,13 @@ def gradient_kept(node: fx.Node, name: str) -> Problem:
 
 def no_form(node: fx.Node) -> Problem:
     """An operator that ATen has no functional form of."""
+    returned = "a function of the same name without '_', or a custom operator without mutates_args"
     return Problem(
         what=f"'{called(node)}' writes in place and has no functional form",
         rule=RULE,
-        fix="return the new value instead: a function of the same name without '_', "
-        "or a custom operator without mutates_args",
+        fix="take the results that it returns, without 'out='"
+        if is_out(node.target)
+        else f"return the new value instead: {returned}",
         where=place(node),
     )
 

@@ -49,6 +49,7 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "dynamo_config": "torch._dynamo:config",
     "maybe_mark_dynamic": "torch._dynamo:maybe_mark_dynamic",
     "preserve_node_meta": "torch.fx.traceback:preserve_node_meta",
+    "GuardOnDataDependentSymNode": "torch.fx.experimental.symbolic_shapes:GuardOnDataDependentSymNode",
     "shapes_config": "torch.fx.experimental:_config",
     "vmap_enter": ("torch._functorch.predispatch:_vmap_increment_nesting", "torch._C._functorch:_vmap_increment_nesting"),
     "vmap_leave": ("torch._functorch.predispatch:_vmap_decrement_nesting", "torch._C._functorch:_vmap_decrement_nesting"),

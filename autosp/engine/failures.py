@@ -19,6 +19,7 @@ from ..capture import Captured
 from ..capture.assertions import texts
 from ..compat.torch import (
     BackendCompilerFailed,
+    GuardOnDataDependentSymNode,
     InternalTorchDynamoError,
     TorchRuntimeError,
     UncapturedHigherOrderOpError,
@@ -36,7 +37,14 @@ FIXES = {
     "Data dependent operator": "keep sizes independent of values: a mask instead of indexing by one",
 }
 _BOUND = re.compile(r"(zu|u)f?\d+ [<>=!]+ ")  # what Inductor says of a number that the data tell
-_GUARD = "Could not guard on data-dependent expression"
+_GUARD = re.compile(r"Could not (guard on|extract specialized \w+ from) data-dependent expression (.*?)( \(unhinted|$)")
+_SAY = (
+    "say what holds, torch._check(...) for a number and torch._check_tensor_all(...) for a tensor, or decide outside "
+    "the model"
+)
+_KEEP = (
+    "keep it a tensor: multiply by a mask in place of splitting by counts, or take F.grouped_mm, whose ends are a tensor"
+)
 _RAISED = re.compile(r"raised exception (\w+)\(([\"'])(.*)\2\)")
 _SAME = "the model runs as it stands, without autosp, on the same inputs"
 _ANY_FIX = "take that line out of the forward, or try torch.compile(model, fullgraph=True, backend='eager') alone"
@@ -56,6 +64,9 @@ def as_raised(error: Exception, module: torch.nn.Module) -> Exception:
         return _caused(CaptureError(broken_graph(message, stack, module)), error)
     if isinstance(error, BackendCompilerFailed):
         return _caused(CaptureError(not_compiled(error.inner_exception, module)), error.inner_exception)
+    if isinstance(error, GuardOnDataDependentSymNode):  # it leaves Dynamo as it is, with the user's frames
+        stack = list(getattr(error, "real_stack", None) or [])
+        return _caused(CaptureError(undecided(_kind(str(error)), where(stack, module))), error)
     if isinstance(error, InternalTorchDynamoError):
         return _caused(CaptureError(not_compiled(error, module)), error)
     return error
@@ -141,19 +152,21 @@ def raises(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> 
 
 def undecided(kind: str, place: str) -> Problem:
     """A branch, a bound or a size that hangs on a number which only the data tell."""
-    expression = kind.removeprefix(_GUARD).split(" (unhinted")[0].strip()
+    said = _GUARD.match(kind)
+    does, fix = f"decides by {said[2] if said else kind}", _SAY
+    if said and said[1] != "guard on":
+        does, fix = f"needs {said[2]} in Python", _KEEP
     return Problem(
-        what=f"the model breaks the graph: it decides by {expression}, a number that only the data tell",
+        what=f"the model breaks the graph: it {does}, a number that only the data tell",
         rule="autosp works on one full graph: nothing in the forward may depend on values in Python",
-        fix="say what holds, torch._check(...) for a number and torch._check_tensor_all(...) for a tensor, "
-        "or decide outside the model",
+        fix=fix,
         where=place,
     )
 
 
 def broken_graph(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> Problem:
     kind = _kind(message)
-    if kind.startswith(_GUARD):
+    if _GUARD.match(kind):
         return undecided(kind, where(stack, module))
     why = "" if kind in FIXES else _said(message, "Explanation:")
     return Problem(

@@ -1,158 +1,26 @@
-"""What autograd makes of a graph's calls, asked of PyTorch itself: each distinct call runs once on fake tensors.
-
-Nothing here knows an operator or a dtype. Whether a result has a gradient, and to which operands it flows, is read off
-the graph of derivatives that the call leaves behind.
-"""
+"""The gradients of a whole graph's values, call by call, as PyTorch's autograd has them."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any
 
-import attrs
 import torch
 from torch import fx
-from torch.autograd.graph import get_gradient_edge
 
-from ..capture import Captured, differentiable, tensors_of
-from ..capture.assertions import READS
-from ..capture.casts import REGION, Casts, casts_of, under
-from ..compat.torch import SET_GRAD_ENABLED, FakeTensorMode, data_dependent
-from ..layout import as_size
-from ..solve.problem import Problem, hint_of
+from ..capture import Captured, tensors_of
+from ..capture.autograd import Autograd, Meta, example, leaves
+from ..capture.casts import REGION, casts_of
+from ..compat.torch import SET_GRAD_ENABLED
+from ..solve.problem import Problem
 from . import comm
 from .convert import convert
 
 
-@attrs.frozen
-class Meta:
-    """A tensor without its values. grad: whether autograd tracks it."""
-
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-    grad: bool
-
-    @classmethod
-    def of(cls, t: torch.Tensor, grad: bool | None = None) -> Meta:
-        """The tensor's; `grad` where it is not the tensor's own."""
-        return cls(tuple(t.shape), tuple(t.stride()), t.dtype, t.device, t.requires_grad if grad is None else grad)
-
-
-@attrs.frozen
-class Outcome:
-    """What a call gives (a tree of Meta and numbers), and per tensor of it the operands that its gradient flows to, by
-    their places among the call's tensors."""
-
-    value: Any
-    reached: tuple[frozenset[int], ...]
-
-
-@attrs.frozen(eq=False)
-class Autograd:
-    """Outcomes of calls. Equal calls are run once."""
-
-    mode: FakeTensorMode = attrs.Factory(lambda: FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent()))
-    _known: dict = attrs.Factory(dict)
-
-    def call(self, target: Callable, args: Any, kwargs: Mapping, grad: bool, casts: Casts = ()) -> Outcome:
-        """The outcome of a call on trees of Meta and plain values. grad: whether gradients are on. casts: the autocast
-        regions that it is in."""
-        if any(map(_symbolic, _leaves([list(args), list(kwargs.values())]))) or target in READS:
-            return self._run(target, args, kwargs, grad, casts)  # each reads a number of its own
-        key = target, _key(args), _key(dict(kwargs)), grad, casts
-        if key not in self._known:
-            try:
-                self._known[key] = self._run(target, args, kwargs, grad, casts)
-            except Exception:
-                if not grad:
-                    raise
-                self._known[key] = self._assumed(target, args, kwargs, casts)
-        return self._known[key]
-
-    def _assumed(self, target: Callable, args: Any, kwargs: Mapping, casts: Casts) -> Outcome:
-        """Of a call that fails with gradients on (flex_attention, which has none on the CPU): they flow everywhere."""
-        plain = self._run(target, args, kwargs, False, casts)
-        given = [x for x in _leaves([list(args), list(kwargs.values())]) if isinstance(x, Meta)]
-        wanting = frozenset(i for i, x in enumerate(given) if x.grad)
-
-        def tracked(x: Any) -> Any:
-            return attrs.evolve(x, grad=bool(wanting) and differentiable(x.dtype)) if isinstance(x, Meta) else x
-
-        value = _mapped(tracked, plain.value)
-        return Outcome(value, tuple(wanting if x.grad else frozenset() for x in _leaves(value) if isinstance(x, Meta)))
-
-    def _run(self, target: Callable, args: Any, kwargs: Mapping, grad: bool, casts: Casts) -> Outcome:
-        operands: list[torch.Tensor] = []
-
-        def fake(x: Any) -> Any:
-            if isinstance(x, Meta):
-                operands.append(self._fake(x))
-                return operands[-1]
-            return x
-
-        with self.mode, torch.set_grad_enabled(grad), under(casts), comm.unsimulated():
-            given = _mapped(fake, tuple(args)), {name: _mapped(fake, x) for name, x in kwargs.items()}
-            found = target(*given[0], **given[1])
-        results = [x for x in _leaves(found) if isinstance(x, torch.Tensor)]
-        return Outcome(
-            _mapped(lambda x: Meta.of(x) if isinstance(x, torch.Tensor) else x, found),
-            tuple(_reached(r, operands) for r in results),
-        )
-
-    def _fake(self, x: Meta) -> torch.Tensor:
-        made = torch.empty_strided(x.shape, x.stride, dtype=x.dtype, device=x.device)
-        return made.requires_grad_(x.grad)
-
-
-def _symbolic(x: Any) -> bool:
-    """Whether an argument is a number, or has a size, that only the data tell."""
-    sizes = (*x.shape, *x.stride) if isinstance(x, Meta) else (x,)
-    return any(isinstance(n, (torch.SymInt, torch.SymFloat, torch.SymBool)) for n in sizes)
-
-
-def _reached(result: torch.Tensor, operands: list[torch.Tensor]) -> frozenset[int]:
-    """The operands (fresh leaves) that the result's gradient flows to."""
-    if not result.requires_grad:
-        return frozenset()
-    ends = {get_gradient_edge(x).node: i for i, x in enumerate(operands) if x.requires_grad}
-    found, seen, stack = set(), set(), [get_gradient_edge(result).node]
-    while stack:
-        node = stack.pop()
-        if node in ends:
-            found.add(ends[node])
-        elif node not in seen:
-            seen.add(node)
-            stack += [after for after, _ in node.next_functions if after is not None]
-    return frozenset(found)
-
-
-def _mapped(function: Callable, x: Any) -> Any:
-    if isinstance(x, (list, tuple)):
-        return (
-            type(x)(_mapped(function, i) for i in x) if type(x) in (list, tuple) else [_mapped(function, i) for i in x]
-        )
-    return function(x)
-
-
-def _leaves(x: Any) -> list:
-    return [leaf for i in x for leaf in _leaves(i)] if isinstance(x, (list, tuple)) else [x]
-
-
-def _key(x: Any) -> Any:
-    """What tells calls apart: all of a tensor but its values, other arguments by type and value."""
-    if isinstance(x, Meta):
-        return x
-    if isinstance(x, (list, tuple)):
-        return tuple(map(_key, x))
-    if isinstance(x, dict):
-        return tuple((name, _key(v)) for name, v in x.items())
-    if isinstance(x, slice):
-        return "slice", _key((x.start, x.stop, x.step))
-    return (type(x), id(x)) if isinstance(x, fx.GraphModule) else (type(x), x)
+def autograd_of_ranks() -> Autograd:
+    """One to ask about local graphs too, whose collectives wait for no other rank then."""
+    return Autograd(comm.unsimulated)
 
 
 class Flow:
@@ -216,7 +84,7 @@ class Flow:
 
 
 def _tensors(value: Any) -> int:
-    return sum(isinstance(leaf, Meta) for leaf in _leaves(value))
+    return sum(isinstance(leaf, Meta) for leaf in leaves(value))
 
 
 def flow_of(problem: Problem, autograd: Autograd) -> Flow:
@@ -239,13 +107,3 @@ def flow_of(problem: Problem, autograd: Autograd) -> Flow:
         elif node.op == "call_function":
             flow.given(node, example(val, problem.hints, False))
     return flow
-
-
-def example(val: Any, hints: dict, grad: bool) -> Any:
-    """A value of the captured graph in the example's numbers."""
-    if isinstance(val, torch.Tensor):
-        shape, stride = (tuple(hint_of(as_size(n), hints) for n in sizes) for sizes in (val.shape, val.stride()))
-        return Meta(shape, stride, val.dtype, val.device, grad)
-    if isinstance(val, torch.SymInt):
-        return hint_of(as_size(val), hints)
-    return 1.0 if isinstance(val, torch.SymFloat) else val

@@ -34,7 +34,7 @@ from ..errors import AutospError, CheckError, Problem
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, local_shape
 from ..solve import Plan
 from ..solve.problem import Op, Value
-from .autograd import Autograd, Flow, Meta, flow_of
+from .autograd import Flow, Meta, autograd_of_ranks, flow_of
 from .convert import TABLE, convert, scale_gradient
 from .held import HELD
 from .match import expressions, fits, version
@@ -61,7 +61,7 @@ class _Checker:
         self.problem = plan.problem
         self.types: dict[fx.Node, Typed | tuple[Typed, ...]] = {}
         self.faults: list[Problem] = []
-        autograd = Autograd()
+        autograd = autograd_of_ranks()
         self.whole = flow_of(self.problem, autograd)
         self.local = Flow(autograd, gm.graph, self.problem.captured)
         self.sources = {n.name: n for n in self.problem.captured.graph.graph.nodes if n.op == "placeholder"}

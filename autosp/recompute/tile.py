@@ -174,10 +174,10 @@ class _Tiling:
             self._note(what, region, words.small(what, sizes[0], LEAST[what]))
             return
         number = _number(what, *sizes, self.room) if wanted == "auto" else wanted
-        track, longest = _longest(region, number)
-        number = min(number, longest)
+        track, longest, most = _longest(region, number)
+        number = min(number, most)
         if number < 2:
-            self._note(what, region, words.few_tokens(longest) if longest < 2 else words.one_tile())
+            self._note(what, region, words.few_tokens(longest) if most < 2 else words.one_tile())
             return
         cut = Cut(f"{what}.{len(self.cuts)}", region, track, number)
         if not _consistent(cut):
@@ -229,14 +229,21 @@ def _bytes(what: str, region: Region) -> tuple[int, int]:
     return sum(map(values.bytes, made)), values.bytes(region.x) + sum(map(values.bytes, region.outputs()))
 
 
-def _longest(region: Region, tiles: int) -> tuple[Track, int]:
-    """The dim of tokens whose largest tile is the smallest part of it, and its length here."""
+def _longest(region: Region, tiles: int) -> tuple[Track, int, int]:
+    """The dim of tokens whose largest tile is the smallest part of it, its length here, and the tiles that it has room
+    for. Where lengths change, each takes two tokens of the example: PyTorch takes a one there for a one at any length."""
 
-    def length(track: Track) -> int:
-        return region.values.number(track.split((region.seed, 0)).units)
+    def room(track: Track) -> tuple[int, int]:
+        units = track.split((region.seed, 0)).units
+        length = region.values.number(units)
+        return length, length if isinstance(units, int) else length // 2
 
-    best = min(region.open, key=lambda t: ceil(length(t) / min(tiles, length(t))) / length(t) if length(t) else 1.0)
-    return best, length(best)
+    def part(track: Track) -> float:
+        length, most = room(track)
+        return ceil(length / min(tiles, most)) / length if most else 1.0
+
+    best = min(region.open, key=part)
+    return best, *room(best)
 
 
 def _consistent(cut: Cut) -> bool:

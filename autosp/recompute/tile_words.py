@@ -84,7 +84,8 @@ def small(what: str, count: int, least: int) -> str:
 
 
 def few_tokens(count: int) -> str:
-    return f"this rank holds {'no token' if not count else 'one token'}"
+    held = {0: "no token", 1: "one token"}.get(count, f"{count} tokens of a length that changes: each tile takes two")
+    return f"this rank holds {held}"
 
 
 def one_tile() -> str:

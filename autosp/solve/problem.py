@@ -6,15 +6,15 @@ import operator
 from typing import Any
 
 import attrs
-import sympy
 import torch
 from torch import fx
 
-from ..capture import Captured, differentiable, module_path, source_line, tensor_nodes, tensors_of
+from ..capture import Captured, module_path, source_line, tensor_nodes, tensors_of
 from ..capture.assertions import ASSERTIONS
+from ..capture.autograd import Autograd, hint_of
 from ..capture.own import own_of
 from ..capture.regions import KEY
-from ..compat.torch import SET_GRAD_ENABLED, UNKNOWN, symbol_of_data
+from ..compat.torch import SET_GRAD_ENABLED, symbol_of_data
 from ..errors import AutospError, RuleError
 from ..layout import Size, as_size
 from ..rules import Projection, RuleBook
@@ -22,7 +22,6 @@ from .bodies import Bodies
 from .own import own_projection
 
 aten = torch.ops.aten
-_DETACH = {aten.detach.default}
 SHAPE_READS = {aten.sym_size.int, aten.sym_stride.int, aten.sym_numel.default, aten.sym_storage_offset.default}
 
 
@@ -112,15 +111,6 @@ class Problem:
         return hint_of(size, self.hints)
 
 
-def hint_of(size: Size, hints: dict) -> int:
-    """The number that a size had in the example."""
-    if isinstance(size, int):
-        return size
-    unknown = {s: UNKNOWN for s in size.free_symbols if symbol_of_data(s)}
-    numbers = {s: sympy.Integer(n) for s, n in {**unknown, **hints}.items()}
-    return int(size.xreplace(numbers))
-
-
 def of_data(size: Size) -> bool:
     """Whether only the data tell a size: what `nonzero` finds, a number read with `.item()`."""
     return not isinstance(size, int) and any(map(symbol_of_data, size.free_symbols))
@@ -134,6 +124,7 @@ def build(captured: Captured, book: RuleBook) -> Problem:
     roles = {p.node: p for p in captured.placeholders}
     grad = captured.training
     binder = _Binder(book)
+    autograd = Autograd()
 
     def new(node, index, t, diff, param, given) -> Value:
         shape = tuple(as_size(s) for s in t.shape)
@@ -160,7 +151,8 @@ def build(captured: Captured, book: RuleBook) -> Problem:
             elif _is_getitem(node) and isinstance(node.args[0].meta["val"], (tuple, list)):
                 of[node] = (of[node.args[0]][node.args[1]],)
             else:
-                _add_call(node, grad, binder, of, new, ops)
+                wanting = {n for n in tensor_nodes(node) if of[n][0].diff}
+                _add_call(node, autograd.flows(node, wanting, captured.hints, grad), binder, of, new, ops)
     return Problem(captured, tuple(values), tuple(ops), of, captured.hints)
 
 
@@ -173,9 +165,8 @@ def reads_values(node: fx.Node) -> bool:
     return node.target not in SHAPE_READS and bool(tensor_nodes(node))
 
 
-def _add_call(node, grad, binder, of, new, ops) -> None:
+def _add_call(node, flows, binder, of, new, ops) -> None:
     operands = tuple(of[n][0] for n in tensor_nodes(node))
-    flows = grad and any(v.diff for v in operands) and node.target not in _DETACH
     param = bool(operands) and all(v.param for v in operands)
     given = all(v.given for v in operands)
     found = tensors_of(node.meta.get("val"))
@@ -183,7 +174,7 @@ def _add_call(node, grad, binder, of, new, ops) -> None:
     bodies, reasons = own_of(node), ()
     constant = bodies.constant if bodies is not None else ()  # results that an own backward leaves out
     results = tuple(
-        new(node, None if single else i, t, flows and differentiable(t.dtype) and i not in constant, param, given)
+        new(node, None if single else i, t, flows[i] and i not in constant, param, given)
         for i, t in enumerate(found)
     )
     own = Bodies(bodies, tuple(v.diff for v in operands), binder.bind) if bodies is not None else None

@@ -154,10 +154,48 @@ def _conjugate(self, x, a):
     return torch.view_as_real(z * seen)
 
 
+def _augmented(self, x, a):
+    mask = x > 0
+    mask &= x < 1
+    mask |= x > 2
+    mask ^= x > 3
+    places = torch.arange(4)
+    places <<= 3
+    places >>= torch.ones_like(places)
+    places //= 2
+    places %= 3
+    return a * mask * places[:, None]
+
+
+def _out(self, x, a):
+    y, low = torch.empty(4, 3, 8), torch.empty(3, 4, 8, dtype=torch.bfloat16)
+    seen = low[0]
+    torch.mul(x.transpose(0, 1), 2, out=y)
+    torch.div(y[0], 3, out=y[1])
+    torch.cat([x[:1], x[1:]], out=low)
+    F.normalize(a.detach()[0, 0], dim=-1, out=self.kept)
+    return a * y.transpose(0, 1) + seen * self.kept
+
+
+def _into_a_result_without_gradient(self, x, a):
+    found = torch.zeros_like(a)
+    with torch.no_grad():
+        found.add_(2)
+        torch.add(found, x, out=found)
+    found[:, 1:] = a[:, :-1]
+    self.kept.copy_(torch.ones_like(a)[0, 0])
+    return found * self.kept
+
+
+def _dropout_in_place(self, x, a):
+    return F.dropout(a, 1.0, inplace=True) + F.dropout(x * 1, 0.0, inplace=True)
+
+
 CASES = [
     _chain, _view_after, _base_after, _siblings, _assign, _read_before, _narrow, _inplace_view, _no_op_views,
     _dropout_in_eval, _casts_back, _index_put, _nothing_written_flows, _detached, _copy,
-    _split_is_read, _under_vmap, _complex_view, _real_view, _conjugate,
+    _split_is_read, _under_vmap, _complex_view, _real_view, _conjugate, _augmented, _out,
+    _into_a_result_without_gradient, _dropout_in_place,
 ]  # fmt: skip
 
 
@@ -180,6 +218,11 @@ def test_the_same_bits_with_symbolic_sizes(body):
 def test_the_functional_form_is_of_the_same_overload():
     graph = assert_same_bits(Net(_chain))
     assert targets(graph) == [aten.linear.default, aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor]
+
+
+def test_random_values_in_place_have_their_own_operator():
+    captured, _ = trace(Net(lambda self, x, a: torch.empty_like(a).normal_() * a), {"x": torch.ones(3, 4, 8)})
+    assert aten.normal_functional.default in targets(captured.graph)
 
 
 def test_a_graph_without_writes_is_left_alone():

@@ -49,6 +49,27 @@ def _custom(self, x, a):
     return a
 
 
+def _custom_then_more(self, x, a):
+    scale_(a)
+    a.mul_(2)
+    a.view(-1)[0].add_(1)
+    return a
+
+
+def _fills_its_diagonal_then_more(self, x, a):
+    y = torch.zeros(8, 8)
+    z = y.fill_diagonal_(1)
+    z %= 2
+    return a @ z
+
+
+def _two_outs(self, x, a):
+    values, places = torch.empty(3, 4), torch.empty(3, 4, dtype=torch.long)
+    torch.max(x, -1, out=(values, places))
+    values.add_(1)
+    return a * values[..., None]
+
+
 def _expanded(self, x, a):
     y = torch.zeros(3, 1, 8).expand(3, 4, 8)[0, 0]
     y.add_(x[0, 0])
@@ -127,6 +148,21 @@ error: 'autosp_test.scale_.default' writes in place and has no functional form
   --> PLACE scale_(a)
    = rule: SPLITS
    = fix: RETURN""",
+    _custom_then_more: """\
+error: 'autosp_test.scale_.default' writes in place and has no functional form
+  --> PLACE scale_(a)
+   = rule: SPLITS
+   = fix: RETURN""",
+    _fills_its_diagonal_then_more: """\
+error: 'aten.fill_diagonal_.default' writes in place and has no functional form
+  --> PLACE z = y.fill_diagonal_(1)
+   = rule: SPLITS
+   = fix: RETURN""",
+    _two_outs: """\
+error: 'aten.max.dim_max' writes in place and has no functional form
+  --> PLACE torch.max(x, -1, out=(values, places))
+   = rule: SPLITS
+   = fix: take the results that it returns, without 'out='""",
     _expanded: """\
 error: 'aten.add_.Tensor' writes to a tensor through 'aten.expand.default'
   --> PLACE y.add_(x[0, 0])

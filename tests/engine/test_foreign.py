@@ -46,6 +46,15 @@ class Fails(Net):
         return x @ x
 
 
+class Counts(Net):
+    """Experts as loops over the rows of each: Dynamo's error leaves it bare."""
+
+    def mix(self, x):
+        rows, expert = x.flatten(0, 1), x.flatten(0, 1).argmax(-1)
+        order = expert.argsort(stable=True)
+        return torch.cat([*rows[order].split(torch.bincount(expert, minlength=4).tolist())])
+
+
 def refusal(model: Net) -> CaptureError:
     with pytest.raises(CaptureError) as caught:
         autosp.plan(model, {"x": torch.ones(2, 8, 4)}, SPEC, sp=2, device="cpu", dtype=torch.float32)
@@ -74,6 +83,7 @@ def test_an_exception_of_the_forward_keeps_its_type_and_message():
     ("model", "what"),
     [
         (Guards, "the model breaks the graph: it decides by Eq(u0, 1), a number that only the data tell"),
+        (Counts, "the model breaks the graph: it needs u0 in Python, a number that only the data tell"),
         (Branches, "the model breaks the graph: Data-dependent branching"),
         (Fails, "an operator of the model fails on these inputs: RuntimeError: "),
     ],

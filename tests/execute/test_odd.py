@@ -10,7 +10,7 @@ from tests.execute import odd
 
 RIGHT = (
     "LinearAttention Recurrence Convolution Rolled SquaredError GroupedQueries PerHeadBias PerQueryMask Attention Rotated "
-    "AssociativeScan"
+    "AssociativeScan FillsLike SpectralNorm"
 ).split()
 REFUSED = {
     "BatchNorm": "'aten.batch_norm.default' updates the running statistics '",

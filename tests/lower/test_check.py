@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from autosp.capture import Captured, trace
+from autosp.capture import Captured, tensors_of, trace
+from autosp.capture.autograd import Autograd
 from autosp.compat.torch import ENTER_AUTOCAST, EXIT_AUTOCAST
 from autosp.errors import CheckError
 from autosp.lower import Rank, check, convert, lower, scale_gradient
 from autosp.parity import simulate
-from autosp.solve import Plan, problem, solve
+from autosp.solve import Plan, solve
 from autosp.solve.device import load_device
 from tests.execute.families import RotaryLlama, freqs_cis
 from tests.lower.models import Llama, Toy, ends, layout_of, misses, named, planned
@@ -177,8 +178,14 @@ def test_a_call_outside_of_its_autocast_region_is_refused():
 def test_a_dtype_that_the_solver_forgets_is_refused(dtype, monkeypatch):
     """The fault that lost the gradients of models which rotate by complex numbers: a dtype without a gradient."""
     graph, *_ = made(BODIES[dtype])
-    right = problem.differentiable
-    monkeypatch.setattr(problem, "differentiable", lambda of: of is not dtype and right(of))
+    right = Autograd.flows
+
+    def forgetful(self, node, *args):
+        return tuple(
+            f and t.dtype is not dtype for f, t in zip(right(self, node, *args), tensors_of(node.meta["val"]))
+        )
+
+    monkeypatch.setattr(Autograd, "flows", forgetful)
     assert "gradient" in refused(solved(graph))
 
 
