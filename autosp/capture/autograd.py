@@ -174,9 +174,7 @@ def _reached(result: torch.Tensor, operands: list[torch.Tensor]) -> frozenset[in
 
 def mapped(function: Callable, x: Any) -> Any:
     if isinstance(x, (list, tuple)):
-        return (
-            type(x)(mapped(function, i) for i in x) if type(x) in (list, tuple) else [mapped(function, i) for i in x]
-        )
+        return type(x)(mapped(function, i) for i in x) if type(x) in (list, tuple) else [mapped(function, i) for i in x]
     return function(x)
 
 

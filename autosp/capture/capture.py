@@ -286,7 +286,9 @@ def _untraceable(e: Exception, at: fx.Node | None) -> Problem:
     return Problem(
         what=f"the model's graph cannot be traced to ATen operators: {kind}: {first}",
         rule="autosp works on one full graph of ATen operators, whose sizes follow from the inputs' sizes",
-        fix=_VALUE_FIXES.get(
+        fix=words.WHOLE_REGION
+        if at is not None and str(at.target) == "invoke_subgraph"
+        else _VALUE_FIXES.get(
             kind,
             "run the model under torch.compile(fullgraph=True, backend='aot_eager') first; what fails there fails here",
         ),

@@ -26,7 +26,6 @@ from .inplace import (
     invertible,
     is_inplace_view,
     is_mutable,
-    is_out,
     returns_its_input,
     silent_writes,
     undone,

@@ -42,9 +42,7 @@ _SAY = (
     "say what holds, torch._check(...) for a number and torch._check_tensor_all(...) for a tensor, or decide outside "
     "the model"
 )
-_KEEP = (
-    "keep it a tensor: multiply by a mask in place of splitting by counts, or take F.grouped_mm, whose ends are a tensor"
-)
+_KEEP = "keep it a tensor: multiply by a mask in place of splitting by counts, or call F.grouped_mm, whose ends are one"
 _RAISED = re.compile(r"raised exception (\w+)\(([\"'])(.*)\2\)")
 _SAME = "the model runs as it stands, without autosp, on the same inputs"
 _ANY_FIX = "take that line out of the forward, or try torch.compile(model, fullgraph=True, backend='eager') alone"

@@ -231,7 +231,7 @@ def _bytes(what: str, region: Region) -> tuple[int, int]:
 
 def _longest(region: Region, tiles: int) -> tuple[Track, int, int]:
     """The dim of tokens whose largest tile is the smallest part of it, its length here, and the tiles that it has room
-    for. Where lengths change, each takes two tokens of the example: PyTorch takes a one there for a one at any length."""
+    for. Where lengths change, each takes two tokens of the example: a size of one there is a one at any length."""
 
     def room(track: Track) -> tuple[int, int]:
         units = track.split((region.seed, 0)).units

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from ..compat.torch import OpOverload
+from ..capture.words import WHOLE_REGION
 from ..errors import Problem, RuleError
 from ..resources import listing
 from ..resources import read as read_resource
@@ -77,6 +78,12 @@ def bind_rule(rule: Rule, call: Call) -> Projection:
 
 def no_schema(name: str) -> Problem:
     """An operator that takes functions: `flex_attention`, `cond`."""
+    if name == "invoke_subgraph":
+        return Problem(
+            "a region of torch.compiler.nested_compile_region is one call",
+            "a rule names the arguments of an operator's schema; a region has none, and its operators are out of sight",
+            WHOLE_REGION,
+        )
     return Problem(
         f"'{name}' is a higher-order operator: no rule can speak of it",
         "a rule names the arguments of an operator's schema; an operator that takes functions has none",

@@ -181,9 +181,7 @@ def test_a_dtype_that_the_solver_forgets_is_refused(dtype, monkeypatch):
     right = Autograd.flows
 
     def forgetful(self, node, *args):
-        return tuple(
-            f and t.dtype is not dtype for f, t in zip(right(self, node, *args), tensors_of(node.meta["val"]))
-        )
+        return tuple(f and t.dtype is not dtype for f, t in zip(right(self, node, *args), tensors_of(node.meta["val"])))
 
     monkeypatch.setattr(Autograd, "flows", forgetful)
     assert "gradient" in refused(solved(graph))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autosp.capture import trace
-from autosp.errors import RuleError
+from autosp.errors import CaptureError, RuleError
 from autosp.parity import simulate
 from autosp.solve import load_device, solve
 from tests.lower.models import ends, layout_of
@@ -51,6 +51,18 @@ class OnWhole(nn.Module):
 
     def forward(self, x, y):
         return (self.up(x * halved(y)) - y).square().mean()
+
+
+class Region(nn.Module):
+    """A part of the forward that is compiled once, until its decorator is left out."""
+
+    def __init__(self, decorate):
+        super().__init__()
+        self.up = nn.Linear(6, 6)
+        self.part = decorate(lambda x: x + self.up(x).tanh())
+
+    def forward(self, x, y):
+        return (self.part(self.part(self.up(x))) - y).square().mean()
 
 
 def plan_of(model: nn.Module, p: int = 2):
@@ -136,3 +148,12 @@ def test_on_a_whole_value_without_a_gradient_it_runs_whole():
 def test_one_rank_needs_no_rule():
     plan, *_ = plan_of(OnSplit(), 1)
     assert plan.reshards == ()
+
+
+def test_a_nested_region_is_one_call_until_its_decorator_is_left_out():
+    with pytest.raises((RuleError, CaptureError)) as caught:  # torch 2.11 does not trace one
+        plan_of(Region(torch.compiler.nested_compile_region))
+    fix = caught.value.problems[0].fix
+    assert fix.startswith("leave the decorator torch.compiler.nested_compile_region out")
+    plan, *_ = plan_of(Region(lambda part: part))
+    assert plan.problem.ops
