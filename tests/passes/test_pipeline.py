@@ -22,6 +22,7 @@ from autosp.passes import NAMES, PASSES, Context, Program, run
 from autosp.passes.pipeline import SKIP
 from autosp.passes.predict import FIRST
 from autosp.spec import load
+from tests import architecture
 from tests.execute.families import build
 
 PACKAGE = Path(autosp.__file__).parent
@@ -140,3 +141,7 @@ def test_a_pass_that_cannot_be_left_out_is_refused(monkeypatch):
         "   = rule: AUTOSP_SKIP names passes that may be left out, by commas: hoist_slices, window_attention, tile\n"
         "   = fix: did you mean 'window_attention'?"
     )
+
+
+def test_the_page_is_what_the_code_says():
+    assert architecture.PAGE.read_text() == architecture.written()

@@ -1,0 +1,66 @@
+"""`python -m tests.architecture`: docs/architecture.md, from the packages' and the passes' own docstrings."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+
+from autosp.passes import PASSES, Pass
+from tests.test_imports import STAGES
+
+PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+
+HEAD = """\
+# Architecture
+
+Written by `python -m tests.architecture` from the docstrings of the packages and of the passes.
+
+## Stages
+
+A module imports its own stage and those above it in this table (`tests/test_imports.py` holds it).
+
+| stage | |
+| --- | --- |
+"""
+PASSED = """
+## Passes
+
+One frozen `Program` goes through one list, `autosp/passes/pipeline.py`: `autosp.compile` runs all of it, `autosp.plan`
+up to `shard` and then, for one rank, the rest; `autosp.measure` looks at the very program that runs; `autosp parity
+--simulate` runs every rank's up to `tile`. Nothing else orders passes. What runs is verified after the passes that say
+so, on the graph that is handed to the compiler. `AUTOSP_DUMP=FOLDER` writes the program after each pass, with its
+seconds and the number of its calls; `AUTOSP_SKIP=NAME,NAME` leaves optional ones out.
+
+| | pass | does | verified by |
+| --- | --- | --- | --- |
+"""
+
+
+def written() -> str:
+    stages = [f"| `{name}` | {first_sentence(f'autosp.{name}')} |" for name in STAGES]
+    rows = [row(number, each) for number, each in enumerate(PASSES, 1)]
+    return HEAD + "\n".join(stages) + "\n" + PASSED + "\n".join(rows) + "\n" + "".join(map(example, PASSES))
+
+
+def first_sentence(module: str) -> str:
+    return re.split(r"(?<=\.)\s", " ".join((inspect.getdoc(importlib.import_module(module)) or "").split()))[0]
+
+
+def row(number: int, each: Pass) -> str:
+    name = f"`{each.name}`" + (" (optional)" if each.optional else "")
+    by = f"`passes/verify.py: {each.verify.__name__}`" if each.verify else ""
+    return f"| {number} | {name} | {' '.join(each.summary.split())} | {by} |"
+
+
+def example(each: Pass) -> str:
+    """What is before and after a pass, as its file says."""
+    text = " ".join((inspect.getdoc(sys.modules[each.run.__module__]) or "").split())
+    before = re.search(r"Before: (.*?) After: (.*)", text)
+    return f"\n**{each.name}**\n\n- before: {before[1]}\n- after: {before[2]}\n" if before else ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written())
