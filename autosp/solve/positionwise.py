@@ -26,7 +26,7 @@ from ..layout import REPLICATE, Placement, assemble, count, shard
 from ..rules import project
 from .mapped import DROPOUT, is_random
 from .problem import Op, Value, hint_of
-from .trial_graph import ATTENTION, as_tried, constants, on_cpu, scale_of
+from .trial_graph import ATTENTION, as_tried, compared_with, constants, on_cpu, scale_of
 
 BAR = 1e-4  # of the largest value, in fp32
 ROOM = 2 << 30  # bytes of all values of the module at most
@@ -114,7 +114,7 @@ def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Verdict:
     why = ""
     tried = set()
     proofs = [Run(draw) for draw in (_random, _counted, _equal, _limit)]
-    probes = [*(Run(_random, numbers=i) for i in trial.whole_numbers), Run(_random, given=0)]
+    probes = [*(Run(_random, numbers=each) for each in trial.compared.items()), Run(_random, given=0)]
     for run in (*proofs, *probes):
         whole, reason = _whole(trial, run)
         if run in proofs:
@@ -153,13 +153,13 @@ class Run:
     """How a trial is run.
 
     given: what the results' gradients are multiplied by. Of none, an honest module makes none; what it adds by itself
-    (a loss that keeps experts busy) is too small to be seen beside them. numbers: the operand that holds whole numbers
-    which the operators are called with, where `draw` would hardly hit one.
+    (a loss that keeps experts busy) is too small to be seen beside them. numbers: an operand, and the whole numbers that
+    it holds (a token's, a kind's), where `draw` would hardly hit one.
     """
 
     draw: Draw
     given: int = 1
-    numbers: int | None = None
+    numbers: tuple[int, list[int]] | None = None
 
 
 @attrs.frozen(eq=False)
@@ -176,18 +176,22 @@ class _Trial:
     length: int
 
     @property
-    def whole_numbers(self) -> list[int]:
-        """The operands that hold whole numbers."""
-        made = [as_tried(v.dtype) for v in self.values]
-        return [i for i, d in enumerate(made) if not (d.is_floating_point or d.is_complex or d is torch.bool)]
+    def compared(self) -> dict[int, list[int]]:
+        """The operands of whole numbers that the module compares with numbers, by their places, and those numbers."""
+        inputs = self.body.graph.find_nodes(op="placeholder")
+        tensors = [n for n, size in zip(inputs, self.said.operands, strict=True) if isinstance(size, tuple)]
+        whole = {i: v for i, v in enumerate(self.values) if not (v.dtype.is_floating_point or v.dtype.is_complex)}
+        found = {i: compared_with(tensors[i]) for i, v in whole.items() if v.dtype is not torch.bool}
+        return {i: sorted({0, 1, *numbers}) for i, numbers in found.items() if numbers}
 
     def run(self, run: Run, parts: int | None = None) -> list[torch.Tensor | None]:
         """The results and the operands' gradients, of the whole or put together from shards."""
         draw = run.draw
         generator = torch.Generator().manual_seed(0)
         data = [draw(v, s, as_tried(v.dtype), generator) for v, s in zip(self.values, self.shapes, strict=True)]
-        if run.numbers is not None:
-            data[run.numbers] = self._among_numbers(data[run.numbers], generator)
+        if run.numbers:
+            i, numbers = run.numbers
+            data[i] = torch.tensor(numbers)[torch.randint(len(numbers), data[i].shape, generator=generator)].to(data[i])
         if draw is _limit:  # what is alike for all positions may be a limit to how many there are
             data = [
                 torch.full_like(x, self.length // 2) if at is REPLICATE and not v.param and not x.is_complex() else x
@@ -208,11 +212,6 @@ class _Trial:
             *(assemble(list(each), at) for each, at in zip(zip(*results, strict=True), self.gives, strict=True)),
             *(_together(list(each), at) for each, at in zip(zip(*gradients, strict=True), self.needs, strict=True)),
         ]
-
-    def _among_numbers(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Numbers among those that operators are called with: a token's, or a kind's."""
-        numbers = torch.tensor(sorted({0, 1, *(n for n in constants(self.body, self.said) if n < 1 << 30)}))
-        return numbers[torch.randint(len(numbers), x.shape, generator=generator)].to(x.dtype)
 
     def _once(self, data: list[torch.Tensor], held: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The results on copies of the data, and the copies."""

@@ -21,6 +21,11 @@ ATTENTION = torch.ops.aten.scaled_dot_product_attention.default  # (q, k, v, mas
 SMALL = 64  # dims below it stay as they are
 ROWS = 8  # what a dim keeps at least: grouped products want rows of 16 bytes
 ENDLESS = 1 << 31  # "to the end", among a slice's bounds
+COMPARISONS = {getattr(torch.ops.aten, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+SHAPED = {  # what leaves values as they are
+    getattr(torch.ops.aten, name)
+    for name in "view reshape flatten unflatten unsqueeze squeeze expand transpose permute to _to_copy clone alias contiguous".split()
+}
 LOW = (torch.bfloat16, torch.float16)
 
 
@@ -81,6 +86,21 @@ def on_cpu(body: fx.GraphModule, scale: Scale) -> fx.GraphModule:
         if node.target is ENTER_AUTOCAST:
             new.args = (*new.args[:2], False, *new.args[3:])
     return fx.GraphModule(body, graph)
+
+
+def compared_with(node: fx.Node) -> set[int]:
+    """The whole numbers that a value is compared with, itself or in another shape or dtype."""
+    found: set[int] = set()
+    pending, seen = [node], set()
+    while pending:
+        for user in pending.pop().users:
+            packet = getattr(user.target, "overloadpacket", None)
+            if packet in COMPARISONS:
+                found |= {a for a in user.args if isinstance(a, int) and not isinstance(a, bool)}
+            elif packet in SHAPED and user not in seen:
+                seen.add(user)
+                pending.append(user)
+    return found
 
 
 def constants(body: fx.GraphModule, said: Mapped) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import autosp
 from autosp.cli._trial import Trial
@@ -15,6 +16,7 @@ from autosp.passes import Context, NeedsSymbols, Program, fixed_lengths, sharded
 from autosp.rules import default_rules, read, user
 from autosp.rules.book import RuleBook
 from autosp.solve import automap, positionwise
+from autosp.solve.trial_graph import compared_with
 from autosp.spec import parse
 from tests.execute import experts
 
@@ -157,3 +159,14 @@ def test_the_rule_that_an_error_drafts_can_be_added_and_then_the_model_is_exact(
     assert default_rules().by_name["autosp_tests.grouped.default"] and user.folder().exists()
     verdict = parity("DropsSome", steps=1)
     assert verdict.exact, page(verdict)
+
+
+def test_only_numbers_that_a_value_is_compared_with_are_drawn():
+    """An index of experts is compared with nothing: one that is too large reads what no one wrote."""
+    def module(ids, index):
+        chosen = (ids.view(-1).to(torch.int64) == 7) | (ids.view(-1) > 31)
+        return index.view(-1).sort().values * chosen, index.clamp(max=3)
+
+    graph = make_fx(module)(torch.zeros(2, 4, dtype=torch.int32), torch.zeros(8, dtype=torch.long))
+    ids, index = graph.graph.find_nodes(op="placeholder")
+    assert compared_with(ids) == {7, 31} and compared_with(index) == set()
