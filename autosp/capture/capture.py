@@ -29,8 +29,8 @@ from ..syntax import Layout
 from . import own, words
 from .assertions import keep_assertions
 from .canonical import canonicalise
-from .casts import open_regions
 from .captured import Captured, Output, Placeholder, module_path, source_line, tensors_of
+from .casts import open_regions
 from .constraints import constrain_modules
 from .effects import lost_effects
 from .functional import functionalise

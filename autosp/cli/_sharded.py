@@ -152,7 +152,9 @@ class Simulator:
                 if key not in self._planners:
                     self._planners[key] = Planner(model, batch, spec)
                 plan, captured, examples = self._planners[key].planned(trial.sp)
-            self._programs[key, trial.sp] = _Program(plan, captured, examples, Simulation(plan, tiles=spec.tile, checked=True))
+            self._programs[key, trial.sp] = _Program(
+                plan, captured, examples, Simulation(plan, tiles=spec.tile, checked=True)
+            )
         return self._programs[key, trial.sp]
 
 

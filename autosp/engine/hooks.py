@@ -15,8 +15,8 @@ def warn_of_hooks(model: torch.nn.Module | None) -> None:
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         warnings.warn(
-            f"autosp: parameter '{names[0]}'{more} has a hook on its gradient. The engine sums gradients over ranks after "
-            "it, so the hook sees this rank's part: what is linear in the gradient is right, a norm or a clip is not. Do "
-            "that with the engine's own setting, or after engine.backward",
+            f"autosp: parameter '{names[0]}'{more} has a hook on its gradient. The engine sums gradients over ranks "
+            "after it, so the hook sees this rank's part: what is linear in the gradient is right, a norm or a clip is "
+            "not. Do that with the engine's own setting, or after engine.backward",
             stacklevel=2,
         )

@@ -89,8 +89,8 @@ class Request:
     def predicted(self, inputs: Mapping[str, Any], room: int) -> tuple[Plan, int]:
         """The plan, and the bytes of the program's own peak with the states that last, where activations
         and gradients have `room` bytes. Without a backward there is no memory, and 0 bytes."""
-        from ..recompute.notes import offload_notes, tile_notes
         from ..passes import predict
+        from ..recompute.notes import offload_notes, tile_notes
 
         solved, examples = self._solved(inputs)
         found = predict(

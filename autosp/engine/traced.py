@@ -55,9 +55,7 @@ class Planner:
         while True:
             captured, examples = self._traced(symbols)
             try:
-                context = Context(
-                    ends=partial(ends, self.spec), axis=self.axis, ranks=sp, device=chip, mapped=refused
-                )
+                context = Context(ends=partial(ends, self.spec), axis=self.axis, ranks=sp, device=chip, mapped=refused)
                 made = sharded(Program(captured), context)
                 known[str(self.spec), sp] = refused
                 return made.plan, made.captured, examples

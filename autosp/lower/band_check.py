@@ -22,7 +22,10 @@ from .band import BAND, BLOCK
 
 aten = torch.ops.aten
 RULE = "a query sees the keys of its window, its own the last"
-FIX = "this is a fault of autosp: switch the pass off with AUTOSP_SKIP=window_attention, and report it with AUTOSP_DUMP's files"
+FIX = (
+    "this is a fault of autosp: switch the pass off with AUTOSP_SKIP=window_attention, "
+    "and report it with AUTOSP_DUMP's files"
+)
 
 
 class _Wrong(Exception):
@@ -44,7 +47,9 @@ def check_bands(before: fx.GraphModule, after: fx.GraphModule) -> None:
     old = {n.name: n for n in before.graph.nodes}
     replaced = {n.name for n in old.values() if n.meta.get(BAND) is not None} - {n.name for n in after.graph.nodes}
     joined = {n.meta[BLOCK]: n for n in after.graph.nodes if n.target is aten.cat.default and BLOCK in n.meta}
-    faults = [_fault(old[name], "it is gone, and no blocks are in its place") for name in sorted(replaced - set(joined))]
+    faults = [
+        _fault(old[name], "it is gone, and no blocks are in its place") for name in sorted(replaced - set(joined))
+    ]
     for name, cat in joined.items():
         try:
             _checked(old[name], cat)
@@ -93,7 +98,9 @@ def _checked(node: fx.Node, cat: fx.Node) -> None:
         q, k, v = (_rows(x) for x in block.args[:3])
         before = at - k.first
         if q.of != query or q.first != at or (k.of, v.of) != (key, value) or (k.first, k.last) != (v.first, v.last):
-            raise _Wrong(f"a block reads queries {q.first} to {q.last}, keys {k.first} to {k.last}, values {v.first} to {v.last}")
+            raise _Wrong(
+                f"a block reads queries {q.first} to {q.last}, keys {k.first} to {k.last}, values {v.first} to {v.last}"
+            )
         if k.last != q.last or (before < window - 1 and k.first > 0):
             raise _Wrong(f"queries {q.first} to {q.last} have the keys {k.first} to {k.last}, of a window of {window}")
         causal, near = Sum(before, (1, -1)), Sum(window - 1 - before, (-1, 1))

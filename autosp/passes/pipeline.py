@@ -33,7 +33,8 @@ DUMP, SKIP = "AUTOSP_DUMP", "AUTOSP_SKIP"
 
 @attrs.frozen
 class Pass:
-    """One step. verify: what must hold after it, of the program before, the program, and the context; optional: whether a user may switch it off by its name."""
+    """One step. verify: what must hold after it, of the program before, the program, and the context; optional: whether
+    a user may switch it off by its name."""
 
     run: Callable[[Program, Context], Program]
     verify: Callable[[Program, Program, Context], None] | None = None

@@ -31,9 +31,9 @@ class Program:
 
     captured: the global graph, its inputs, parameters and outputs. plan: the sharding of every value, and the reshards;
     from `shard` on. local: one rank's graph, from `lower_to_rank` on. windows: how many of its attentions run over a
-    sliding window, block by block. cut: the local graph before it was cut into tiles. tiled, notes: what runs in tiles, and what does not and why. decision: what is saved
-    for the backward; None where PyTorch chooses. mapped: calls of modules that became one call each. stage: the last pass, "capture" where there was none. passes: those
-    that ran.
+    sliding window, block by block. cut: the local graph before it was cut into tiles. tiled, notes: what runs in tiles,
+    and what does not and why. decision: what is saved for the backward; None where PyTorch chooses. mapped: calls of
+    modules that became one call each. stage: the last pass, "capture" where there was none. passes: those that ran.
     """
 
     captured: Captured

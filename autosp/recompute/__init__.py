@@ -6,4 +6,15 @@ from .partition import Choice, Partitioner
 from .tile import Tiled, Tilings, tile, tilings
 from .tile_check import check_tiles
 
-__all__ = ["Choice", "Compiler", "Decision", "Partitioner", "Tiled", "Tilings", "check_tiles", "decide", "tile", "tilings"]
+__all__ = [
+    "Choice",
+    "Compiler",
+    "Decision",
+    "Partitioner",
+    "Tiled",
+    "Tilings",
+    "check_tiles",
+    "decide",
+    "tile",
+    "tilings",
+]

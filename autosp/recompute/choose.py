@@ -225,7 +225,8 @@ class Chooser:
                     yield s
 
     def _fixed(self, n: fx.Node, protect: bool) -> bool:
-        """Whether an operator runs once: draws and copies of written buffers always, attention and collectives where protected."""
+        """Whether an operator runs once: draws and copies of written buffers always, attention and collectives where
+        protected."""
         return kinds.runs_once(n) or (protect and (kinds.is_attention(n) or kinds.is_collective(n)))
 
 

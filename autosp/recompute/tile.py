@@ -67,9 +67,7 @@ def tile(
     return made.local, made.tiled, made.notes
 
 
-def tilings(
-    gm: fx.GraphModule, tiles: Sequence[Tile], hints: Mapping | None = None, room: int = 0
-) -> Tilings:
+def tilings(gm: fx.GraphModule, tiles: Sequence[Tile], hints: Mapping | None = None, room: int = 0) -> Tilings:
     """The local graph with its loss, its MLPs and its masks in tiles, as `tiles` asks.
 
     gm: the local graph of one rank, its inputs with their fake values in `val`. hints: the numbers

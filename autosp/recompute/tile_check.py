@@ -38,13 +38,16 @@ from .tile_values import COLLECTIVE, Ref, Values, ref
 
 aten = torch.ops.aten
 OF, SPLIT, PART = "autosp_of", "autosp_split", "autosp_part"
-FIX = "this is a fault of autosp or of a rule: switch the pass off with AUTOSP_SKIP=tile, and report it with AUTOSP_DUMP's files"
+FIX = (
+    "this is a fault of autosp or of a rule: switch the pass off with AUTOSP_SKIP=tile, "
+    "and report it with AUTOSP_DUMP's files"
+)
 
 
 @attrs.frozen
 class Part:
-    """What a node of the tiled graph is of a value: `at` over `tiles` tiles, the `tile`-th of them. opened: the dim that
-    is viewed as two, and the size of the first. of: the tiles whose addends are in it, of a sum that is not whole."""
+    """What a node of the tiled graph is of a value: `at` over `tiles` tiles, the `tile`-th of them. opened: the dim
+    that is viewed as two, and the size of the first. of: the tiles whose addends are in it, of a sum that is not whole."""
 
     ref: Ref
     at: Placement = REPLICATE
@@ -238,7 +241,9 @@ class _Checker:
             lambda target, args, kwargs: Calls(target, tuple(args), dict(kwargs)), Size,
         )  # fmt: skip
         if not fits(node, wanted, self._value, self._int) or self.casts[0].get(old) != self.casts[1].get(node):
-            self._fault(node, f"{node.target} is called otherwise than {old.target} is in a tile", "a tile's call is local")
+            self._fault(
+                node, f"{node.target} is called otherwise than {old.target} is in a tile", "a tile's call is local"
+            )
             return
         made = tuple(
             Part(r, at, tile if at is not REPLICATE else 0, tiles if at is not REPLICATE else 1)

@@ -7,8 +7,8 @@ from typing import Any
 
 import attrs
 
-from ..compat.torch import OpOverload
 from ..capture.words import WHOLE_REGION
+from ..compat.torch import OpOverload
 from ..errors import Problem, RuleError
 from ..resources import listing
 from ..resources import read as read_resource

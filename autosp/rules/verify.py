@@ -14,8 +14,8 @@ from typing import Any
 import attrs
 import torch
 
-from ..errors import RuleError
 from ..compat.tested import dropped
+from ..errors import RuleError
 from ..layout import PARTIAL, REPLICATE, Placement, Split, assemble, local_shape, shard
 from ..spec.constraining import constrain_op as _registers_autosp_constrain  # noqa: F401
 from .book import RuleBook

@@ -40,8 +40,8 @@ def _checkpoints(captured: Captured) -> list[str]:
         return []
     calls = f"{captured.checkpointed} call{'s' * (captured.checkpointed > 1)}"
     return [
-        f"the model's own gradient checkpointing ({calls}) gives way to the spec's 'recompute', which decides what runs "
-        "twice; 'recompute full' keeps what enters a layer, as checkpointed layers do"
+        f"the model's own gradient checkpointing ({calls}) gives way to the spec's 'recompute', which decides what "
+        "runs twice; 'recompute full' keeps what enters a layer, as checkpointed layers do"
     ]
 
 

@@ -153,8 +153,8 @@ class Run:
     """How a trial is run.
 
     given: what the results' gradients are multiplied by. Of none, an honest module makes none; what it adds by itself
-    (a loss that keeps experts busy) is too small to be seen beside them. numbers: an operand, and the whole numbers that
-    it holds (a token's, a kind's), where `draw` would hardly hit one.
+    (a loss that keeps experts busy) is too small to be seen beside them. numbers: an operand, and the whole numbers
+    that it holds (a token's, a kind's), where `draw` would hardly hit one.
     """
 
     draw: Draw

@@ -174,8 +174,7 @@ def _add_call(node, flows, binder, of, new, ops) -> None:
     bodies, reasons = own_of(node), ()
     constant = bodies.constant if bodies is not None else ()  # results that an own backward leaves out
     results = tuple(
-        new(node, None if single else i, t, flows[i] and i not in constant, param, given)
-        for i, t in enumerate(found)
+        new(node, None if single else i, t, flows[i] and i not in constant, param, given) for i, t in enumerate(found)
     )
     own = Bodies(bodies, tuple(v.diff for v in operands), binder.bind) if bodies is not None else None
     if own is None:

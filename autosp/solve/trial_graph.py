@@ -24,7 +24,9 @@ ENDLESS = 1 << 31  # "to the end", among a slice's bounds
 COMPARISONS = {getattr(torch.ops.aten, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 SHAPED = {  # what leaves values as they are
     getattr(torch.ops.aten, name)
-    for name in "view reshape flatten unflatten unsqueeze squeeze expand transpose permute to _to_copy clone alias contiguous".split()
+    for name in (
+        "view reshape flatten unflatten unsqueeze squeeze expand transpose permute to _to_copy clone alias contiguous"
+    ).split()
 }
 LOW = (torch.bfloat16, torch.float16)
 

@@ -14,8 +14,7 @@ from autosp.cli.parity import judge, page
 from autosp.engine.backend import ends
 from autosp.engine.failures import asserting
 from autosp.lower import Rank, check, lower
-from autosp.parity import simulate
-from autosp.parity import run_ranks
+from autosp.parity import run_ranks, simulate
 from autosp.solve import load_device, solve
 from autosp.spec import parse
 from tests.execute import data

@@ -58,7 +58,9 @@ def test_the_backward_is_of_the_value_that_the_forward_read():
 
 def test_real_ranks_keep_what_eager_keeps():
     found = launch(2, "tests.execute.keeping:kept", ["Keeping", "OnlyLoss"], deepspeed=False)
-    for ranks, names in zip(found, ({"steps", "table", "mean", "seen", "range"}, {"scale", "hidden", "total"}), strict=True):
+    for ranks, names in zip(
+        found, ({"steps", "table", "mean", "seen", "range"}, {"scale", "hidden", "total"}), strict=True
+    ):
         assert not errors(ranks), errors(ranks)
         for outcome in ranks:
             assert names <= set(outcome.value)

@@ -20,7 +20,7 @@ from autosp.solve import Plan, solve
 from autosp.solve.device import load_device
 from tests.execute.families import RotaryLlama, freqs_cis
 from tests.lower.models import Llama, Toy, ends, layout_of, misses, named, planned
-from tests.lower.test_faults import FAULTS, P, UNEVEN, changes, set_arg
+from tests.lower.test_faults import FAULTS, UNEVEN, P, changes, set_arg
 
 aten = torch.ops.aten
 

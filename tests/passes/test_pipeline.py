@@ -1,4 +1,4 @@
-"""One order of passes: what is compiled, planned, measured and simulated are prefixes of it, and it tells what it did."""
+"""One order of passes: what is compiled, planned, measured and simulated are prefixes of it; it tells what it did."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ PACKAGE = Path(autosp.__file__).parent
 # What the passes run: nobody else may, outside the stage that it belongs to, or there would be a second order.
 STEPS = {
     ("solve", "solve"), ("solve", "mapped"), ("solve", "tried"), ("lower", "lower"), ("lower", "check"),
-    ("lower", "band"), ("lower", "check_bands"), ("recompute", "tilings"), ("recompute", "check_tiles"), ("recompute.tile_hoist", "hoisted"),
+    ("lower", "band"), ("lower", "check_bands"), ("recompute", "tilings"), ("recompute", "check_tiles"),
+    ("recompute.tile_hoist", "hoisted"),
 }  # fmt: skip
 
 

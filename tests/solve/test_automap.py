@@ -163,6 +163,7 @@ def test_the_rule_that_an_error_drafts_can_be_added_and_then_the_model_is_exact(
 
 def test_only_numbers_that_a_value_is_compared_with_are_drawn():
     """An index of experts is compared with nothing: one that is too large reads what no one wrote."""
+
     def module(ids, index):
         chosen = (ids.view(-1).to(torch.int64) == 7) | (ids.view(-1) > 31)
         return index.view(-1).sort().values * chosen, index.clamp(max=3)
