@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from .sizes import LETTERS, Cell
 
 ROOT = Path(__file__).parents[3]
+AT_ONCE = {"cuda": 1, "cpu": 2}
 TAIL = 12  # lines of a failed process's stderr that are kept
 
 NOISE = "SyncActivityProfilerHandler"  # what the profiler says of itself
@@ -37,18 +39,26 @@ def run(
 ) -> Iterator[dict[str, Any]]:
     """What came of every cell, as it ends; each is also a JSON file of the folder `results`.
 
-    minutes: for all of them. What no longer fits is left out, and that is said. place: "cuda" or "cpu".
+    minutes: for all of them. What no longer fits is left out, and that is said. place: "cuda", where one runs at a
+    time, or "cpu", where two do.
     """
     deadline = time.monotonic() + 60 * minutes
-    for cell in cells:
+
+    def found(cell: Cell) -> dict[str, Any]:
         left = deadline - time.monotonic()
-        if left < cell.needs:
-            outcome = named(cell) | {"left_out": f"{left:.0f} s are left, and it takes about {cell.needs:.0f}"}
-            (results / cell.file).write_text(json.dumps(outcome, indent=1) + "\n")
-        else:
-            outcome = one(cell, results, min(cell.limit, left), place)
-        say(told(outcome))
-        yield outcome
+        if left >= cell.needs:
+            return one(cell, results, min(cell.limit, left), place)
+        outcome = named(cell) | {"left_out": f"{left:.0f} s are left, and it takes about {cell.needs:.0f}"}
+        (results / cell.file).write_text(json.dumps(outcome, indent=1) + "\n")
+        return outcome
+
+    pool = ThreadPoolExecutor(AT_ONCE[place])
+    try:
+        for outcome in pool.map(found, cells):
+            say(told(outcome))
+            yield outcome
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def named(cell: Cell) -> dict[str, Any]:
