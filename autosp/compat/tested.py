@@ -69,7 +69,7 @@ Release = tuple[int, ...]
 
 
 # Operators that shipped rules name and newer releases of torch have dropped: since when.
-DROPPED = {"aten.cholesky.default": "2.15", "aten.qr.default": "2.15"}
+DROPPED = {"aten.cholesky.default": "2.14", "aten.qr.default": "2.14"}
 
 
 def dropped(operator: str) -> bool:
