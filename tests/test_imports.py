@@ -1,50 +1,27 @@
-"""The shape of the package: imports point one way, one stage knows DeepSpeed, files stay small."""
+"""The shape of the package: imports point one way, between files too; one stage knows DeepSpeed, files stay small."""
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "autosp"
+from tests.imports import PACKAGE, cycles, graph, imports_of, module_of
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports its own stage and the ones to its left.
 STAGES = "errors compat resources syntax spec layout capture rules solve lower recompute passes parity engine report cli".split()
 PUBLIC = {"autosp", "autosp.deepspeed"}  # the front door imports any stage, and only `cli` comes through it
-
-
-def module_of(path: Path) -> str:
-    """`autosp/solve/cost.py` is `autosp.solve.cost`; a package is its folder."""
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+# What is imported by a string is not seen here: names that are there later, commands, and modules that a user names.
+BY_STRING = {
+    "autosp", "autosp.cli", "autosp.cli._worker", "autosp.cli.rules", "autosp.compat.names", "autosp.spec",
+    "autosp.spec.build",
+}  # fmt: skip
 
 
 def stage_of(module: str) -> str:
     return module.split(".")[1]
-
-
-def imports_of(path: Path) -> list[str]:
-    """Every module that a file imports, wherever in the file."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        if isinstance(node, ast.ImportFrom):
-            found += _from(path, node)
-    return found
-
-
-def _from(path: Path, node: ast.ImportFrom) -> list[str]:
-    """`from autosp import x` imports autosp.x when x is a stage."""
-    base = node.module or ""
-    if node.level:
-        parents = path.relative_to(PACKAGE.parent).parent.parts
-        base = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
-    if base == "autosp":
-        return [f"autosp.{alias.name}" if alias.name in STAGES else "autosp" for alias in node.names]
-    return [base]
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
@@ -78,14 +55,44 @@ def test_files_are_short(path: Path):
     assert len(path.read_text().splitlines()) < 400
 
 
-def test_the_parser_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tests.test_imports.PACKAGE", tmp_path / "autosp")
+def test_no_file_imports_itself_through_others():
+    assert cycles(graph()) == []
+
+
+def test_a_cycle_is_found(tmp_path: Path):
+    texts = {
+        "solve/__init__.py": "from .a import A",
+        "solve/a.py": "def f():\n    from . import b",
+        "solve/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..rules.c import C",
+        "rules/__init__.py": "",
+        "rules/c.py": "import autosp.solve.a",
+        "rules/d.py": "from . import c",
+    }
+    for name, text in texts.items():
+        path = tmp_path / "autosp" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = graph(tmp_path / "autosp")
+    assert found["autosp.rules.c"] == {"autosp.solve", "autosp.solve.a"}, "a package's own file runs before its others"
+    assert cycles(found) == [["autosp.rules.c", "autosp.solve", "autosp.solve.a", "autosp.solve.b"]]
+
+
+def test_imports_by_a_string_are_few():
+    found = {module_of(path) for path in FILES if "import_module(" in path.read_text()}
+    assert found == BY_STRING
+    assert not [path for path in FILES if "__import__" in path.read_text()]
+
+
+def test_the_parser_sees_every_form_of_import(tmp_path: Path):
     path = tmp_path / "autosp" / "solve" / "x.py"
     path.parent.mkdir(parents=True)
+    (path.parent / "cost.py").touch()
+    (tmp_path / "autosp" / "rules").mkdir()
+    (tmp_path / "autosp" / "rules" / "__init__.py").touch()
     path.write_text(
-        "import autosp.engine\nfrom autosp import rules, compile\nfrom . import cost\nfrom ..spec import load\n"
+        "import autosp.engine\nfrom autosp import rules, compile\nfrom . import cost, Plan\nfrom ..spec import load\n"
         "def f():\n    from deepspeed.comm import x\n"
     )
-    assert imports_of(path) == [
-        "autosp.engine", "autosp.rules", "autosp", "autosp.solve", "autosp.spec", "deepspeed.comm",
+    assert imports_of(path, tmp_path / "autosp") == [
+        "autosp.engine", "autosp.rules", "autosp", "autosp.solve.cost", "autosp.solve", "autosp.spec", "deepspeed.comm",
     ]  # fmt: skip

@@ -75,7 +75,7 @@ def judge(trial: Any, simulate: bool, simulator: Any = None) -> Any:
 
     simulator: what simulates it, by default a new one.
     """
-    from ..engine.compile import spec_for
+    from ..engine.resolve import spec_for
     from ._launch import launch
     from ._sharded import Simulator
     from ._trial import build

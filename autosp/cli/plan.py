@@ -61,9 +61,9 @@ def _say(report: Any, as_json: bool) -> None:
 
 def ask(model: str, spec: str | None, batch: int, dtype: str, length: int, **said: Any) -> Any:
     """The request of a command line. Raises SpecError, PlanError and EngineError for what is wrong of it."""
-    from ..engine.compile import resolve_spec
     from ..engine.failures import placed
     from ..engine.planning import request
+    from ..engine.resolve import resolve_spec
     from ..recompute.state import DTYPES
     from ._models import inputs_for, model_named
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from attrs import evolve
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
-from ..compat.tested import warn_of_untested
-from ..compat.torch import compiled_call, set_compiled_call, uncompiled
-from ..errors import EngineError, Problem, SpecError
-from ..solve import Device, load_device
-from ..spec import Spec, check_model, for_class, load, parse
-from ..spec.joined import joined
+from ..compat.torch import compiled_call, set_compiled_call
+from ..errors import EngineError, Problem
+from ..solve import Device
+from ..spec import Spec
 from .agree import Agreement, new_program
-from .backend import Backend, Options
-from .failures import placed
-from .marks import with_marks
+from .backend import Backend
+from .deepspeed import compile_engine
 from .mesh import from_device_mesh, is_deepspeed
-from .recomputing import States
+from .resolve import make_options, resolve_spec, spec_for
 from .step import Step, fully_sharded, prepare
 
 
@@ -52,8 +46,6 @@ def compile(
     """
     with new_program() as number:
         if is_deepspeed(model_or_engine):
-            from .deepspeed import compile_engine
-
             return compile_engine(
                 model_or_engine, spec, number, mesh=mesh, device=device, recompute=recompute, backend=backend,
                 dynamic=dynamic, grad_reduce=grad_reduce,
@@ -103,46 +95,6 @@ def install(module: torch.nn.Module, program: Backend, dynamic: bool | None) -> 
     set_compiled_call(module, Step(module, compiled_call(module), program, cache_was_on))
 
 
-def spec_for(spec: Spec | str | None, module: torch.nn.Module) -> Spec:
-    """The spec of a module. Raises SpecError where it cannot be read or does not fit the module, and
-    EngineError for what torch.compile made of one: its call would pass by the program."""
-    if uncompiled(module) is not module:
-        raise EngineError(_compiled(type(uncompiled(module)).__name__))
-    chosen = resolve_spec(spec, module)
-    if spec is None:
-        chosen = with_marks(chosen, module)
-    problems = check_model(chosen, module)
-    if problems:
-        raise SpecError([evolve(p, where=p.where or f"spec {chosen.family or '<unnamed>'}") for p in problems])
-    return chosen
-
-
-def resolve_spec(spec: Spec | str | None, module: torch.nn.Module | None) -> Spec:
-    """A Spec from what a user may name one by, over one axis where its axes always split together. Raises SpecError."""
-    return joined(_named(spec, module))
-
-
-def _named(spec: Spec | str | None, module: torch.nn.Module | None) -> Spec:
-    if isinstance(spec, Spec):
-        return spec
-    with placed("autosp.compile(spec=...)"):
-        if spec is None:
-            return for_class(type(module).__name__)
-        return parse(spec) if "\n" in str(spec) else load(str(spec) if isinstance(spec, Path) else spec)
-
-
-def make_options(
-    device, recompute, backend: str, dynamic: bool | None, *, complete=True, grad_scale=1.0, states: States = States()
-) -> Options:
-    warn_of_untested()
-    chosen = device if isinstance(device, Device) else load_device(device or _default_device())
-    return Options(backend, chosen, dynamic, recompute, grad_scale, complete, states)
-
-
-def _default_device() -> str:
-    return "a100-80gb" if torch.cuda.is_available() else "cpu"
-
-
 def _completes(grad_reduce: str | None) -> bool:
     if grad_reduce not in (None, "backward", "engine"):
         raise EngineError(
@@ -155,15 +107,6 @@ def _completes(grad_reduce: str | None) -> bool:
             )
         )
     return grad_reduce != "engine"
-
-
-def _compiled(model: str) -> Problem:
-    return Problem(
-        what=f"{model} is compiled by torch.compile already",
-        rule="autosp compiles the model itself",
-        fix="leave torch.compile out: autosp.compile(model, spec, mesh=mesh), which takes backend= and dynamic=",
-        where="autosp.compile",
-    )
 
 
 def _wrapped(wrapper: str) -> Problem:

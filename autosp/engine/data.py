@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.data import Dataset, DistributedSampler
 
 from ..errors import EngineError, Problem, did_you_mean
+from .deepspeed import sequence_parallel_size, size_problems
 from .mesh import is_deepspeed
 
 SHARED = ("sp", "tp")
@@ -53,8 +54,6 @@ def _of_mesh(mesh: DeviceMesh, shared: tuple[str, ...]) -> tuple[int, int]:
 def _of_engine(engine) -> tuple[int, int]:
     if not is_deepspeed(engine):
         raise EngineError(_neither(engine))
-    from .deepspeed import sequence_parallel_size, size_problems
-
     problems = list(size_problems(engine, "sp", None))
     if problems:
         raise EngineError(problems)

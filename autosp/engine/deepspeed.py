@@ -19,9 +19,9 @@ from ..recompute.state import MOMENTS
 from ..spec import Spec
 from .agree import Agreement
 from .backend import Backend
-from .compile import make_options, spec_for
 from .mesh import Mesh, axis_size_problem, no_axis, of_group, solved_axis
 from .recomputing import States
+from .resolve import make_options, spec_for
 from .step import Step, prepare
 
 _groups: dict[tuple, dist.ProcessGroup] = {}

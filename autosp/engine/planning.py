@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 
-from ..solve import Device, Plan
+from ..errors import PlanError
+from ..recompute.state import Setting, state_of
+from ..solve import Device, Plan, load_device
 from ..spec import Recompute, Spec
-from .request import request
+from ..spec.policies import as_recompute
+from . import plan_words as words
+from .fakes import built, cast_of, fake_inputs, fake_model, without_cache
+from .request import Request
+from .resolve import resolve_spec
+from .searching import Search
 from .traced import planned
 
 __all__ = ["plan", "planned", "request"]
@@ -44,3 +52,34 @@ def plan(
         recompute=recompute,
     )  # fmt: skip
     return asked.plan()
+
+
+def request(
+    model: Any,
+    inputs: Mapping[str, Any],
+    spec: Spec | str | None = None,
+    *,
+    sp: int,
+    dp: int = 1,
+    device: Device | str = "a100-80gb",
+    zero: int = 1,
+    dtype: torch.dtype = torch.bfloat16,
+    optimizer: str = "adamw",
+    recompute: Recompute | str | None = None,
+) -> Request:
+    """A Request from the arguments of `autosp.plan`. Raises PlanError with all that is wrong of them, and SpecError."""
+    setting = Setting(dtype, optimizer, zero, sp * dp)
+    faults = [*words.counts(sp=sp, dp=dp), *setting.faults()]
+    if faults:
+        raise PlanError(faults)
+    chip = device if isinstance(device, Device) else load_device(device)
+    own = built(model)
+    chosen = resolve_spec(spec, own)
+    mode, fake = fake_model(own, dtype)
+    without_cache(fake)
+    state = state_of(
+        chain(fake.parameters(), fake.buffers()), dtype=dtype, optimizer=optimizer, zero=zero, ranks=setting.ranks
+    )
+    said = as_recompute(recompute, chosen, "autosp.plan(recompute=...)")
+    given = fake_inputs(inputs, mode, cast_of(own, dtype))
+    return Request(fake, given, mode, chosen, sp, chip, said, setting, state, lambda asked: Search(asked).run())

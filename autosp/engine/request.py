@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
 
 from ..compat.torch import FakeTensorMode
 from ..errors import PlanError
+from ..passes import predict
 from ..recompute.compiler import Compiler
-from ..recompute.state import Setting, State, state_of
-from ..solve import Device, Plan, load_device
+from ..recompute.decide import Decision
+from ..recompute.notes import offload_notes, tile_notes
+from ..recompute.state import Setting, State
+from ..solve import Device, Plan
 from ..solve.memory import Memory
 from ..spec import Recompute, Spec
-from ..spec.policies import as_recompute
 from . import plan_words as words
-from .compile import resolve_spec
-from .fakes import built, cast_of, fake_inputs, fake_model, without_cache
+from .fakes import fake_inputs
 from .marks import layout_of
 from .mesh import solved_axis
 from .recomputing import limit_of
 from .traced import planned
 
-if TYPE_CHECKING:
-    from ..recompute.decide import Decision
-
 
 @attrs.frozen(eq=False)
 class Request:
-    """A model, fake, in training, and its fake inputs; the spec, resolved; what a rank holds of the model."""
+    """A model, fake, in training, and its fake inputs; the spec, resolved; what a rank holds of the model.
+
+    search: how the longest length that fits is looked for.
+    """
 
     model: torch.nn.Module
     inputs: Mapping[str, Any]
@@ -42,6 +42,7 @@ class Request:
     recompute: Recompute
     setting: Setting
     state: State
+    search: Callable[[Request], Plan | None]
     _kept: dict = attrs.field(factory=dict)
 
     def plan(self) -> Plan:
@@ -58,10 +59,8 @@ class Request:
         The length is a multiple of 1024 and of the ranks, within one percent of the longest.
         Raises as `at`, and PlanError where nothing is trained.
         """
-        from .searching import Search
-
         if "longest" not in self._kept:
-            self._kept["longest"] = Search(self).run()
+            self._kept["longest"] = self.search(self)
         return self._kept["longest"]
 
     @property
@@ -89,9 +88,6 @@ class Request:
     def predicted(self, inputs: Mapping[str, Any], room: int) -> tuple[Plan, int]:
         """The plan, and the bytes of the program's own peak with the states that last, where activations
         and gradients have `room` bytes. Without a backward there is no memory, and 0 bytes."""
-        from ..passes import predict
-        from ..recompute.notes import offload_notes, tile_notes
-
         solved, examples = self._solved(inputs)
         found = predict(
             solved, self.recompute, self.spec.tile, examples=examples, limit=room,
@@ -147,42 +143,8 @@ class Request:
         )
 
 
-def request(
-    model: Any,
-    inputs: Mapping[str, Any],
-    spec: Spec | str | None = None,
-    *,
-    sp: int,
-    dp: int = 1,
-    device: Device | str = "a100-80gb",
-    zero: int = 1,
-    dtype: torch.dtype = torch.bfloat16,
-    optimizer: str = "adamw",
-    recompute: Recompute | str | None = None,
-) -> Request:
-    """A Request from the arguments of `autosp.plan`. Raises PlanError with all that is wrong of them, and SpecError."""
-    setting = Setting(dtype, optimizer, zero, sp * dp)
-    faults = [*words.counts(sp=sp, dp=dp), *setting.faults()]
-    if faults:
-        raise PlanError(faults)
-    chip = device if isinstance(device, Device) else load_device(device)
-    own = built(model)
-    chosen = resolve_spec(spec, own)
-    mode, fake = fake_model(own, dtype)
-    without_cache(fake)
-    state = state_of(
-        chain(fake.parameters(), fake.buffers()), dtype=dtype, optimizer=optimizer, zero=zero, ranks=setting.ranks
-    )
-    said = as_recompute(recompute, chosen, "autosp.plan(recompute=...)")
-    given = fake_inputs(inputs, mode, cast_of(own, dtype))
-    return Request(fake, given, mode, chosen, sp, chip, said, setting, state)
-
-
 def memory_of(state: State, setting: Setting, found: Decision, assumed: tuple[str, ...]) -> Memory:
-    """What a rank holds at the fullest moment of a step: one of the program's, or the engine's after the backward.
-
-    found: `autosp.recompute.decide.Decision`.
-    """
+    """What a rank holds at the fullest moment of a step: one of the program's, or the engine's after the backward."""
     made = setting.part(found.gradients, 2)
     own = {"parameters": state.parameters, "optimizer": state.optimizer, "saved": found.saved}
     said = (*state.assumptions, *assumed)

@@ -7,7 +7,6 @@ import math
 import sys
 import time
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import attrs
 import torch
@@ -16,9 +15,7 @@ from ..errors import PlanError
 from ..solve import Plan
 from . import plan_words as words
 from .longest import FIRST, STEP, longest
-
-if TYPE_CHECKING:
-    from .request import Request
+from .request import Request
 
 NEAR = 1.5  # a least peak is known well enough up to this many times its length
 LAYERS = (4, 8)  # of the shallow models that the first length is guessed from

@@ -13,10 +13,10 @@ from ..passes import Context, NeedsSymbols, Program, fixed_lengths, sharded
 from ..solve import Around, Device, Plan, load_device
 from ..spec import Spec
 from .backend import ends
-from .compile import resolve_spec
 from .failures import as_raised
 from .marks import check_call, layout_of
 from .mesh import solved_axis
+from .resolve import resolve_spec
 from .step import prepare
 
 # Of a model and a spec: what is known to need symbols. Plans for many lengths trace each but once.

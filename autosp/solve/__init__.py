@@ -1,8 +1,9 @@
 """Chooses a layout for every value at least cost."""
 
+from .answers import Plan
 from .automap import Around, around, mapped
 from .device import Device, load_device
-from .plan import Change, Plan, Reshard
+from .plan import Change, Reshard
 from .program import SolverError
 from .solve import Ends, NeedsRule, solve
 from .stated import tried

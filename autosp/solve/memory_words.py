@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import attrs
 
 from .memory import Memory
-from .words import duration, size
-
-if TYPE_CHECKING:
-    from .plan import Plan
+from .plan import Solution
+from .words import duration, size, summary
 
 Row = tuple[str, str, str]
 
@@ -36,7 +33,7 @@ def saved_rows(memory: Memory) -> tuple[Row, ...]:
     return tuple((kind, size(count), f"{100 * count / whole:.0f}%") for kind, count in kinds if count)
 
 
-def verdict(plan: Plan) -> str:
+def verdict(plan: Solution) -> str:
     """Whether the peak fits, and by how much."""
     device, peak = plan.device, plan.peak_bytes
     room = f"{size(device.usable)} of {device.name} ({size(device.memory)} less {size(device.reserve)} in reserve)"
@@ -45,7 +42,7 @@ def verdict(plan: Plan) -> str:
     return f"does not fit: {size(peak)}, {size(peak - device.usable)} more than the {room}"
 
 
-def seconds_text(plan: Plan) -> str:
+def seconds_text(plan: Solution) -> str:
     """The predicted step by what it is spent on."""
     parts = [f"compute {duration(plan.compute_seconds)}", f"collectives {duration(plan.communication_seconds)}"]
     parts += [f"recomputation {duration(plan.recompute_seconds)}"] if plan.recompute_seconds else []
@@ -61,9 +58,9 @@ class Section:
     text: tuple[str, ...] = ()
 
 
-def sections(plan: Plan, *answers: str) -> Iterator[Section]:
+def sections(plan: Solution, *answers: str) -> Iterator[Section]:
     """What there is to say of a plan, in reading order; `answers` stand beside whether it fits."""
-    yield Section(text=tuple(plan.summary().splitlines()))
+    yield Section(text=tuple(summary(plan).splitlines()))
     if plan.memory is None:
         return
     title = "memory of a rank" + (f" at length {plan.length:,}" if plan.length else "")
@@ -73,7 +70,7 @@ def sections(plan: Plan, *answers: str) -> Iterator[Section]:
     yield Section("assumed", text=plan.memory.assumptions)
 
 
-def explain(plan: Plan, *answers: str) -> str:
+def explain(plan: Solution, *answers: str) -> str:
     """The sections as lines of text."""
     found: list[str] = []
     for section in sections(plan, *answers):

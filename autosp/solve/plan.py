@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -52,8 +52,8 @@ class Reshard:
 
 
 @attrs.frozen(eq=False)
-class Plan:
-    """A layout per value, a reshard per edge, and why. A plan knows no rank.
+class Solution:
+    """A layout per value, a reshard per edge, and why: what `Plan` answers from. It knows no rank.
 
     placements: by value id. chosen: the strategy of each operator. changes: every reshard,
     including the free ones; groups: those that travel together, in order.
@@ -84,7 +84,6 @@ class Plan:
     recomputed: str = ""
     recompute_seconds: float = 0.0
     tiled: tuple[Any, ...] = ()
-    _longest: Callable[[], Plan | None] | None = attrs.field(default=None, repr=False)
 
     @property
     def step_seconds(self) -> float:
@@ -103,21 +102,6 @@ class Plan:
         """Whether the peak is within what the device leaves to a program. Raises as `peak_bytes`."""
         return self.peak_bytes <= self.device.usable
 
-    def longest(self) -> Plan | None:
-        """The plan for the longest sequence that fits; None where no length does.
-
-        Takes a capture, a solution and a prediction for each length that is tried, and says so on
-        stderr. Raises PlanError where no memory was predicted.
-        """
-        if self._longest is None:
-            raise PlanError(no_memory("max_seq_len"))
-        return self._longest()
-
-    def max_seq_len(self) -> int:
-        """The length of `longest()`, a multiple of 1024; 0 where no length fits."""
-        found = self.longest()
-        return found.length if found else 0
-
     def placement(self, node: fx.Node, index: int = 0) -> Placement:
         return self.placements[self.problem.of[node][index].id]
 
@@ -133,18 +117,6 @@ class Plan:
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.describe().encode()).hexdigest()[:16]
-
-    def summary(self) -> str:
-        """The plan in a few lines: where each collective stands, alike ones of repeated layers together."""
-        from .words import summary
-
-        return summary(self)
-
-    def explain(self) -> str:
-        """The summary, and what a rank holds at the peak, where that was predicted."""
-        from .memory_words import explain
-
-        return explain(self)
 
 
 def no_memory(asked: str) -> Fault:
@@ -162,4 +134,4 @@ def collectives(reshards: tuple[Reshard, ...]) -> tuple[Reshard, ...]:
     return tuple(r for r in reshards if r.kind != "slice")
 
 
-__all__ = ["Change", "Plan", "Reshard", "Value", "collectives", "word"]
+__all__ = ["Change", "Reshard", "Solution", "Value", "collectives", "word"]

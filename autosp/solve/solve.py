@@ -17,13 +17,14 @@ from ..layout import INVARIANT, REPLICATE, Placement, Split
 from ..rules import RuleBook, default_rules
 from ..syntax import Layout
 from .alike import Alike, alike
+from .answers import Plan
 from .candidates import Region, candidates, mark
 from .cost import operator_seconds, reshard, saved_bytes, saved_price
 from .device import Device
 from .fuse import group
 from .gathering import NeedsRule, refuse_gathering
 from .notes import notes
-from .plan import Change, Plan
+from .plan import Change
 from .problem import Op, Problem, Value, build
 from .program import Edge, Program, SolverError, add_edges
 from .program import solve as run

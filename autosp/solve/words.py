@@ -10,6 +10,7 @@ from ..errors import Problem as Fault
 from ..layout import PARTIAL, Placement, Split
 from .candidates import covered
 from .cost import conversion, sent
+from .plan import Reshard, Solution
 from .problem import Op, Problem, Value, hint_of
 from .strategies import contracts_length
 
@@ -40,8 +41,6 @@ def _dim_text(value: Value, d: int, placement: Placement, axis: str, hints: dict
 
 def explain_groups(problem: Problem, groups, ways, chosen, placements, costs):
     """One entry per message of the forward, in order."""
-    from .plan import Reshard
-
     users = _users(problem, chosen)
     entries = []
     for group in groups:
@@ -215,7 +214,7 @@ def of_data_size(op: Op, value: Value, axis: str) -> Fault:
     )
 
 
-def summary(plan) -> str:
+def summary(plan: Solution) -> str:
     """A few lines: each kind of collective of each place, alike ones of repeated layers as one."""
     rows: dict[tuple, list] = {}
     for r in plan.reshards:

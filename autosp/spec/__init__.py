@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .parse import for_class, load, parse
+from .spec import Spec
 from .text import format_text
 from .values import (
     Attention,
@@ -21,7 +22,6 @@ from .values import (
     Output,
     OutputMode,
     Recompute,
-    Spec,
     Tile,
 )
 

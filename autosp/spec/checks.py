@@ -11,7 +11,7 @@ from ..errors import Problem
 from ..syntax import At, Layout, problem_at
 from ..syntax.faults import Mark
 from . import words
-from .values import Spec
+from .values import Statements
 
 NOTHING: frozenset[str] = frozenset()
 LAYOUT_STATEMENTS = frozenset({"input", "output", "constrain", "include"})
@@ -22,14 +22,14 @@ def first_place(value: Any) -> str:
     return str(value.at) if value.at else ""
 
 
-def layouts(spec: Spec) -> Iterator[tuple[Layout, At | None]]:
+def layouts(spec: Statements) -> Iterator[tuple[Layout, At | None]]:
     """Every layout of the spec and its place."""
     for value in chain(spec.inputs, spec.outputs, spec.constraints):
         if value.layout is not None:
             yield value.layout, value.at
 
 
-def dim_names(spec: Spec) -> tuple[str, ...]:
+def dim_names(spec: Statements) -> tuple[str, ...]:
     """Every dim name of the spec, each once, in reading order."""
     distinct = dict.fromkeys(layout for layout, _ in layouts(spec))
     return tuple(dict.fromkeys(name for layout in distinct for name in layout.names))
@@ -69,7 +69,7 @@ def twice(values: Iterable[Any], name: Callable[[Any], Any], word: Callable[[Any
             yield problem_at(value.at, *words.given_twice(word(value), first_place(first)))
 
 
-def repeats(spec: Spec) -> Iterator[Problem]:
+def repeats(spec: Statements) -> Iterator[Problem]:
     """Everything that is given twice."""
     yield from twice(spec.mesh, lambda a: a.name, lambda a: f"axis '{a.name}'")
     yield from twice(spec.inputs, lambda i: i.name, lambda i: f"input '{i.name}'")
@@ -79,7 +79,7 @@ def repeats(spec: Spec) -> Iterator[Problem]:
     yield from twice(spec.tile, lambda t: t.what, lambda t: f"tile of '{t.what}'")
 
 
-def contradictions(spec: Spec) -> Iterator[Problem]:
+def contradictions(spec: Statements) -> Iterator[Problem]:
     """Constraints on one port of one path: said twice, or differing."""
     seen: dict[tuple[str, str], Any] = {}
     for this in spec.constraints:
@@ -92,7 +92,7 @@ def contradictions(spec: Spec) -> Iterator[Problem]:
         yield problem_at(this.at, *said)
 
 
-def reduce_faults(spec: Spec) -> Iterator[Problem]:
+def reduce_faults(spec: Statements) -> Iterator[Problem]:
     """Axes of `reduce` that the mesh lacks, and axes of the mesh that it may not leave out."""
     at = spec.places.get("reduce")
     for i, axis in enumerate(spec.reduce):
@@ -106,7 +106,7 @@ def reduce_faults(spec: Spec) -> Iterator[Problem]:
             yield problem_at(at, *words.reduce_leaves_out(axis.name))
 
 
-def dim_faults(spec: Spec) -> Iterator[Problem]:
+def dim_faults(spec: Statements) -> Iterator[Problem]:
     """Facts and maps about dims that no layout names."""
     known = dim_names(spec)
     for fact in spec.dims:
@@ -118,7 +118,7 @@ def dim_faults(spec: Spec) -> Iterator[Problem]:
             yield problem_at(at, *words.no_dim(each.over, known))
 
 
-def fact_axes(spec: Spec) -> Iterator[Problem]:
+def fact_axes(spec: Statements) -> Iterator[Problem]:
     """Facts that name an axis that the mesh lacks."""
     for fact in spec.dims:
         if fact.axis is not None and fact.axis not in spec.axes:
@@ -126,14 +126,14 @@ def fact_axes(spec: Spec) -> Iterator[Problem]:
             yield problem_at(at, *words.no_axis(fact.axis, spec.axes))
 
 
-def loss_faults(spec: Spec) -> Iterator[Problem]:
+def loss_faults(spec: Statements) -> Iterator[Problem]:
     """A loss that is not global."""
     for output in spec.outputs:
         if output.name == "loss" and output.mode == "local":
             yield problem_at(output.at, *words.local_loss())
 
 
-def spec_problems(spec: Spec, broken: frozenset[str] = NOTHING) -> list[Problem]:
+def spec_problems(spec: Statements, broken: frozenset[str] = NOTHING) -> list[Problem]:
     """Every fault between the statements. `broken` are statements that could not be read: what
     hangs on them is left out, so that one error does not cause others.
     """

@@ -13,7 +13,7 @@ from ..errors import InputError, Problem, did_you_mean
 from ..syntax import Dim, Layout, Part
 from . import input_words as words
 from .marks import annotation_of
-from .values import Spec
+from .spec import Spec
 
 Sizes = Mapping[str, int]
 

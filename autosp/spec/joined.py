@@ -9,7 +9,8 @@ from __future__ import annotations
 import attrs
 
 from ..syntax import Dim, Layout
-from .values import Axis, Spec
+from .spec import Spec
+from .values import Axis
 
 
 def joined(spec: Spec) -> Spec:

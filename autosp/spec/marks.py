@@ -11,7 +11,7 @@ from ..compat.torch import WeakIdKeyDictionary
 from ..errors import InputError, Problem
 from ..syntax import Layout, as_layout, parse_layout
 from . import input_words
-from .values import Spec
+from .spec import Spec
 
 T = TypeVar("T")
 TAG = "autosp:"  # of `tensor.tag`, the one attribute that Dynamo hands on to a placeholder

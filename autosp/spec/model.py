@@ -12,7 +12,8 @@ from ..errors import Problem, suggest
 from ..syntax import problem_at
 from . import words
 from .paths import children, matches, nearest, split_at_miss
-from .values import Constraint, Map, Spec
+from .spec import Spec
+from .values import Constraint, Map
 
 SHOWN = 8  # names of children listed in a fix
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -18,8 +17,9 @@ from ..syntax.faults import Mark
 from ..syntax.read import LayoutError
 from . import words
 from .checks import marks_against_mesh, spec_problems
+from .spec import Spec
 from .statements import FIRST_WORD, KEYWORDS, Statement, read_statement, spans
-from .values import Spec, default_reduce
+from .values import Statements
 
 FIELD_OF = {
     "dim": "dims",
@@ -180,10 +180,7 @@ def spec_of(source: Source, chain: tuple[Path, ...] = ()) -> Spec:
 def draft_problems(fields: dict[str, Any], read: Draft) -> list[Problem]:
     """What is wrong between the statements that could be read."""
     missing = {"mesh"} if "mesh" not in fields else set()
-    defaults = {"mesh": (), "dims": (), "inputs": (), "outputs": (), "constraints": (), "maps": (), "tile": ()}
-    draft = SimpleNamespace(**{**defaults, **fields})
-    draft.axes = tuple(axis.name for axis in draft.mesh)
-    draft.reduce = fields.get("reduce", default_reduce(draft.mesh))
+    draft = Statements(**fields)
     problems = spec_problems(draft, frozenset(read.broken | missing))
     for marks, at in read.faulty if draft.mesh else ():
         problems += marks_against_mesh(marks, at, draft.axes)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..errors import Problem, SpecError, did_you_mean
 from ..syntax.source import Source
+from .spec import Spec
 from .statements import read_statement
-from .values import Recompute, Spec
+from .values import Recompute
 
 MODES = ("none", "sac", "full")
 

@@ -11,7 +11,7 @@ import torch
 from ..compat.torch import FakeTensorMode, own_tensors
 from ..errors import Problem, SpecError
 from ..syntax import Layout
-from .values import Spec
+from .spec import Spec
 
 SIZES = {"batch": 2}
 LENGTH = 16  # of every other dim

@@ -11,8 +11,7 @@ import attrs
 
 from ..errors import SpecError
 from ..syntax import At, Source, problem_at
-from ..syntax.grammar import parse_text
-from ..syntax.read import read_layout
+from ..syntax.read import parse_text, read_layout
 from . import words
 from .values import UNITS, Axis, Constraint, DimFact, Input, Map, Output, Recompute, Tile
 

@@ -11,7 +11,7 @@ import attrs
 from ..errors import SpecError
 from ..syntax import Source
 from .statements import Statement, read_statement, spans
-from .values import Axis, Spec, default_reduce
+from .values import Axis, Statements, default_reduce
 
 KEYWORD_WIDTH = 7
 GAP = "  "
@@ -99,7 +99,7 @@ def rows_text(rows: list[Row]) -> str:
     return "\n".join("".join(f"{line}\n" for line in block_lines(block, column)) for block in blocks)
 
 
-def blocks_of(spec: Spec) -> Iterator[list[Row]]:
+def blocks_of(spec: Statements) -> Iterator[list[Row]]:
     """The statements of a spec in canonical order, in blocks."""
     yield [
         *([row("family", spec.family)] if spec.family else []),
@@ -118,7 +118,7 @@ def blocks_of(spec: Spec) -> Iterator[list[Row]]:
     ]
 
 
-def spec_text(spec: Spec) -> str:
+def spec_text(spec: Statements) -> str:
     """The canonical text of a spec; it parses to an equal one."""
     return rows_text([each for block in blocks_of(spec) for each in (*block, Row())])
 

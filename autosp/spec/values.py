@@ -10,7 +10,6 @@ from typing import Literal
 
 import attrs
 
-from ..errors import SpecError
 from ..syntax import At, Layout
 from ..syntax.layout import check_names
 
@@ -185,12 +184,8 @@ def listed(convert: type = tuple) -> object:
 
 
 @attrs.frozen(kw_only=True)
-class Spec:
-    """How a model's inputs, outputs and modules lie over the mesh, and the policies for it.
-
-    `str` is canonical text that parses to an equal Spec. Raises SpecError at construction with
-    every statement that does not fit the others.
-    """
+class Statements:
+    """All that the statements of a spec say, whether or not they fit each other."""
 
     family: str | None = None
     match: tuple[str, ...] = listed()
@@ -209,13 +204,6 @@ class Spec:
     )
     places: Mapping[str, At] = attrs.field(factory=dict, eq=False, repr=False)
 
-    def __attrs_post_init__(self) -> None:
-        from .checks import spec_problems
-
-        problems = spec_problems(self)
-        if problems:
-            raise SpecError(problems)
-
     @property
     def axes(self) -> tuple[str, ...]:
         """The names of the mesh's axes, in order."""
@@ -233,8 +221,3 @@ class Spec:
     def output(self, name: str) -> Output | None:
         """The output of that name; where there is none, the whole value comes back."""
         return next((o for o in self.outputs if o.name == name), None)
-
-    def __str__(self) -> str:
-        from .text import spec_text
-
-        return spec_text(self)

@@ -6,8 +6,6 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from .. import resources
-from ..errors import SpecError
-from .source import Source
 
 if TYPE_CHECKING:
     from lark import Lark, Tree
@@ -31,18 +29,3 @@ def parser(grammar: str, start: str) -> Lark:
 def tree_of(grammar: str, start: str, text: str) -> Tree:
     """The tree of a text. Many texts are read again and again: a layout, a spec at every engine."""
     return parser(grammar, start).parse(text)
-
-
-def parse_text(grammar: str, start: str, source: Source, begin: int, end: int) -> Tree:
-    """The tree of `source.text[begin:end]`, its offsets counted from `begin`.
-
-    Raises SpecError with one problem that points at where reading stopped.
-    """
-    from lark.exceptions import UnexpectedInput
-
-    try:
-        return tree_of(grammar, start, source.text[begin:end])
-    except UnexpectedInput as error:
-        from .slips import syntax_problem
-
-        raise SpecError(syntax_problem(parser(grammar, start), source, begin, end, error)) from None

@@ -1,4 +1,4 @@
-"""From text to layouts: the lark tree of a layout as a value, and where each word of it stood."""
+"""From text to trees, and to layouts: the lark tree of a layout as a value, and where each word of it stood."""
 
 from __future__ import annotations
 
@@ -9,14 +9,28 @@ from typing import TYPE_CHECKING
 from ..errors import Problem, SpecError
 from . import words
 from .faults import Mark, layout_problems
-from .grammar import parse_text
+from .grammar import parser, tree_of
 from .layout import ELLIPSIS, Dim, Layout, Part
+from .slips import syntax_problem
 from .source import At, Source
 
 if TYPE_CHECKING:
     from lark import Token, Tree
 
 MARK_OF = {"NAME": "dim", "UNNAMED": "dim", "INT": "size", "ELLIPSIS": "ellipsis"}
+
+
+def parse_text(grammar: str, start: str, source: Source, begin: int, end: int) -> Tree:
+    """The tree of `source.text[begin:end]`, its offsets counted from `begin`.
+
+    Raises SpecError with one problem that points at where reading stopped.
+    """
+    from lark.exceptions import UnexpectedInput
+
+    try:
+        return tree_of(grammar, start, source.text[begin:end])
+    except UnexpectedInput as error:
+        raise SpecError(syntax_problem(parser(grammar, start), source, begin, end, error)) from None
 
 
 def axes_of(trees: list[Tree]) -> tuple[str, ...]:

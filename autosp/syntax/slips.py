@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ..errors import Problem, SpecError, did_you_mean, suggest
+from ..errors import Problem, did_you_mean, suggest
+from .grammar import parser, tree_of
 from .slip_table import FORMS, LAYOUT_FORM, SLIPS, Slip
 from .source import At, Source, problem_at
 
@@ -106,12 +107,12 @@ def stopped_at(lark: Lark, text: str, error: UnexpectedInput) -> int:
 
 def inner_problem(source: Source, begin: int, end: int) -> Problem | None:
     """What is wrong in the layout that begins a text."""
-    from .grammar import parse_text
+    from lark.exceptions import UnexpectedInput
 
     try:
-        parse_text("terms", "layout", source, begin, end)
-    except SpecError as error:
-        return error.problems[0]
+        tree_of("terms", "layout", source.text[begin:end])
+    except UnexpectedInput as error:
+        return syntax_problem(parser("terms", "layout"), source, begin, end, error)
     return None
 
 

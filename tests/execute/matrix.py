@@ -144,7 +144,7 @@ def launch_all(cells: Sequence[Cell]) -> dict[Cell, object]:
     from autosp.cli._launch import launch
     from autosp.cli._trial import build
     from autosp.cli._verdict import of_outcomes, references
-    from autosp.engine.compile import spec_for
+    from autosp.engine.resolve import spec_for
 
     found = {}
     trials = {cell: trial(*cell) for cell in cells}

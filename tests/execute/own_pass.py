@@ -12,7 +12,7 @@ from autosp.cli._launch import Outcome, launch
 from autosp.cli._sharded import deepspeed_config
 from autosp.cli._trial import Trained, Trial, batches, build, loss_of, make_optimizer, snapshot
 from autosp.cli._verdict import of_outcomes, references
-from autosp.engine.compile import spec_for
+from autosp.engine.resolve import spec_for
 from autosp.spec import Spec
 from tests.failures import without_paths
 

@@ -13,7 +13,7 @@ from autosp.cli._launch import launch
 from autosp.cli._trial import Trial
 from autosp.cli._verdict import of_outcomes, references
 from autosp.cli.parity import judge, page
-from autosp.engine.compile import spec_for
+from autosp.engine.resolve import spec_for
 from autosp.engine.traced import planned
 from autosp.errors import PlanError
 from autosp.layout import Split

@@ -16,8 +16,8 @@ from torch import fx
 from torch.nn import functional as F
 
 from autosp.cli._trial import Trial, batches, build
-from autosp.engine.compile import spec_for
 from autosp.engine.planning import planned
+from autosp.engine.resolve import spec_for
 from autosp.layout import Split
 from autosp.lower import Note, Rank, convert, lower
 from tests.execute.matrix import trial

@@ -10,7 +10,7 @@ from autosp.cli._launch import launch
 from autosp.cli._trial import Trial
 from autosp.cli._verdict import of_outcomes, references
 from autosp.cli.parity import page
-from autosp.engine.compile import spec_for
+from autosp.engine.resolve import spec_for
 from tests.execute.families import build
 
 LLAMA = Trial("tests.execute.families:LlamaForCausalLM", labels="unequal")

@@ -33,7 +33,7 @@ def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
     from autosp.cli._sharded import Simulator, on_rank
     from autosp.cli._trial import Trial
     from autosp.cli._verdict import of_run, references
-    from autosp.engine.compile import spec_for
+    from autosp.engine.resolve import spec_for
 
     global LAYERS
     LAYERS = size["layers"]

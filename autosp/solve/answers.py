@@ -1,0 +1,42 @@
+"""What a user asks of a plan: its text, whether it fits, and the longest sequence that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from ..errors import PlanError
+from .memory_words import explain
+from .plan import Solution, no_memory
+from .words import summary
+
+
+@attrs.frozen(eq=False)
+class Plan(Solution):
+    """A layout per value, a reshard per edge, and why; its fields are those of `Solution`. A plan knows no rank."""
+
+    _longest: Callable[[], Plan | None] | None = attrs.field(default=None, repr=False)
+
+    def longest(self) -> Plan | None:
+        """The plan for the longest sequence that fits; None where no length does.
+
+        Takes a capture, a solution and a prediction for each length that is tried, and says so on
+        stderr. Raises PlanError where no memory was predicted.
+        """
+        if self._longest is None:
+            raise PlanError(no_memory("max_seq_len"))
+        return self._longest()
+
+    def max_seq_len(self) -> int:
+        """The length of `longest()`, a multiple of 1024; 0 where no length fits."""
+        found = self.longest()
+        return found.length if found else 0
+
+    def summary(self) -> str:
+        """The plan in a few lines: where each collective stands, alike ones of repeated layers together."""
+        return summary(self)
+
+    def explain(self) -> str:
+        """The summary, and what a rank holds at the peak, where that was predicted."""
+        return explain(self)
