@@ -15,8 +15,8 @@ from pathlib import Path
 import attrs
 import click
 
-from autosp.cli._gap import Bar, measure_gap
-from autosp.cli._ranks import Ranks, settle, start
+from autosp.parity.gap import Bar, measure_gap
+from autosp.parity.ranks import Ranks, settle, start
 
 BAR = Bar(loss=1e-5, parameter=1e-4, floor=1e-6)
 SILENCE = 900.0  # seconds without a line from rank 0 after which the ranks are taken to hang

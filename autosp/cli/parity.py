@@ -6,18 +6,12 @@ import os
 import sys
 from typing import Any
 
-import attrs
 import click
 
 from ._machine import json_option, say_json
 
 MASKS, LABELS = ("none", "ones", "right", "left", "packed"), ("full", "prompt", "unequal", "empty")
 EXTRAS, PRECISIONS = ("num_items_in_batch", "shift_labels"), ("fp32", "bf16", "autocast", "fp16")
-
-PACKED = (
-    "use_cache is off in both runs, so that packed documents do not see each other; in plain eager training it is on "
-    "by default in a Hugging Face model, they do, and the loss is another (a mask of ones gives that here too)"
-)
 
 
 @click.command()
@@ -60,7 +54,9 @@ def parity(simulate: bool, as_json: bool, **fields: Any) -> None:
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     sys.path[:0] = [os.getcwd()] if os.getcwd() not in sys.path else []
-    from ._trial import Trial
+    from ..parity.judging import judge
+    from ..parity.messages import as_fields, page
+    from ..parity.trial import Trial
 
     if simulate and (fields["precision"] in ("autocast", "fp16") or fields["zero"] is not None):
         raise click.UsageError("--simulate runs no autocast and no DeepSpeed engine: leave it out")
@@ -68,62 +64,3 @@ def parity(simulate: bool, as_json: bool, **fields: Any) -> None:
     say_json(as_fields(verdict)) if as_json else click.echo(page(verdict))
     if not verdict.exact:
         raise SystemExit(1)
-
-
-def judge(trial: Any, simulate: bool, simulator: Any = None) -> Any:
-    """Runs a trial, unsharded and sharded. Raises SpecError where its spec cannot be had.
-
-    simulator: what simulates it, by default a new one.
-    """
-    from ..engine.resolve import spec_for
-    from ._launch import launch
-    from ._sharded import Simulator
-    from ._trial import build
-    from ._verdict import of_outcomes, of_run, references
-
-    spec = spec_for(trial.spec, build(trial)[0])
-    expected = references(trial, spec)
-    if simulate:
-        return of_run(trial, expected, (simulator or Simulator()).run(trial, spec))
-    (outcomes,) = launch(
-        trial.world, "autosp.cli._sharded:on_rank", [(trial, spec)], 900.0, deepspeed=trial.zero is not None
-    )
-    return of_outcomes(trial, expected, outcomes)
-
-
-def page(verdict: Any) -> str:
-    """A verdict in words."""
-    trial = verdict.trial
-    head = (
-        f"{trial.model}: {trial.steps} steps of {trial.optimizer}, dp {trial.dp} x sp {trial.sp}, "
-        f"batch {trial.batch}, length {' '.join(map(str, trial.lengths))}, mask {trial.mask}, labels {trial.labels}, "
-        f"{trial.precision}, " + ("a DeviceMesh" if trial.zero is None else f"ZeRO-{trial.zero}")
-    )
-    head = "\n".join([head, *(f"  {note}" for note in notes(verdict))])
-    if verdict.failure:
-        return f"{head}\nFAILED\n{verdict.failure}"
-    if verdict.refusal:
-        return f"{head}\nrefused:\n{verdict.refusal.text}"
-    lines = [head, str(verdict.gap)]
-    if verdict.gradients:
-        lines.append(
-            f"  gradients   {verdict.gradients.parameter:.1e} of their largest value, in {verdict.gradients.name}"
-        )
-    if verdict.distance:
-        lines.append(
-            f"  to fp32     loss {verdict.distance.loss:.1e}, parameters {verdict.distance.parameters:.1e}; the "
-            f"unsharded program's own: {verdict.own.loss:.1e}, {verdict.own.parameters:.1e}; a loss of its dtype resolves "
-            f"{verdict.resolution:.0e} (bar: twice the own)"
-        )
-    lines.append("the sharded run equals the unsharded one" if verdict.exact else "MISS: the two runs differ")
-    return "\n".join(lines)
-
-
-def as_fields(verdict: Any) -> dict[str, Any]:
-    """A verdict for a machine."""
-    return {**attrs.asdict(verdict), "exact": verdict.exact, "notes": notes(verdict)}
-
-
-def notes(verdict: Any) -> list[str]:
-    """What both runs have in common, and a user's own run may have not."""
-    return [PACKED] if verdict.trial.mask == "packed" else []

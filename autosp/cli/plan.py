@@ -65,7 +65,7 @@ def ask(model: str, spec: str | None, batch: int, dtype: str, length: int, **sai
     from ..engine.planning import request
     from ..engine.resolve import resolve_spec
     from ..recompute.state import DTYPES
-    from ._models import inputs_for, model_named
+    from ..spec.presets import inputs_for, model_named
 
     with placed("--model"):
         module, given = model_named(model)

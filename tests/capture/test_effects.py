@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autosp.cli._trial import Trial
-from autosp.cli.parity import judge, page
 from autosp.compat.tested import release
+from autosp.parity.judging import judge
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial
 from tests.execute.experts import SPEC
 
 

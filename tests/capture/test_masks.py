@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from autosp.capture import trace
 from autosp.capture.masks import CAUSAL, SDPA
-from autosp.cli._trial import Trial
-from autosp.cli.parity import judge, page
+from autosp.parity.judging import judge
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial
 from tests.execute.families import FAMILIES, build
 
 SEQ = 12
@@ -98,10 +99,10 @@ def test_the_mask_that_transformers_builds_is_found(name: str, dynamic: bool) ->
 @pytest.mark.parametrize("sp", [2, 12])
 def test_no_rank_makes_the_mask_where_it_has_all_queries(sp: int) -> None:
     """With more ranks than heads the queries are split, and the mask stays."""
-    from autosp.cli._trial import batches
-    from autosp.cli._trial import build as build_trial
     from autosp.engine.planning import planned
     from autosp.lower import Rank, check, lower
+    from autosp.parity.trial import batches
+    from autosp.parity.trial import build as build_trial
     from autosp.spec import load
 
     trial = Trial("tests.execute.families:LlamaForCausalLM", "llama", sp=sp, lengths=(24,), lr=0.1)

@@ -7,11 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from autosp.cli import demo, main
-from autosp.cli.demo import measure_gap
 
 SCRIPT = """
 import argparse, os, sys, time, torch
@@ -113,16 +111,3 @@ def test_a_text_shorter_than_a_window_is_refused(run, tmp_path):
     text.write_text("too short")
     result = run("--text", str(text))
     assert result.exit_code == 2 and "holds 9 bytes, less than one window of 512" in result.output
-
-
-def test_the_gap_names_the_worst_step_and_parameter():
-    expected = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([10.0])}
-    gap = measure_gap([1.0, 2.0], [1.0, 2.002], expected, {"a": torch.tensor([1.0, 2.02]), "b": expected["b"]})
-    assert (gap.step, gap.name, gap.within) == (2, "a", False)
-    assert gap.loss == pytest.approx(1e-3) and gap.parameter == pytest.approx(1e-2, rel=1e-3)
-
-
-def test_what_is_no_number_is_no_match():
-    expected = {"a": torch.tensor([1.0])}
-    assert not measure_gap([1.0], [float("nan")], expected, expected).within
-    assert not measure_gap([1.0], [1.0], expected, {"a": torch.tensor([float("nan")])}).within

@@ -10,10 +10,10 @@ import torch
 from click.testing import CliRunner
 
 from autosp.cli import main
-from autosp.cli._trial import Trial, build
-from autosp.cli._trial import run as train
-from autosp.cli._verdict import Distance, Verdict
-from autosp.cli.parity import as_fields, page
+from autosp.parity.messages import as_fields, page
+from autosp.parity.trial import Trial, build
+from autosp.parity.trial import run as train
+from autosp.parity.verdict import Distance, Verdict
 from tests.execute.odd import SPEC
 
 MODEL = "tests.execute.odd"
@@ -148,7 +148,7 @@ def test_what_the_simulator_cannot_do():
 
 def test_another_number_of_ranks_is_planned_as_the_first_one():
     """What a spec maps is tried for each, on one trace: half of 12 tokens is an even number, a quarter is not."""
-    from autosp.cli._sharded import Refused, Simulator
+    from autosp.parity.sharded import Refused, Simulator
     from autosp.spec import parse
 
     simulator, spec = Simulator(), parse(SPEC + "map part over seq\n")

@@ -5,9 +5,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from autosp.cli._models import PRESETS, model_named
 from autosp.cli.plan import plan
 from autosp.errors import AutospError
+from autosp.spec.presets import PRESETS, model_named
 from tests.engine import golden
 
 CONFIG = {

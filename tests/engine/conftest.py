@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autosp.cli._launch import Outcome, errors, launch
+from autosp.parity.launch import Outcome, errors, launch
 from tests.engine import misuse
 
 Found = dict[tuple[str, str], tuple[Outcome, ...]]
@@ -37,7 +37,7 @@ def ranks(request: pytest.FixtureRequest, launched: Found) -> tuple[Outcome, ...
 
 
 def one_rank(item: tuple[str, str]) -> object:
-    from autosp.cli._worker import _load
+    from autosp.parity.worker import _load
 
     function, name = item
     return _load(function)(name)

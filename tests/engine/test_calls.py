@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autosp.cli._launch import Outcome
+from autosp.parity.launch import Outcome
 from tests.engine import golden
 from tests.engine.calls import CALLS
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch.distributed as dist
 
-from autosp.cli._launch import Outcome
 from autosp.engine import sampler
 from autosp.errors import EngineError
+from autosp.parity.launch import Outcome
 from tests.engine import golden
 
 DATA = list(range(17))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autosp import errors as autosp_errors
-from autosp.cli._launch import Outcome
+from autosp.parity.launch import Outcome
 from tests.engine import golden, misuse
 
 RANKS = {name: (2, "tests.engine.misuse:meet") for name in misuse.CASES}

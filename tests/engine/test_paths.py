@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autosp.cli._launch import Outcome
+from autosp.parity.launch import Outcome
 from tests.engine import paths
 
 RANKS = {name: (4 if "dp_and_sp" in name else 2, "tests.engine.paths:walk") for name in paths.PATHS}

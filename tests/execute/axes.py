@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 import autosp
-from autosp.cli._trial import Trained, Trial, batches, build, run
+from autosp.parity.trial import Trained, Trial, batches, build, run
 from autosp.spec import load, parse
 
 SPEC = """

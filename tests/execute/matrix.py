@@ -94,7 +94,7 @@ def not_there(row: str, title: str) -> str:
 
 
 def trial(row: str, title: str):
-    from autosp.cli._trial import Trial
+    from autosp.parity.trial import Trial
 
     fields = dict(BY_TITLE[title].fields)
     if title == "2 processes" and row in OWN:
@@ -112,9 +112,9 @@ def simulate_row(cells: Sequence[Cell]) -> dict[Cell, object]:
     """Verdicts on simulated cells of one row, which share its traces: a cell proves what it would alone."""
     import torch
 
-    from autosp.cli._sharded import Simulator
-    from autosp.cli._verdict import Verdict
-    from autosp.cli.parity import judge
+    from autosp.parity.judging import judge
+    from autosp.parity.sharded import Simulator
+    from autosp.parity.verdict import Verdict
 
     torch.set_num_threads(1)
     simulator, found = Simulator(), {}
@@ -141,10 +141,10 @@ def workers(count: int = 2) -> Executor:
 
 def launch_all(cells: Sequence[Cell]) -> dict[Cell, object]:
     """Verdicts by cell, in as few launches of real processes as there are sizes of the world."""
-    from autosp.cli._launch import launch
-    from autosp.cli._trial import build
-    from autosp.cli._verdict import of_outcomes, references
     from autosp.engine.resolve import spec_for
+    from autosp.parity.launch import launch
+    from autosp.parity.trial import build
+    from autosp.parity.verdict import of_outcomes, references
 
     found = {}
     trials = {cell: trial(*cell) for cell in cells}
@@ -153,7 +153,7 @@ def launch_all(cells: Sequence[Cell]) -> dict[Cell, object]:
         items = [(t, spec_for(t.spec, build(t)[0])) for t in chosen.values()]
         wanted = [references(*item) for item in items]
         zero = any(t.zero is not None for t in chosen.values())
-        outcomes = launch(world, "autosp.cli._sharded:on_rank", items, 240.0, deepspeed=zero)
+        outcomes = launch(world, "autosp.parity.sharded:on_rank", items, 240.0, deepspeed=zero)
         for (cell, t), expected, got in zip(chosen.items(), wanted, outcomes, strict=True):
             found[cell] = of_outcomes(t, expected, got)
     return found

@@ -8,11 +8,11 @@ import attrs
 import torch
 import torch.distributed as dist
 
-from autosp.cli._launch import Outcome, launch
-from autosp.cli._sharded import deepspeed_config
-from autosp.cli._trial import Trained, Trial, batches, build, loss_of, make_optimizer, snapshot
-from autosp.cli._verdict import of_outcomes, references
 from autosp.engine.resolve import spec_for
+from autosp.parity.launch import Outcome, launch
+from autosp.parity.sharded import deepspeed_config
+from autosp.parity.trial import Trained, Trial, batches, build, loss_of, make_optimizer, snapshot
+from autosp.parity.verdict import of_outcomes, references
 from autosp.spec import Spec
 from tests.failures import without_paths
 

@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from autosp.cli._sharded import deepspeed_config
-from autosp.cli._trial import Trained, Trial, batches, build, loss_of, make_optimizer, snapshot
 from autosp.engine import compile
 from autosp.engine.deepspeed import initialize
+from autosp.parity.sharded import deepspeed_config
+from autosp.parity.trial import Trained, Trial, batches, build, loss_of, make_optimizer, snapshot
 from autosp.spec import load
 
 MODEL = "tests.execute.families:LlamaForCausalLM"

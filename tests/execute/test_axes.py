@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autosp.cli._gap import measure_gap
-from autosp.cli._launch import errors, launch
+from autosp.parity.gap import measure_gap
+from autosp.parity.launch import errors, launch
 from tests.execute import axes
 
 

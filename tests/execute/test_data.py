@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from autosp.capture import trace
-from autosp.cli._launch import errors, launch
-from autosp.cli._trial import Trial
-from autosp.cli.parity import judge, page
 from autosp.engine.backend import ends
 from autosp.engine.failures import asserting
 from autosp.lower import Rank, check, lower
 from autosp.parity import run_ranks, simulate
+from autosp.parity.judging import judge
+from autosp.parity.launch import errors, launch
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial
 from autosp.solve import load_device, solve
 from autosp.spec import parse
 from tests.execute import data

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autosp.cli._trial import Trial
-from autosp.cli.parity import judge, page
 from autosp.engine.claims import check_maps
+from autosp.parity.judging import judge
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial
 from autosp.spec import for_class
 from tests.execute import families
 from tests.execute.families import EXPERTS

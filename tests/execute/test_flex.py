@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autosp.cli._launch import errors, launch
-from autosp.cli._trial import Trial
-from autosp.cli.parity import judge, page
+from autosp.parity.judging import judge
+from autosp.parity.launch import errors, launch
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial
 from tests.execute import flex
 
 

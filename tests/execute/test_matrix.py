@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from autosp.cli.parity import page as words_of
+from autosp.parity.messages import page as words_of
 from tests.execute.families import FAMILIES
 from tests.execute.matrix import BY_TITLE, COLUMNS, PAGE, PEER, ROWS, not_there
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from autosp.cli._trial import Trial
-from autosp.cli.parity import judge, page
+from autosp.parity.judging import judge
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial
 from tests.execute import odd
 
 RIGHT = (

@@ -9,15 +9,16 @@ import torch
 from click.testing import CliRunner
 
 from autosp.cli import main
-from autosp.cli._launch import launch
-from autosp.cli._trial import Trial
-from autosp.cli._verdict import of_outcomes, references
-from autosp.cli.parity import judge, page
 from autosp.engine.resolve import spec_for
 from autosp.engine.traced import planned
 from autosp.errors import PlanError
 from autosp.layout import Split
 from autosp.lower import Rank, lower
+from autosp.parity.judging import judge
+from autosp.parity.launch import launch
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial
+from autosp.parity.verdict import of_outcomes, references
 from autosp.rules import RuleBook, default_rules, user
 from autosp.rules.missing import gaps
 from autosp.spec import parse
@@ -198,7 +199,7 @@ def verdicts(request: pytest.FixtureRequest) -> dict:
     trials = [i.callspec.params["run"] for i in items]
     specs = [spec_for(t.spec, own.Together()) for t in trials]
     expected = [references(t, s) for t, s in zip(trials, specs, strict=True)]
-    outcomes = launch(2, "autosp.cli._sharded:on_rank", list(zip(trials, specs, strict=True)), 240.0, deepspeed=True)
+    outcomes = launch(2, "autosp.parity.sharded:on_rank", list(zip(trials, specs, strict=True)), 240.0, deepspeed=True)
     return {t: of_outcomes(t, e, o) for t, e, o in zip(trials, expected, outcomes, strict=True)}
 
 

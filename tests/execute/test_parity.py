@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from autosp.cli._launch import Outcome, errors, launch
+from autosp.parity.launch import Outcome, errors, launch
 from tests.execute.case import Case
 from tests.execute.cases import CASES, QUICK
 from tests.execute.programs import Result

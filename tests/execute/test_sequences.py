@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import autosp
-from autosp.cli._trial import Trial, batches, build
-from autosp.cli.parity import judge, page
+from autosp.parity.judging import judge
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial, batches, build
 from autosp.spec import for_class, load
 from tests.execute import sequences
 

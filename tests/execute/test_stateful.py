@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from autosp.cli._gap import measure_gap
-from autosp.cli._launch import environment, errors, launch
-from autosp.cli._trial import unsharded
+from autosp.parity.gap import measure_gap
+from autosp.parity.launch import environment, errors, launch
+from autosp.parity.trial import unsharded
 from autosp.spec import load
 from tests.execute import stateful
 

@@ -1,6 +1,6 @@
 """`reduce loss mean over [dp, sp]` weighs every token alike, whichever rank holds it."""
 
-from autosp.cli._launch import errors, launch
+from autosp.parity.launch import errors, launch
 from tests.execute.reference import LOSS_BAR, loss_error
 from tests.execute.token_mean import unsharded
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import fx, nn
 
-from autosp.cli._trial import Trial
-from autosp.cli.parity import judge, page
 from autosp.engine.traced import planned
 from autosp.lower import Rank, band, check, lower
 from autosp.lower.band import BAND, SDPA, Band
+from autosp.parity.judging import judge
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial
 from autosp.spec import load
 from tests.execute.families import build
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import fx
 
-from autosp.cli._trial import Trial
-from autosp.cli.parity import judge, page
 from autosp.engine.inner import compiler_of, inner_for
 from autosp.engine.traced import planned
 from autosp.lower import Rank, lower
+from autosp.parity.judging import judge
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial
 from autosp.recompute import kinds
 from autosp.recompute.trace import trace_joint
 from autosp.spec import parse

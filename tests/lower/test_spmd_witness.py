@@ -15,11 +15,11 @@ import torch.distributed as dist
 from torch import fx
 from torch.nn import functional as F
 
-from autosp.cli._trial import Trial, batches, build
 from autosp.engine.planning import planned
 from autosp.engine.resolve import spec_for
 from autosp.layout import Split
 from autosp.lower import Note, Rank, convert, lower
+from autosp.parity.trial import Trial, batches, build
 from tests.execute.matrix import trial
 
 spmd = pytest.importorskip("spmd_types")

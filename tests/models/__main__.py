@@ -101,9 +101,8 @@ def load() -> None:
     import torch._dynamo
     import transformers
 
-    import autosp.cli._sharded
-    import autosp.cli.parity
-    import autosp.engine.backend  # noqa: F401
+    import autosp.engine.backend
+    import autosp.parity.judging  # noqa: F401
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()

@@ -72,9 +72,10 @@ def untrainable(name: str) -> str:
 
 def run_case(name: str, case: dict[str, Any]) -> Found:
     """One case on one class."""
-    from autosp.cli._trial import Trial
-    from autosp.cli.parity import judge, page
     from autosp.errors import AutospError
+    from autosp.parity.judging import judge
+    from autosp.parity.messages import page
+    from autosp.parity.trial import Trial
 
     trial = Trial(model=f"tests.models.tiny:{name}", steps=1, lr=0.1, **case)
     said = f"length {trial.lengths[0]}, mask {trial.mask}: "

@@ -6,11 +6,11 @@ import attrs
 import pytest
 
 from autosp import resources
-from autosp.cli._launch import launch
-from autosp.cli._trial import Trial
-from autosp.cli._verdict import of_outcomes, references
-from autosp.cli.parity import page
 from autosp.engine.resolve import spec_for
+from autosp.parity.launch import launch
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial
+from autosp.parity.verdict import of_outcomes, references
 from tests.execute.families import build
 
 LLAMA = Trial("tests.execute.families:LlamaForCausalLM", labels="unequal")
@@ -49,7 +49,7 @@ def verdicts(request: pytest.FixtureRequest) -> dict:
     items = [i for i in request.session.items if i.path == request.path and "verdicts" in i.fixturenames]
     trials = [i.callspec.params["trial"] for i in items]
     specs = [spec_for(trial.spec, build(trial.model.rsplit(":", 1)[1])) for trial in trials]
-    outcomes = launch(2, "autosp.cli._sharded:on_rank", list(zip(trials, specs, strict=True)), 900.0)
+    outcomes = launch(2, "autosp.parity.sharded:on_rank", list(zip(trials, specs, strict=True)), 900.0)
     return {
         trial: of_outcomes(trial, references(trial, spec), found)
         for trial, spec, found in zip(trials, specs, outcomes, strict=True)

@@ -8,10 +8,11 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import autosp
-from autosp.cli._trial import Trial
-from autosp.cli.parity import judge, page
 from autosp.engine.planning import planned
 from autosp.errors import PlanError, RuleError
+from autosp.parity.judging import judge
+from autosp.parity.messages import page
+from autosp.parity.trial import Trial
 from autosp.passes import Context, NeedsSymbols, Program, fixed_lengths, sharded
 from autosp.rules import default_rules, read, user
 from autosp.rules.book import RuleBook

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import autosp
-from autosp.cli._gap import measure_gap
 from autosp.engine.traced import planned
 from autosp.parity import Simulation
+from autosp.parity.gap import measure_gap
 
 from .group import first_of
 

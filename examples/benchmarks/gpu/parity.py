@@ -30,10 +30,10 @@ head64, head128 = partial(made, 64), partial(made, 128)
 
 
 def run(size: dict[str, Any], place: str, stem: Path, tell) -> dict[str, Any]:
-    from autosp.cli._sharded import Simulator, on_rank
-    from autosp.cli._trial import Trial
-    from autosp.cli._verdict import of_run, references
     from autosp.engine.resolve import spec_for
+    from autosp.parity.sharded import Simulator, on_rank
+    from autosp.parity.trial import Trial
+    from autosp.parity.verdict import of_run, references
 
     global LAYERS
     LAYERS = size["layers"]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import attrs
 
 from ..spec import Spec
-from ._gap import Gap, measure_gap
-from ._launch import Outcome, errors
-from ._sharded import Refused
-from ._trial import Trained, Trial, unsharded
+from .gap import Gap, measure_gap
+from .launch import Outcome, errors
+from .sharded import Refused
+from .trial import Trained, Trial, unsharded
 
 FACTOR = 2.0  # times the unsharded program's own distance to fp32, in a lower precision
 

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import torch
 
+from ..engine.failures import fails_unsharded
 from ..errors import AutospError, Problem, SpecError
 from ..spec import Input, Spec
 from ..spec.build import build_model
@@ -252,8 +253,6 @@ def unsharded(trial: Trial, spec: Spec) -> Trained:
     except AutospError:
         raise
     except Exception as error:  # the model's own, whatever it is
-        from ..engine.failures import fails_unsharded
-
         raise SpecError(fails_unsharded(error, model)) from error
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import attrs
 import torch
 import torch.distributed as dist
 
+from ..capture import Captured
+from ..engine import compile
+from ..engine.deepspeed import initialize
+from ..engine.traced import Planner
 from ..errors import AutospError
+from ..solve import Plan
 from ..spec import Spec
-from ._trial import Batch, Trained, Trial, batches, build, loss_of, make_optimizer, precision, run, snapshot
-
-if TYPE_CHECKING:
-    from ..capture import Captured
-    from ..engine.traced import Planner
-    from ..parity import Simulation
-    from ..solve import Plan
+from .simulation import Simulation
+from .trial import Batch, Trained, Trial, batches, build, loss_of, make_optimizer, precision, run, snapshot
 
 
 @attrs.frozen
@@ -39,8 +38,6 @@ def on_rank(item: tuple[Trial, Spec]) -> Trained | Refused:
 
 
 def _plain(trial: Trial, spec: Spec) -> Trained:
-    from ..engine import compile
-
     mesh = dist.init_device_mesh(trial.device, (trial.dp, trial.sp), mesh_dim_names=("dp", "sp"))
     model, given = build(trial)
     compiled = compile(
@@ -58,9 +55,6 @@ def _plain(trial: Trial, spec: Spec) -> Trained:
 
 
 def _deepspeed(trial: Trial, spec: Spec) -> Trained:
-    from ..engine import compile
-    from ..engine.deepspeed import initialize
-
     model, given = build(trial)
     batch = batches(trial, spec, model, given)
     engine = initialize(model, make_optimizer(trial, model), deepspeed_config(trial))
@@ -142,9 +136,6 @@ class Simulator:
         return model, given
 
     def _program(self, trial: Trial, spec: Spec, model: torch.nn.Module, batch: Batch) -> _Program:
-        from ..engine.traced import Planner
-        from ..parity import Simulation
-
         shapes = tuple((n, tuple(x.shape), x.dtype) for n, x in batch.items() if isinstance(x, torch.Tensor))
         key = _model_key(trial), str(spec), shapes
         if (key, trial.sp) not in self._programs:

@@ -8,9 +8,9 @@ import time
 import torch
 import torch.distributed as dist
 
-from autosp.cli._launch import errors, launch
+from autosp.parity.launch import errors, launch
 
-HERE = "tests.execute.test_launch"
+HERE = "tests.parity.test_launch"
 
 
 def add_up(item: float) -> float:
@@ -46,14 +46,14 @@ def test_many_items_share_a_launch():
 
 
 def test_a_failure_names_its_rank_and_the_items_after_it_still_run(monkeypatch):
-    monkeypatch.setattr("autosp.cli._launch.GRACE", 2.0)
+    monkeypatch.setattr("autosp.parity.launch.GRACE", 2.0)
     good, bad, after = launch(2, f"{HERE}:rank_one_fails", ["good", "bad", "after"])
     assert not errors(good) and not errors(after)
     assert "rank 1:\nTraceback" in errors(bad) and "ValueError: out of luck" in errors(bad)
 
 
 def test_a_dead_rank_does_not_hang_the_others(monkeypatch):
-    monkeypatch.setattr("autosp.cli._launch.GRACE", 2.0)
+    monkeypatch.setattr("autosp.parity.launch.GRACE", 2.0)
     (outcomes,) = launch(2, f"{HERE}:rank_one_dies", ["x"])
     assert "rank 1 failed with exit code 3" in outcomes[1].error
     assert "rank 0 was still running" in outcomes[0].error

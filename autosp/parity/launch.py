@@ -19,7 +19,7 @@ from pathlib import Path
 
 import attrs
 
-from autosp.cli._ranks import Ranks, settle, start
+from .ranks import Ranks, settle, start
 
 BUILD = 900.0  # seconds
 START = 180.0  # seconds until the first item may begin to count
@@ -97,7 +97,7 @@ def _one_launch(world: int, function: str, items: Sequence[object], timeout: flo
     with tempfile.TemporaryDirectory(prefix="autosp-launch-") as name:
         folder = Path(name)
         (folder / "items.pkl").write_bytes(pickle.dumps((function, list(items))))
-        argv = [sys.executable, "-m", "autosp.cli._worker", str(folder)]
+        argv = [sys.executable, "-m", "autosp.parity.worker", str(folder)]
         with start(world, argv, folder, env=environment()) as ranks:
             outcomes = []
             for index in range(len(items)):

@@ -1,4 +1,4 @@
-"""One rank of a launch: `python -m autosp.cli._worker FOLDER` answers each item with a file."""
+"""One rank of a launch: `python -m autosp.parity.worker FOLDER` answers each item with a file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from autosp.cli._launch import Outcome
-from autosp.compat.torch import dynamo_config  # noqa: F401 - seconds, that would count against the first item
+from ..compat.torch import dynamo_config  # noqa: F401 - seconds, that would count against the first item
+from .launch import Outcome
 
 
 def main(folder: Path) -> None:
