@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors and type checkers see of `_HOME`; a test holds the two together
     from . import deepspeed, engine, errors, rules
-    from .engine.compile import backend, compile
+    from .engine.entry import backend, compile
     from .engine.measuring import measure
     from .engine.planning import plan
     from .errors import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of `_HOME`; a test holds
     )
     from .spec.constraining import constrain
     from .spec.marks import annotate
-    from .spec.parse import load, parse
+    from .spec.parser import load, parse
     from .syntax.layout import P
 
 __version__ = "0.1.0"

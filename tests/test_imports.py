@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ STAGES = "errors compat resources syntax spec layout capture rules solve lower r
 PUBLIC = {"autosp", "autosp.deepspeed"}  # the front door imports any stage, and only `cli` comes through it
 # What is imported by a string is not seen here: names that are there later, commands, and modules that a user names.
 BY_STRING = {
-    "autosp", "autosp.cli", "autosp.parity.worker", "autosp.cli.rules", "autosp.compat.names", "autosp.spec",
-    "autosp.spec.build",
+    "autosp", "autosp.cli", "autosp.cli.rules", "autosp.compat.names", "autosp.parity", "autosp.parity.worker",
+    "autosp.spec", "autosp.spec.build",
 }  # fmt: skip
 
 
@@ -81,6 +83,16 @@ def test_imports_by_a_string_are_few():
     found = {module_of(path) for path in FILES if "import_module(" in path.read_text()}
     assert found == BY_STRING
     assert not [path for path in FILES if "__import__" in path.read_text()]
+
+
+@pytest.mark.parametrize("package", [module_of(path) for path in FILES if path.name == "__init__.py"])
+def test_no_name_of_a_package_hides_a_module_of_it(package: str):
+    """`autosp.solve.cost` is the module, and a package's function has another name than the module that holds it."""
+    found = import_module(package)
+    for name in getattr(found, "__all__", ()):
+        getattr(found, name)  # those that are there later, too
+    for each in pkgutil.iter_modules(found.__path__):
+        assert getattr(found, each.name, None) is import_module(f"{package}.{each.name}"), f"{package}.{each.name}"
 
 
 def test_the_parser_sees_every_form_of_import(tmp_path: Path):

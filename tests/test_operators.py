@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from autosp.capture.trace import trace
+from autosp.capture.fake_trace import trace
 from autosp.rules import default_rules
 from autosp.rules.call import resolve
 from tests.operators import NEW, PAGE, REASONS, operators, page, why

@@ -1,9 +1,9 @@
 """Dynamo's graph to a global-view ATen graph."""
 
-from .capture import LayoutOf, capture, specialise
 from .captured import Captured, Output, Placeholder, differentiable, module_path, source_line, tensor_nodes, tensors_of
+from .fake_trace import trace, tracing
+from .global_view import LayoutOf, capture, specialise
 from .names import Names, name_modules
-from .trace import trace, tracing
 
 __all__ = [
     "Captured",

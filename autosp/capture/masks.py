@@ -4,7 +4,7 @@ transformers builds a bool mask of batch × 1 × s × s from aranges, comparison
 at 131,072 tokens that is 16 GiB. Here every element of such a value is written as a function of its indices: a sum
 `c + Σ coefficient · index`, or a conjunction of such sums that are at least 0. What depends on data is unknown.
 An attention whose mask comes out as `query - key >= 0` alone is marked, and lowering asks for `is_causal` instead;
-one that also says `query - key < w` is marked with its window, and runs as a band (`lower/band.py`).
+one that also says `query - key < w` is marked with its window, and runs as a band (`lower/windows.py`).
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def has_all_queries(node: fx.Node, query: object) -> bool:
 
 
 def block_of(window: int, length: int) -> int:
-    """How many queries of a window run together (`lower/band.py`)."""
+    """How many queries of a window run together (`lower/windows.py`)."""
     return max(window, -(-length // BLOCKS))
 
 

@@ -8,7 +8,7 @@ import click
 
 from ..errors import AutospError, SpecError
 from ..spec import format_text
-from ..spec.parse import read_file
+from ..spec.parser import read_file
 
 
 def formatted(name: str) -> tuple[str, str]:

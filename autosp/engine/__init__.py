@@ -1,8 +1,8 @@
 """Runs plans: plain `torch.compile`, and DeepSpeed."""
 
-from .backend import Backend, Options
-from .compile import backend, compile
 from .data import sampler
+from .dynamo_backend import Backend, Options
+from .entry import backend, compile
 from .measuring import Measured, measure
 from .planning import plan
 

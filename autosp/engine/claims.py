@@ -17,7 +17,7 @@ from ..errors import AutospError, Problem
 from ..rules import default_rules
 from ..solve.candidates import mark
 from ..solve.problem import build
-from ..solve.solve import seeds
+from ..solve.solver import seeds
 from ..solve.stated import claims
 from ..spec import Spec
 from ..spec.joined import joined

@@ -18,7 +18,7 @@ from ..errors import EngineError, Problem
 from ..recompute.state import MOMENTS
 from ..spec import Spec
 from .agree import Agreement
-from .backend import Backend
+from .dynamo_backend import Backend
 from .mesh import Mesh, axis_size_problem, no_axis, of_group, solved_axis
 from .recomputing import States
 from .resolve import make_options, spec_for

@@ -11,7 +11,7 @@ from ..recompute import Decision, decide
 from ..recompute.state import State
 from ..solve import Plan
 from ..solve.words import size
-from .backend import Backend
+from .dynamo_backend import Backend
 from .inner import compiler_of, inner_for
 from .mesh import is_deepspeed
 from .recomputing import device_memory, limit_of

@@ -12,7 +12,7 @@ from ..compat.torch import FakeTensorMode
 from ..errors import PlanError
 from ..passes import predict
 from ..recompute.compiler import Compiler
-from ..recompute.decide import Decision
+from ..recompute.decision import Decision
 from ..recompute.notes import offload_notes, tile_notes
 from ..recompute.state import Setting, State
 from ..solve import Device, Plan

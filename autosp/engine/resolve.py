@@ -13,7 +13,7 @@ from ..errors import EngineError, Problem, SpecError
 from ..solve import Device, load_device
 from ..spec import Spec, check_model, for_class, load, parse
 from ..spec.joined import joined
-from .backend import Options
+from .dynamo_backend import Options
 from .failures import placed
 from .marks import with_marks
 from .recomputing import States

@@ -23,12 +23,12 @@ from ..compat.torch import (
 )
 from ..compat.transformers import install_hooks
 from ..errors import EngineError, InputError, Problem
-from ..lower.convert import scale_gradient
+from ..lower.conversions import scale_gradient
 from ..passes import NeedsSymbols
 from . import cache, compiles
 from .agree_words import batch_notes
-from .backend import Backend
 from .clock import Clock
+from .dynamo_backend import Backend
 from .failures import as_raised, placed
 from .marks import check_call, layout_of
 

@@ -12,7 +12,7 @@ from ..capture import Captured, trace
 from ..passes import Context, NeedsSymbols, Program, fixed_lengths, sharded
 from ..solve import Around, Device, Plan, load_device
 from ..spec import Spec
-from .backend import ends
+from .dynamo_backend import ends
 from .failures import as_raised
 from .marks import check_call, layout_of
 from .mesh import solved_axis

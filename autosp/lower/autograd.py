@@ -15,7 +15,7 @@ from ..capture.casts import REGION, casts_of
 from ..compat.torch import SET_GRAD_ENABLED
 from ..solve.problem import Problem
 from . import comm
-from .convert import convert
+from .conversions import convert
 
 
 def autograd_of_ranks() -> Autograd:

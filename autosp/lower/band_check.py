@@ -18,7 +18,7 @@ from ..capture import source_line
 from ..capture.masks import SDPA, All, Sum, known_of
 from ..compat.torch import FakeTensorMode
 from ..errors import CheckError, Problem
-from .band import BAND, BLOCK
+from .windows import BAND, BLOCK
 
 aten = torch.ops.aten
 RULE = "a query sees the keys of its window, its own the last"

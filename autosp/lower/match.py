@@ -17,7 +17,7 @@ from ..capture.regions import KEY
 from ..layout import Placement, Split, as_size, count
 from ..rules import factor_of, localise
 from ..solve.problem import Op, Problem, of_data
-from .convert import mean_over
+from .conversions import mean_over
 
 aten = torch.ops.aten
 

@@ -17,7 +17,7 @@ from ..rules import localise
 from ..solve.bodies import Bodies, Placed, Placing, Ref, Refused, Step
 from ..solve.cost import word
 from ..solve.problem import Op
-from .convert import convert
+from .conversions import convert
 from .sizes import Sizes
 
 STEP = "autosp_step"  # on the node of a local body that stands for a step

@@ -21,7 +21,7 @@ from ..rules import factor_of, project
 from ..solve import Plan
 from ..solve.bodies import Ref, Step, gradient_of
 from ..solve.problem import Op, hint_of
-from .convert import convert
+from .conversions import convert
 from .own import STEP
 from .shapes import OnShapes, placement_in_numbers
 

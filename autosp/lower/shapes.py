@@ -7,7 +7,7 @@ from torch import fx
 
 from ..layout import Placement, Split
 from ..solve.problem import hint_of
-from .convert import convert
+from .conversions import convert
 
 
 class OnShapes(fx.Interpreter):

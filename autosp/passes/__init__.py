@@ -1,7 +1,7 @@
 """One list of passes over one program: what is planned, measured, verified and run is one and the same."""
 
 from .pipeline import NAMES, PASSES, Pass, run, sharded, text
-from .predict import FIRST, Prediction, predict
+from .prediction import FIRST, Prediction, predict
 from .program import Context, Program, Ran
 from .symbols import NeedsSymbols, fixed_lengths
 

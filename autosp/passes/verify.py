@@ -8,7 +8,7 @@ from .program import Context, Program
 
 
 def verify_local(before: Program, program: Program, context: Context) -> None:
-    """The local graph is the plan's: raises CheckError with every fault (`autosp.lower.check`)."""
+    """The local graph is the plan's: raises CheckError with every fault (`autosp.lower.checker`)."""
     check(program.plan, program.local, complete=context.rank.complete, grad_scale=context.rank.grad_scale)
 
 

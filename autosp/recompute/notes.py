@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..solve.words import size
-from .decide import Decision
-from .tile import Tiled
+from .decision import Decision
+from .tiling import Tiled
 
 
 def tile_notes(tiled: Sequence[Tiled], notes: Sequence[str]) -> tuple[str, ...]:

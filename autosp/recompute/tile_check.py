@@ -1,6 +1,6 @@
 """A checker of a graph in tiles: it computes what the graph before it did.
 
-A tile is to a region what a rank is to the program, and this is to tiles what `lower/check.py` is to ranks. Inferred:
+A tile is to a region what a rank is to the program, and this is to tiles what `lower/checker.py` is to ranks. Inferred:
 - which part of which value every call gives: the whole, a tile's part of a split dim, or a tile's addend of a sum; from
   the lengths that a value is cut into, and by the operators' rules;
 - that a tile's call is its operator's local version there, in the same autocast regions;

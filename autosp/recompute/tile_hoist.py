@@ -14,7 +14,7 @@ from torch import fx
 
 from ..capture import Captured, tensors_of
 from ..rules import RuleBook, default_rules, op_name
-from ..rules.localise import TABLE
+from ..rules.local_call import TABLE
 from ..solve.problem import concrete
 from .tile_region import begin
 from .tile_values import Ref, Values, quiet, ref

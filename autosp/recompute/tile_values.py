@@ -14,7 +14,7 @@ from ..capture.own import own_of
 from ..compat.torch import FakeTensor, FakeTensorMode, OpOverload, data_dependent, unguarded
 from ..errors import RuleError
 from ..layout import Size, as_size, count
-from ..lower.convert import convert, mean_over, scale_gradient
+from ..lower.conversions import convert, mean_over, scale_gradient
 from ..lower.shapes import OnShapes
 from ..rules import Projection, RuleBook
 from ..solve.problem import concrete, hint_of

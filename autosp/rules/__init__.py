@@ -2,9 +2,9 @@
 
 from .book import RuleBook, default_rules
 from .call import arguments, op_name, tensor_args, tensor_results
-from .localise import localise
+from .local_call import localise
 from .projection import Projection
-from .read import read
+from .rule_text import read
 from .strategies import factor_of, project, splittable
 from .user import rule
 

@@ -20,7 +20,7 @@ from .draft import draft_rule
 from .flex import FLEX, flex_projection
 from .model import Rule, Signature
 from .projection import Projection
-from .read import read
+from .rule_text import read
 
 
 @attrs.frozen

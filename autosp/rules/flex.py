@@ -17,7 +17,7 @@ from ..compat.torch import tree_map
 from ..layout import Split, count
 from .call import tensor_args
 from .coded import Letters
-from .localise import TABLE, LocalCall
+from .local_call import TABLE, LocalCall
 from .projection import Projection
 
 FLEX = torch.ops.higher_order.flex_attention

@@ -14,7 +14,7 @@ from ..compat.torch import qualified_name, schema_of
 from ..errors import Problem, RuleError, did_you_mean
 from .call import resolve
 from .model import Rule, Signature
-from .read import read
+from .rule_text import read
 
 Op = TypeVar("Op")
 Cases = Callable[[], Iterable[tuple]]

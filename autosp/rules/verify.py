@@ -23,7 +23,7 @@ from .call import is_floating, op_name, operand_indices, resolve, tensor_args, t
 from .case_values import CONSTANT, UNDETERMINED
 from .cases import cases_of
 from .draw import Arguments, Draw
-from .localise import localise
+from .local_call import localise
 from .model import Rule
 from .projection import Projection
 from .strategies import project, splittable, whole_placement

@@ -5,7 +5,7 @@ from .automap import Around, around, mapped
 from .device import Device, load_device
 from .plan import Change, Reshard
 from .program import SolverError
-from .solve import Ends, NeedsRule, solve
+from .solver import Ends, NeedsRule, solve
 from .stated import tried
 from .strategies import Strategy
 

@@ -21,7 +21,7 @@ from ..spec.paths import starred
 from .candidates import mark
 from .positionwise import Verdict, positionwise
 from .problem import Op, build
-from .solve import NeedsRule, seeds
+from .solver import NeedsRule, seeds
 
 OUTWARD = 3  # modules that are tried around one operator
 RULE = (

@@ -18,7 +18,7 @@ from ..layout import Split, divide, make_split
 from ..rules import Projection, factor_of, project
 from ..spec import Map
 from ..syntax import problem_at
-from .mapped import mapped_projection
+from .mapped_modules import mapped_projection
 from .problem import Op, Problem, Value, of_data
 
 

@@ -61,7 +61,7 @@ class Solution:
 
     What `autosp.plan` adds: length, of the whole sequence; memory, at the peak of the fullest rank;
     recompute, the setting, with what came of it in `recomputed` and the seconds that it costs;
-    tiled, what is computed in tiles (`autosp.recompute.tile.Tiled`).
+    tiled, what is computed in tiles (`autosp.recompute.tiling.Tiled`).
     """
 
     problem: Problem = attrs.field(repr=False)

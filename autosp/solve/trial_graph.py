@@ -14,7 +14,7 @@ from ..capture import tensors_of
 from ..capture.regions import Mapped
 from ..compat.torch import ENTER_AUTOCAST, tree_map
 from ..layout import as_size
-from .mapped import DROPOUT
+from .mapped_modules import DROPOUT
 from .problem import hint_of
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default  # (q, k, v, mask, dropout_p, is_causal)

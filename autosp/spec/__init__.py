@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .parse import for_class, load, parse
+from .parser import for_class, load, parse
 from .spec import Spec
 from .text import format_text
 from .values import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from collections.abc import Callable
@@ -226,10 +225,11 @@ def rank_1_compiles_alone():
 
 def _recompiled(fails: str, rank: int, error: Exception, **options) -> Callable[[], None]:
     """A second length, whose first try to compile (for all lengths) meets an error on one rank, at a function."""
-    backend = importlib.import_module("autosp.engine.backend")
+    from autosp.engine import dynamo_backend
+
     model = autosp.compile(Tiny(), "causal_lm", mesh=_mesh(), backend="aot_eager", **options)
     model(**batch()).loss.backward()
-    real, tries = getattr(backend, fails), []
+    real, tries = getattr(dynamo_backend, fails), []
 
     def failing(*args, **kwargs):
         tries.append(1)
@@ -238,11 +238,11 @@ def _recompiled(fails: str, rank: int, error: Exception, **options) -> Callable[
         return real(*args, **kwargs)
 
     def act():
-        setattr(backend, fails, failing)
+        setattr(dynamo_backend, fails, failing)
         try:
             model(**batch(length=40))
         finally:
-            setattr(backend, fails, real)
+            setattr(dynamo_backend, fails, real)
 
     return act
 

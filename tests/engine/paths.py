@@ -90,7 +90,7 @@ def each_length(place: str, name: str, calls: list[int], **options) -> dict:
 @path
 def lengths_each_by_itself() -> dict:
     """Both ranks fail alike, try after try: the first compilation is for one length; one of all is refused twice."""
-    return each_length("autosp.engine.backend", "compile_inner", [2, 4])
+    return each_length("autosp.engine.dynamo_backend", "compile_inner", [2, 4])
 
 
 @path

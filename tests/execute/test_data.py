@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from autosp.capture import trace
-from autosp.engine.backend import ends
+from autosp.engine.dynamo_backend import ends
 from autosp.engine.failures import asserting
 from autosp.lower import Rank, check, lower
 from autosp.parity import run_ranks, simulate

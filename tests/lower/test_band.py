@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from autosp.engine.traced import planned
 from autosp.lower import Rank, band, check, lower
-from autosp.lower.band import BAND, SDPA, Band
+from autosp.lower.windows import BAND, SDPA, Band
 from autosp.parity.judging import judge
 from autosp.parity.messages import page
 from autosp.parity.trial import Trial

@@ -9,7 +9,7 @@ from torch import fx
 from autosp.capture.copies import copy_graph
 from autosp.errors import CheckError
 from autosp.lower import band, check_bands
-from autosp.lower.band import BLOCK, SDPA
+from autosp.lower.windows import BLOCK, SDPA
 from tests.lower.test_band import local_graph
 
 aten = torch.ops.aten

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from autosp.layout import INVARIANT, PARTIAL, REPLICATE, Split, assemble, shard
 from autosp.lower import convert, scale_gradient
-from autosp.lower.convert import TABLE
+from autosp.lower.conversions import TABLE
 from autosp.parity import run_ranks
 from autosp.solve.cost import conversion, word
 

@@ -13,7 +13,7 @@ from autosp.engine.traced import planned
 from autosp.errors import CheckError, PlanError
 from autosp.layout import INVARIANT, REPLICATE
 from autosp.lower import Rank, check, convert, lower
-from autosp.lower.check import Typed
+from autosp.lower.checker import Typed
 from autosp.lower.own import local_own
 from autosp.lower.own_check import own_faults
 from autosp.spec import parse

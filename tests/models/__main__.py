@@ -101,7 +101,7 @@ def load() -> None:
     import torch._dynamo
     import transformers
 
-    import autosp.engine.backend
+    import autosp.engine.dynamo_backend
     import autosp.parity.judging  # noqa: F401
 
     torch.set_num_threads(1)

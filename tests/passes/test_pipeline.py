@@ -20,7 +20,7 @@ from autosp.errors import EngineError
 from autosp.parity import Simulation
 from autosp.passes import NAMES, PASSES, Context, Program, run
 from autosp.passes.pipeline import SKIP
-from autosp.passes.predict import FIRST
+from autosp.passes.prediction import FIRST
 from autosp.spec import load
 from tests import architecture
 from tests.execute.families import build

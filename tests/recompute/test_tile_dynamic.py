@@ -7,8 +7,8 @@ import torch
 
 from autosp.capture import capture, tracing
 from autosp.lower import Rank, lower
-from autosp.recompute.tile import tile
 from autosp.recompute.tile_values import quiet
+from autosp.recompute.tiling import tile
 from autosp.solve import load_device, solve
 from autosp.spec import Tile
 from tests.lower.models import ends, layout_of

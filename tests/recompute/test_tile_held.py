@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from torch.utils.checkpoint import CheckpointPolicy
 
-from autosp.recompute.tile import tile
+from autosp.recompute.tiling import tile
 from autosp.spec import Tile
 from tests.recompute.held import graphs, largest, made, peak, saved, wide
 from tests.recompute.programs import LOSSES, Gated, Gelu, Head, local, planned, rows, tokens

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autosp.capture import trace
-from autosp.recompute.tile import Tiled, tile
+from autosp.recompute.tiling import Tiled, tile
 from autosp.solve import Ends, load_device, solve
 from autosp.spec import Tile
 from tests.recompute.programs import (

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autosp.recompute.tile import tile
+from autosp.recompute.tiling import tile
 from autosp.spec import Tile
 from tests.lower.models import Llama, captured
 from tests.lower.models import planned as planned_model

@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from autosp.recompute.tile import tile
 from autosp.recompute.tile_order import PRODUCTS, InOrder, leaves, regions, waiting
+from autosp.recompute.tiling import tile
 from autosp.spec import Tile
 from tests.recompute.held import graphs
 from tests.recompute.programs import LOSSES, Gated, Head, local, misses, own, planned, rows, run, tokens

@@ -1,7 +1,6 @@
 """How many tiles `auto` makes, what is said of what stays whole, and slices that move for the solver."""
 
 from functools import partial
-from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +8,9 @@ from torch import nn
 
 from autosp.capture import trace
 from autosp.recompute import tile_words as words
-from autosp.recompute.tile import tile
+from autosp.recompute import tiling
 from autosp.recompute.tile_hoist import hoisted
+from autosp.recompute.tiling import tile
 from autosp.solve import load_device, solve
 from autosp.spec import Tile
 from tests.lower.models import ends, layout_of
@@ -28,7 +28,6 @@ from tests.recompute.programs import (
     tokens,
 )  # fmt: skip
 
-tiling = import_module("autosp.recompute.tile")  # the package's own name for it is the function
 HEAD, TOKENS = partial(Head, LOSSES["huggingface"]), 130
 
 

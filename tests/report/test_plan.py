@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from autosp.errors import PlanError
-from autosp.recompute.tile import Tiled
+from autosp.recompute.tiling import Tiled
 from autosp.report import Report
 from autosp.solve.memory import Memory
 from tests.failures import without_counts

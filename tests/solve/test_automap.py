@@ -131,7 +131,7 @@ def test_a_model_too_large_to_run_is_proved_in_a_smaller_size():
 
 def test_lengths_that_a_caller_traced_as_numbers_are_named_with_what_to_do():
     from autosp.capture import trace
-    from autosp.engine.backend import ends
+    from autosp.engine.dynamo_backend import ends
     from autosp.engine.marks import layout_of
     from autosp.solve import load_device
 

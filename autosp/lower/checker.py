@@ -35,7 +35,7 @@ from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, l
 from ..solve import Plan
 from ..solve.problem import Op, Value
 from .autograd import Flow, Meta, autograd_of_ranks, flow_of
-from .convert import TABLE, convert, scale_gradient
+from .conversions import TABLE, convert, scale_gradient
 from .held import HELD
 from .match import expressions, fits, version
 from .own_check import own_faults

@@ -11,8 +11,8 @@ from ..errors import EngineError, Problem
 from ..solve import Device
 from ..spec import Spec
 from .agree import Agreement, new_program
-from .backend import Backend
 from .deepspeed import compile_engine
+from .dynamo_backend import Backend
 from .mesh import from_device_mesh, is_deepspeed
 from .resolve import make_options, resolve_spec, spec_for
 from .step import Step, fully_sharded, prepare

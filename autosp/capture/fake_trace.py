@@ -12,8 +12,8 @@ from torch import fx
 from ..compat.torch import BackendCompilerFailed, dynamo_settings
 from ..errors import AutospError
 from ..spec import Constraint, Map
-from .capture import LayoutOf, capture
 from .captured import Captured
+from .global_view import LayoutOf, capture
 from .names import name_modules
 
 

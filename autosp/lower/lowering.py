@@ -27,12 +27,12 @@ from ..solve import Change, Plan
 from ..solve.cost import word
 from ..solve.problem import Op, Value, of_data
 from ..solve.strategies import is_random
-from .band import BAND, Band
-from .convert import convert, mean_over, scale_gradient
+from .conversions import convert, mean_over, scale_gradient
 from .held import HELD
 from .own import local_own, not_linear
 from .regions import Regions
 from .sizes import Sizes
+from .windows import BAND, Band
 
 aten = torch.ops.aten
 _CARRIED = ("nn_module_stack", "stack_trace", "source_fn_stack", "recompute", "ac_graph_id")
