@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
+from collections import defaultdict
 from importlib import import_module
 from pathlib import Path
 
@@ -20,6 +22,8 @@ BY_STRING = {
     "autosp", "autosp.cli", "autosp.cli.rules", "autosp.compat.names", "autosp.parity", "autosp.parity.worker",
     "autosp.spec", "autosp.spec.build",
 }  # fmt: skip
+# Class names that are there twice: an error lists problems, and the solver solves one; both are the usual word.
+TWICE = {"Problem": ["autosp.errors", "autosp.solve.problem"]}
 
 
 def stage_of(module: str) -> str:
@@ -92,7 +96,17 @@ def test_no_name_of_a_package_hides_a_module_of_it(package: str):
     for name in getattr(found, "__all__", ()):
         getattr(found, name)  # those that are there later, too
     for each in pkgutil.iter_modules(found.__path__):
-        assert getattr(found, each.name, None) is import_module(f"{package}.{each.name}"), f"{package}.{each.name}"
+        module = import_module(f"{package}.{each.name}")
+        assert getattr(found, each.name) is module, module.__name__
+
+
+def test_no_class_name_is_there_twice():
+    homes = defaultdict(list)
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                homes[node.name].append(module_of(path))
+    assert {name: found for name, found in homes.items() if len(found) > 1} == TWICE
 
 
 def test_the_parser_sees_every_form_of_import(tmp_path: Path):

@@ -20,7 +20,7 @@ from pathlib import Path
 import attrs
 import click
 
-from autosp.compat.tested import LIBRARIES, ROWS, Row
+from autosp.compat.tested import LIBRARIES, ROWS, Releases
 
 ROOT = Path(__file__).parents[1]
 PAGE, DATA = ROOT / "docs" / "versions.md", ROOT / "docs" / "versions.json"
@@ -65,7 +65,7 @@ def outcomes() -> dict[str, Outcome]:
     return {name: Outcome(**said) for name, said in json.loads(DATA.read_text()).items()} if DATA.exists() else {}
 
 
-def run(row: Row, env: Path | None) -> Outcome:
+def run(row: Releases, env: Path | None) -> Outcome:
     """A row's demo and fast tests, in `env` or in an environment made for it. Raises ValueError where `env`
     holds other releases than the row."""
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +91,7 @@ def tried(python: Path, held: dict[str, str], folder: Path) -> Outcome:
     )
 
 
-def installed(row: Row, folder: Path) -> Path:
+def installed(row: Releases, folder: Path) -> Path:
     """A fresh environment with autosp, its tests and the row's releases."""
     executable = shutil.which(f"python{row.python}") or sys.executable
     env, pins = folder / "venv", folder / "pins.txt"
@@ -163,7 +163,7 @@ def written(known: dict[str, Outcome]) -> str:
     return "\n".join([*lines, *(["", "Failed:", "", *failed] if failed else [])]) + "\n"
 
 
-def line(row: Row, outcome: Outcome | None) -> str:
+def line(row: Releases, outcome: Outcome | None) -> str:
     if outcome is None:
         cells = [row.python, *(getattr(row, name) for name in LIBRARIES), NOT_RUN, NOT_RUN, "", ""]
     else:
@@ -172,7 +172,7 @@ def line(row: Row, outcome: Outcome | None) -> str:
     return f"| {row.name} | {' | '.join(cells)} |"
 
 
-def also(row: Row) -> str:
+def also(row: Releases) -> str:
     return "".join(f"; {name} {version}" for name, version in row.others.items())
 
 

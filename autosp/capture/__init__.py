@@ -1,15 +1,24 @@
 """Dynamo's graph to a global-view ATen graph."""
 
-from .captured import Captured, Output, Placeholder, differentiable, module_path, source_line, tensor_nodes, tensors_of
+from .captured import (
+    Captured,
+    GraphOutput,
+    Placeholder,
+    differentiable,
+    module_path,
+    source_line,
+    tensor_nodes,
+    tensors_of,
+)
 from .fake_trace import trace, tracing
 from .global_view import LayoutOf, capture, specialise
 from .names import Names, name_modules
 
 __all__ = [
     "Captured",
+    "GraphOutput",
     "LayoutOf",
     "Names",
-    "Output",
     "Placeholder",
     "capture",
     "differentiable",

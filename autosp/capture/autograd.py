@@ -21,6 +21,7 @@ from ..layout import Size, as_size
 from .assertions import READS
 from .captured import differentiable, tensors_of
 from .casts import Casts, under
+from .keys import key_of
 
 
 @attrs.frozen
@@ -40,7 +41,7 @@ class Meta:
 
 
 @attrs.frozen
-class Outcome:
+class CallResult:
     """What a call gives (a tree of Meta and numbers), and per tensor of it the operands that its gradient flows to, by
     their places among the call's tensors."""
 
@@ -56,12 +57,12 @@ class Autograd:
     mode: FakeTensorMode = attrs.Factory(lambda: FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent()))
     _known: dict = attrs.Factory(dict)
 
-    def call(self, target: Callable, args: Any, kwargs: Mapping, grad: bool, casts: Casts = ()) -> Outcome:
+    def call(self, target: Callable, args: Any, kwargs: Mapping, grad: bool, casts: Casts = ()) -> CallResult:
         """The outcome of a call on trees of Meta and plain values. grad: whether gradients are on. casts: the autocast
         regions that it is in."""
         if any(map(_symbolic, leaves([list(args), list(kwargs.values())]))) or target in READS:
             return self._run(target, args, kwargs, grad, casts)  # each reads a number of its own
-        key = target, _key(args), _key(dict(kwargs)), grad, casts
+        key = target, key_of(args), key_of(dict(kwargs)), grad, casts
         if key not in self._known:
             try:
                 self._known[key] = self._run(target, args, kwargs, grad, casts)
@@ -88,7 +89,7 @@ class Autograd:
             return floating
         return tuple(x.grad for x in leaves([value]) if isinstance(x, Meta))
 
-    def _assumed(self, target: Callable, args: Any, kwargs: Mapping, casts: Casts) -> Outcome:
+    def _assumed(self, target: Callable, args: Any, kwargs: Mapping, casts: Casts) -> CallResult:
         """Of a call that fails with gradients on (flex_attention, which has none on the CPU): they flow everywhere."""
         plain = self._run(target, args, kwargs, False, casts)
         given = [x for x in leaves([list(args), list(kwargs.values())]) if isinstance(x, Meta)]
@@ -98,9 +99,11 @@ class Autograd:
             return attrs.evolve(x, grad=bool(wanting) and differentiable(x.dtype)) if isinstance(x, Meta) else x
 
         value = mapped(tracked, plain.value)
-        return Outcome(value, tuple(wanting if x.grad else frozenset() for x in leaves(value) if isinstance(x, Meta)))
+        return CallResult(
+            value, tuple(wanting if x.grad else frozenset() for x in leaves(value) if isinstance(x, Meta))
+        )
 
-    def _run(self, target: Callable, args: Any, kwargs: Mapping, grad: bool, casts: Casts) -> Outcome:
+    def _run(self, target: Callable, args: Any, kwargs: Mapping, grad: bool, casts: Casts) -> CallResult:
         operands: list[torch.Tensor] = []
 
         def fake(x: Any) -> Any:
@@ -113,7 +116,7 @@ class Autograd:
             given = mapped(fake, tuple(args)), {name: mapped(fake, x) for name, x in kwargs.items()}
             found = target(*given[0], **given[1])
         results = [x for x in leaves(found) if isinstance(x, torch.Tensor)]
-        return Outcome(
+        return CallResult(
             mapped(lambda x: Meta.of(x, _tracked(x, operands)) if isinstance(x, torch.Tensor) else x, found),
             tuple(_reached(r, operands) for r in results),
         )
@@ -180,16 +183,3 @@ def mapped(function: Callable, x: Any) -> Any:
 
 def leaves(x: Any) -> list:
     return [leaf for i in x for leaf in leaves(i)] if isinstance(x, (list, tuple)) else [x]
-
-
-def _key(x: Any) -> Any:
-    """What tells calls apart: all of a tensor but its values, other arguments by type and value."""
-    if isinstance(x, Meta):
-        return x
-    if isinstance(x, (list, tuple)):
-        return tuple(map(_key, x))
-    if isinstance(x, dict):
-        return tuple((name, _key(v)) for name, v in x.items())
-    if isinstance(x, slice):
-        return "slice", _key((x.start, x.stop, x.step))
-    return (type(x), id(x)) if isinstance(x, fx.GraphModule) else (type(x), x)

@@ -17,7 +17,7 @@ from .names import Names
 
 
 @attrs.frozen(eq=False)
-class Call:
+class ModuleCall:
     """One call of a module: its key in the nodes' stacks, its path, and the nodes traced in it, in order."""
 
     key: str
@@ -31,7 +31,7 @@ class Call:
         return {"nn_module_stack": own} | {k: v for k, v in like.meta.items() if k == "stack_trace"}
 
 
-def calls_named(gm: fx.GraphModule, pattern: str, names: Names) -> list[Call]:
+def calls_named(gm: fx.GraphModule, pattern: str, names: Names) -> list[ModuleCall]:
     """Every call of the modules that a path names, in order. A shared module that the graph calls
     by another of its paths counts where none is called by this one."""
     found = _calls(gm, lambda key, path: matches(pattern, path))
@@ -41,18 +41,18 @@ def calls_named(gm: fx.GraphModule, pattern: str, names: Names) -> list[Call]:
     return _calls(gm, lambda key, path: called_module(key) in wanted) if wanted else []
 
 
-def _calls(gm: fx.GraphModule, wanted: Callable[[str, str], bool]) -> list[Call]:
+def _calls(gm: fx.GraphModule, wanted: Callable[[str, str], bool]) -> list[ModuleCall]:
     found: dict[tuple[str, str], list[fx.Node]] = {}
     for node in gm.graph.nodes:
         for key, path in module_calls_of(node):
             if path and wanted(key, path):
                 found.setdefault((key, path), []).append(node)
-    return [Call(key, path, tuple(nodes)) for (key, path), nodes in found.items()]
+    return [ModuleCall(key, path, tuple(nodes)) for (key, path), nodes in found.items()]
 
 
-def called(gm: fx.GraphModule, call: tuple[str, str]) -> Call:
+def called(gm: fx.GraphModule, call: tuple[str, str]) -> ModuleCall:
     """A call by its key and path; without nodes where the graph does not make it."""
-    return Call(*call, tuple(node for node in gm.graph.nodes if call in module_calls_of(node)))
+    return ModuleCall(*call, tuple(node for node in gm.graph.nodes if call in module_calls_of(node)))
 
 
 def uncalled(statement: Constraint | Map, gm: fx.GraphModule, names: Names) -> Problem:

@@ -26,7 +26,7 @@ class Placeholder:
 
 
 @attrs.frozen
-class Output:
+class GraphOutput:
     """One graph output: the position in the output tuple, the node that gives it, and its name in
     a spec (`loss`, `logits`), or None where the spec language has no name for it.
 
@@ -55,7 +55,7 @@ class Captured:
 
     graph: fx.GraphModule
     placeholders: tuple[Placeholder, ...]
-    outputs: tuple[Output, ...]
+    outputs: tuple[GraphOutput, ...]
     layouts: Mapping[str, Layout]
     hints: dict
     training: bool

@@ -10,7 +10,7 @@ from torch import fx
 from ..errors import CaptureError, Problem
 from ..spec import Constraint
 from ..spec.constraining import constrain_op as _registers_the_operator  # noqa: F401
-from .calls import Call, calls_named, uncalled
+from .calls import ModuleCall, calls_named, uncalled
 from .names import Names
 
 
@@ -36,7 +36,7 @@ def constrain_modules(gm: fx.GraphModule, constraints: Sequence[Constraint], nam
     gm.recompile()
 
 
-def _port(call: Call, constraint: Constraint) -> fx.Node | None:
+def _port(call: ModuleCall, constraint: Constraint) -> fx.Node | None:
     inside = set(call.nodes)
     if constraint.port == "output":
         found = [n for n in call.nodes if any(u not in inside for u in n.users) and _fits(n, constraint)]
@@ -53,7 +53,7 @@ def _fits(node: fx.Node, constraint: Constraint) -> bool:
     return isinstance(val, torch.Tensor) and val.is_floating_point() and constraint.layout.fits(val.dim())
 
 
-def _fix(gm: fx.GraphModule, node: fx.Node, call: Call, constraint: Constraint) -> None:
+def _fix(gm: fx.GraphModule, node: fx.Node, call: ModuleCall, constraint: Constraint) -> None:
     layout = str(constraint.layout.expand(node.meta["val"].dim()))
     inside = set(call.nodes)
     users = [u for u in node.users if (u in inside) == (constraint.port == "input")]
@@ -64,7 +64,7 @@ def _fix(gm: fx.GraphModule, node: fx.Node, call: Call, constraint: Constraint) 
         user.replace_input_with(node, fixed)
 
 
-def _dims_at(call: Call, port: str) -> list[int]:
+def _dims_at(call: ModuleCall, port: str) -> list[int]:
     """The numbers of dims that floating-point tensors have at a module's port."""
     inside = set(call.nodes)
     if port == "output":

@@ -29,7 +29,7 @@ from ..syntax import Layout
 from . import own, words
 from .assertions import keep_assertions
 from .canonical import canonicalise
-from .captured import Captured, Output, Placeholder, module_path, source_line, tensors_of
+from .captured import Captured, GraphOutput, Placeholder, module_path, source_line, tensors_of
 from .casts import open_regions
 from .constraints import constrain_modules
 from .effects import lost_effects
@@ -240,7 +240,7 @@ def _kept(gm: fx.GraphModule) -> set[int]:
     return {i for i, n in enumerate(values) if isinstance(n, fx.Node) and n.name in names}
 
 
-def _outputs(graph: fx.GraphModule, kept: set[int], buffers: list[str]) -> tuple[Output, ...]:
+def _outputs(graph: fx.GraphModule, kept: set[int], buffers: list[str]) -> tuple[GraphOutput, ...]:
     """Outputs by name. Dynamo keeps none, so they are known by shape: `loss` is the first
     differentiable scalar, `logits` the first other floating-point value. The last are written to `buffers`."""
     values = graph.graph.output_node().args[0]
@@ -256,7 +256,7 @@ def _outputs(graph: fx.GraphModule, kept: set[int], buffers: list[str]) -> tuple
                 name = "loss" if val.dim() == 0 else "logits"
                 name = None if name in named else name
                 named.add(name)
-        found.append(Output(i, node.name if isinstance(node, fx.Node) else None, name, i in kept, buffer))
+        found.append(GraphOutput(i, node.name if isinstance(node, fx.Node) else None, name, i in kept, buffer))
     return tuple(found)
 
 

@@ -20,7 +20,7 @@ from ..layout import Size, as_size
 from ..spec import Map
 from ..syntax import Layout
 from .assertions import ASSERTIONS
-from .calls import Call, called, calls_named, uncalled
+from .calls import ModuleCall, called, calls_named, uncalled
 from .captured import Captured, source_line
 from .copies import copy_graph, with_numbers
 from .names import Names
@@ -138,11 +138,11 @@ def is_one_node(gm: fx.GraphModule, call: tuple[str, str]) -> bool:
     return not between and all(isinstance(n.meta.get("val"), (torch.Tensor, torch.SymInt)) for n in given)
 
 
-def _inside(of: Call) -> list[fx.Node]:
+def _inside(of: ModuleCall) -> list[fx.Node]:
     return [n for n in of.nodes if n.op in ("call_function", "get_attr")]
 
 
-def _collapse(gm: fx.GraphModule, of: Call, said: Map | None, lengths: Mapping[str, Size]) -> None:
+def _collapse(gm: fx.GraphModule, of: ModuleCall, said: Map | None, lengths: Mapping[str, Size]) -> None:
     inside = _inside(of)
     if asserted := next((n for n in inside if n.target in ASSERTIONS), None):
         raise CaptureError(_asserts(of.path, asserted))

@@ -59,7 +59,7 @@ def unplanned(spec: Spec, model: Any, sp: int, length: int) -> list[Problem]:
 
 
 @attrs.frozen
-class Verdict:
+class FileCheck:
     """What came of one file."""
 
     file: str
@@ -79,19 +79,19 @@ class Verdict:
         return fields if self.spec is None else {**fields, "spec": str(self.spec)}
 
 
-def verdict(file: str, model: Any, sp: int | None = None, length: int = 0) -> Verdict:
+def verdict(file: str, model: Any, sp: int | None = None, length: int = 0) -> FileCheck:
     """Read one file, hold it against the model, and plan that where a number of ranks is given."""
     try:
         spec = load(file)
     except SpecError as error:
-        return Verdict(file, None, error.problems)
+        return FileCheck(file, None, error.problems)
     problems, notes = faults_of(spec, model)
     if sp and not problems:
         problems = unplanned(spec, model, sp, length)
-    return Verdict(file, spec, tuple(problems), tuple(notes))
+    return FileCheck(file, spec, tuple(problems), tuple(notes))
 
 
-def say(result: Verdict, model: Any, sp: int | None) -> None:
+def say(result: FileCheck, model: Any, sp: int | None) -> None:
     """One line for a good file; its errors on stderr otherwise."""
     if not result.ok:
         click.echo(str(AutospError(result.problems)), err=True)

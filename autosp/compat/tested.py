@@ -21,7 +21,7 @@ ALWAYS = ("torch", "highspy")  # the others count where the user's process has i
 
 
 @attrs.frozen
-class Row:
+class Releases:
     """One set of releases, the newest of everything that it does not name."""
 
     name: str
@@ -42,24 +42,24 @@ WITNESS = {"spmd_types": "0.3.1"}  # the tests' independent checker of local gra
 
 # DeepSpeed before 0.18.9 has no pass "autosp" in its config; 0.18.9 does not step under ZeRO-1 on gloo with torch 2.11.
 ROWS = (
-    Row(
+    Releases(
         "oldest", "the oldest release of each that is promised to work",
         python="3.11", torch="2.11.0", transformers="5.17.0", deepspeed="0.19.0", highspy="1.8.0",
         others={"attrs": "23.1.0", "click": "8.2.0", "lark": "1.1.9", "numpy": "1.26.4", "rich": "13.0.0"} | WITNESS,
     ),
-    Row(
+    Releases(
         "gpu", "torch 2.11 with transformers 5.17 on Python 3.12, as machines with GPUs often have",
         python="3.12", torch="2.11.0", transformers="5.17.0", deepspeed="0.19.8", highspy="1.16.0", others=WITNESS,
     ),
-    Row(
+    Releases(
         "constraints", "constraints.txt, which the whole suite runs on",
         python="3.11", torch="2.13.0", transformers="5.24.0", deepspeed="0.19.8", highspy="1.16.0", others=WITNESS,
     ),
-    Row(
+    Releases(
         "python-3.13", "the newest Python",
         python="3.13", torch="2.14.1", transformers="5.24.0", deepspeed="0.19.8", highspy="1.16.0", others=WITNESS,
     ),
-    Row(
+    Releases(
         "newest", "the newest release of everything",
         python="3.11", torch="2.15.0", transformers="5.24.0", deepspeed="0.19.8", highspy="1.16.0", others=WITNESS,
     ),

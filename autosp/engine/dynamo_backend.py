@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import fx
 
-from ..capture import Captured, Names, Output, capture, name_modules, specialise
+from ..capture import Captured, GraphOutput, Names, capture, name_modules, specialise
 from ..compat.torch import example_size, fake_mode_of_trace, unguarded
 from ..errors import EngineError, Problem, did_you_mean
 from ..lower import Rank
@@ -259,7 +259,7 @@ def statements(spec: Spec, captured: Captured) -> dict[int, Said | None]:
     return {o.position: _said(spec, captured, o) for o in captured.outputs}
 
 
-def _said(spec: Spec, captured: Captured, output: Output) -> Said | None:
+def _said(spec: Spec, captured: Captured, output: GraphOutput) -> Said | None:
     if output.kept or output.buffer is not None:
         return None
     return spec.output(output.name) if output.name else _unnamed(spec, captured, output)
@@ -273,7 +273,7 @@ def _mode(said: Said | None) -> Literal["none", "local", "whole"]:
     return said.mode
 
 
-def _unnamed(spec: Spec, captured: Captured, output: Output):
+def _unnamed(spec: Spec, captured: Captured, output: GraphOutput):
     """The statement for an output that is neither loss nor logits: scalars and tensors of the spec's
     other outputs, by kind (a model's `router_logits` are a tensor of every layer)."""
     val = next((n.meta.get("val") for n in captured.graph.graph.nodes if n.name == output.node), None)

@@ -28,7 +28,7 @@ FIX = (
 )
 
 
-class _Wrong(Exception):
+class _WrongBand(Exception):
     """What is wrong with a block."""
 
 
@@ -53,7 +53,7 @@ def check_bands(before: fx.GraphModule, after: fx.GraphModule) -> None:
     for name, cat in joined.items():
         try:
             _checked(old[name], cat)
-        except _Wrong as wrong:
+        except _WrongBand as wrong:
             faults.append(_fault(old[name], str(wrong)))
     names = {n.name: n for n in after.graph.nodes}
     for node in old.values():
@@ -88,27 +88,29 @@ def _same(node: fx.Node, new: fx.Node, joined: dict[str, fx.Node]) -> bool:
 def _checked(node: fx.Node, cat: fx.Node) -> None:
     window, length = node.meta[BAND].window, node.meta[BAND].length
     if cat.args[1] != -2:
-        raise _Wrong("its blocks are not joined along the queries")
+        raise _WrongBand("its blocks are not joined along the queries")
     query, key, value = (n.name for n in node.args[:3])
     rest = {k: v for k, v in node.kwargs.items() if k not in ("attn_mask", "dropout_p", "is_causal")}
     at = 0
     for block in cat.args[0]:
         if block.target is not SDPA or dict(block.kwargs) != rest or tuple(block.args[4:]) != (0.0, False):
-            raise _Wrong("a block is not such an attention")
+            raise _WrongBand("a block is not such an attention")
         q, k, v = (_rows(x) for x in block.args[:3])
         before = at - k.first
         if q.of != query or q.first != at or (k.of, v.of) != (key, value) or (k.first, k.last) != (v.first, v.last):
-            raise _Wrong(
+            raise _WrongBand(
                 f"a block reads queries {q.first} to {q.last}, keys {k.first} to {k.last}, values {v.first} to {v.last}"
             )
         if k.last != q.last or (before < window - 1 and k.first > 0):
-            raise _Wrong(f"queries {q.first} to {q.last} have the keys {k.first} to {k.last}, of a window of {window}")
+            raise _WrongBand(
+                f"queries {q.first} to {q.last} have the keys {k.first} to {k.last}, of a window of {window}"
+            )
         causal, near = Sum(before, (1, -1)), Sum(window - 1 - before, (-1, 1))
         if _mask(block.args[3]) != All(frozenset({causal, near}), 2):
-            raise _Wrong(f"the mask of queries {q.first} to {q.last} is another than a window of {window}")
+            raise _WrongBand(f"the mask of queries {q.first} to {q.last} is another than a window of {window}")
         at = q.last
     if at != length:
-        raise _Wrong(f"its blocks have {at} of {length} queries")
+        raise _WrongBand(f"its blocks have {at} of {length} queries")
 
 
 def _rows(x: fx.Node) -> _Rows:
@@ -123,13 +125,13 @@ def _rows(x: fx.Node) -> _Rows:
             return _Rows(rows.of, rows.first + x.args[2], rows.first + x.args[3])
     if x.target is aten.cat.default and x.args[1] == -2:
         return _joined([_rows(part) for part in x.args[0]])
-    raise _Wrong(f"{x} is not a stretch of rows")
+    raise _WrongBand(f"{x} is not a stretch of rows")
 
 
 def _joined(parts: Sequence[_Rows]) -> _Rows:
     for a, b in zip(parts, parts[1:], strict=False):
         if a.of != b.of or a.last != b.first:
-            raise _Wrong(f"rows {a.first} to {a.last} are followed by {b.first} to {b.last}")
+            raise _WrongBand(f"rows {a.first} to {a.last} are followed by {b.first} to {b.last}")
     return _Rows(parts[0].of, parts[0].first, parts[-1].last)
 
 

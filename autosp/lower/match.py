@@ -23,7 +23,7 @@ aten = torch.ops.aten
 
 
 @attrs.frozen
-class Operand:
+class GlobalValue:
     """A global value, by its id."""
 
     value: int
@@ -61,7 +61,7 @@ def version(
     if KEY in op.node.meta:
         return Calls(op.node.target, _on_shard(op, args, needs, gives, p, rank), {})
     if op.own is not None:  # its bodies are checked by themselves
-        return Calls(Anything(), tuple(Operand(v.id) for v in op.operands), {})
+        return Calls(Anything(), tuple(GlobalValue(v.id) for v in op.operands), {})
     if op.projection is None:
         return Calls(op.node.target, args, dict(kwargs))
     shapes = tuple(v.shape for v in op.results)
@@ -87,7 +87,7 @@ def _wanted(problem: Problem, n: fx.Node) -> Any:
     if n.op == "get_attr" and "val" not in n.meta:  # a function that the operator takes
         return getattr(problem.captured.graph, n.target)
     if tensors_of(val):
-        return Operand(problem.of[n][0].id)
+        return GlobalValue(problem.of[n][0].id)
     if isinstance(val, torch.SymInt):
         return Anything() if of_data(as_size(val)) or n.target in READS else Size(as_size(val))
     return Anything() if val is None or isinstance(val, (torch.SymFloat, torch.SymBool)) else val
@@ -100,7 +100,7 @@ def fits(actual: Any, wanted: Any, value_of: Callable[[fx.Node], int | None], si
     def same(a: Any, b: Any) -> bool:
         if isinstance(b, (Anything, fx.GraphModule)):  # functions are not compared
             return True
-        if isinstance(b, Operand):
+        if isinstance(b, GlobalValue):
             return isinstance(a, fx.Node) and value_of(_undetached(a, value_of)) == b.value
         if isinstance(b, Size):
             return size_of(a) == size_of(b.size)

@@ -14,7 +14,7 @@ from ..capture.own import OwnBackward
 from ..errors import PlanError, Problem
 from ..layout import REPLICATE, Placement, Split, as_size
 from ..rules import localise
-from ..solve.bodies import Bodies, Placed, Placing, Ref, Refused, Step
+from ..solve.bodies import Bodies, BodyStep, PlacedStep, Placing, Ref, Refused
 from ..solve.cost import word
 from ..solve.problem import Op
 from .conversions import convert
@@ -97,11 +97,11 @@ class _Emit:
         root = {n.target: getattr(self.source, n.target) for n in self.graph.find_nodes(op="get_attr")}
         return fx.GraphModule(root, self.graph)
 
-    def _steps(self, steps: Sequence[Placed]) -> None:
+    def _steps(self, steps: Sequence[PlacedStep]) -> None:
         for placed in steps:
             self._step(placed.step, placed)
 
-    def _step(self, step: Step, placed: Placed) -> None:
+    def _step(self, step: BodyStep, placed: PlacedStep) -> None:
         self.meta = {k: step.node.meta[k] for k in ("stack_trace", "nn_module_stack") if k in step.node.meta}
         ready = []
         for r, need in zip(step.operands, placed.needs, strict=True):

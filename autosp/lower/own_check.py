@@ -19,7 +19,7 @@ from ..compat.torch import FakeTensorMode
 from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, local_shape
 from ..rules import factor_of, project
 from ..solve import Plan
-from ..solve.bodies import Ref, Step, gradient_of
+from ..solve.bodies import BodyStep, Ref, gradient_of
 from ..solve.problem import Op, hint_of
 from .conversions import convert
 from .own import STEP
@@ -30,7 +30,7 @@ _FREE = {("replicate", "split"), ("replicate", "partial"), ("partial", "replicat
 Typed = tuple[Ref, Placement]
 
 
-class _Wrong(Exception):
+class _WrongOwn(Exception):
     """What does not hold."""
 
 
@@ -48,7 +48,7 @@ def own_faults(
     try:
         _types(op, found, at, out, alike, plan)
         _shapes(op, found, at, plan, rank)
-    except _Wrong as fault:
+    except _WrongOwn as fault:
         yield str(fault), RULE
 
 
@@ -90,13 +90,13 @@ class _Walk:
                 self.types[node] = self._converted(node)
             elif node.target is operator.getitem and isinstance(self.types.get(node.args[0]), tuple):
                 self.types[node] = self._item(node)
-            elif isinstance(node.meta.get(STEP), Step):
+            elif isinstance(node.meta.get(STEP), BodyStep):
                 self._step(node, node.meta[STEP])
 
     def expect(self, what: str, nodes: Sequence[fx.Node], wanted: list[Typed]) -> None:
         for i, (node, (ref, at)) in enumerate(zip(nodes, wanted, strict=True)):
             if self.types.get(node) != (ref, at):
-                raise _Wrong(f"{what} {i} of an autograd.Function is {self.types.get(node)}; it is wanted {at!r}")
+                raise _WrongOwn(f"{what} {i} of an autograd.Function is {self.types.get(node)}; it is wanted {at!r}")
 
     def _item(self, node: fx.Node) -> Typed:
         source = node.args[0]
@@ -108,13 +108,13 @@ class _Walk:
         noted = next(iter(node.users)).meta["autosp"][1]
         before, after = _placement(kinds[0], src, at), _placement(kinds[1], dst, noted)
         if self.alike or diff or kinds not in _FREE or p != self.plan.p or before != at:
-            raise _Wrong(f"{ref[0].name} is {at!r} in a body, and is changed {' to '.join(kinds)}")
+            raise _WrongOwn(f"{ref[0].name} is {at!r} in a body, and is changed {' to '.join(kinds)}")
         return ref, after
 
-    def _step(self, node: fx.Node, step: Step) -> None:
+    def _step(self, node: fx.Node, step: BodyStep) -> None:
         found = dict(self._inputs(node))
         if set(found) != set(step.operands):
-            raise _Wrong(f"{step.node.target} in a body is called on other values than the program calls it on")
+            raise _WrongOwn(f"{step.node.target} in a body is called on other values than the program calls it on")
         gives = self._infer(node, step, [found[r] for r in step.operands])
         typed = tuple(zip(step.results, gives, strict=True))
         self.types[node] = typed[0] if isinstance(step.node.meta["val"], torch.Tensor) else typed
@@ -130,7 +130,7 @@ class _Walk:
                 seen.add(n)
                 stack += n.all_input_nodes
 
-    def _infer(self, node: fx.Node, step: Step, have: list[Placement]) -> tuple[Placement, ...]:
+    def _infer(self, node: fx.Node, step: BodyStep, have: list[Placement]) -> tuple[Placement, ...]:
         """What a step gives, by its rule alone."""
         pr, count = step.projection, len(step.results)
         splits = [(i, s) for i, s in enumerate(have) if isinstance(s, Split)]
@@ -144,9 +144,9 @@ class _Walk:
             needs, gives = project(pr, *part, self.plan.p)
             if have == [REPLICATE if n is None else n for n in needs]:
                 return gives
-        raise _Wrong(f"{step.node.target} in a body has no strategy for {', '.join(map(repr, have))}")
+        raise _WrongOwn(f"{step.node.target} in a body has no strategy for {', '.join(map(repr, have))}")
 
-    def _made(self, node: fx.Node, step: Step) -> tuple[Placement, ...]:
+    def _made(self, node: fx.Node, step: BodyStep) -> tuple[Placement, ...]:
         """Whole operands give whole results, or a part of a dim that only the results have."""
         noted = node.meta.get("autosp") or next((u.meta["autosp"] for u in node.users if "autosp" in u.meta), None)
         if noted is None or not isinstance(noted[1], Split):
@@ -156,7 +156,7 @@ class _Walk:
             needs, gives = project(step.projection, *part, self.plan.p)
             if all(n is None for n in needs):
                 return gives
-        raise _Wrong(f"{step.node.target} in a body gives no {noted[1]!r}")
+        raise _WrongOwn(f"{step.node.target} in a body gives no {noted[1]!r}")
 
 
 def _placement(kind: str, s, noted: Placement) -> Placement:
@@ -178,4 +178,4 @@ def _shapes(op: Op, found, at: list[Placement], plan: Plan, rank: int) -> None:
         gradients = OnShapes(found.backward).run(*map(torch.empty_like, results), *saved)
     for v, shape, gradient in zip(op.operands, shapes, gradients):
         if gradient is not None and tuple(gradient.shape) != tuple(shape):
-            raise _Wrong(f"the gradient of {v.name} has local shape {list(gradient.shape)}, not {list(shape)}")
+            raise _WrongOwn(f"the gradient of {v.name} has local shape {list(gradient.shape)}, not {list(shape)}")

@@ -21,20 +21,20 @@ from .trial import Batch, Trained, Trial, batches, build, loss_of, make_optimize
 
 
 @attrs.frozen
-class Refused:
+class Refusal:
     """The error of autosp that a run ended with, and its first line."""
 
     text: str
     what: str
 
 
-def on_rank(item: tuple[Trial, Spec]) -> Trained | Refused:
+def on_rank(item: tuple[Trial, Spec]) -> Trained | Refusal:
     """What this rank makes of a trial. The process group is there."""
     trial, spec = item
     try:
         return _plain(trial, spec) if trial.zero is None else _deepspeed(trial, spec)
     except AutospError as error:
-        return Refused(str(error), error.problems[0].what)
+        return Refusal(str(error), error.problems[0].what)
 
 
 def _plain(trial: Trial, spec: Spec) -> Trained:
@@ -108,7 +108,7 @@ class Simulator:
         self._planners: dict[tuple, Planner] = {}
         self._programs: dict[tuple, _Program] = {}
 
-    def run(self, trial: Trial, spec: Spec) -> Trained | Refused:
+    def run(self, trial: Trial, spec: Spec) -> Trained | Refusal:
         """All ranks of the split axis as threads of this process; the data-parallel ones in turn.
 
         Every rank's loss and gradients are compared with the first's, to the bit.
@@ -121,7 +121,7 @@ class Simulator:
 
             return run(trial, model, batches(trial, spec, model, given), range(trial.dp), backward=backward)
         except AutospError as error:
-            return Refused(str(error), error.problems[0].what)
+            return Refusal(str(error), error.problems[0].what)
 
     def _fresh(self, trial: Trial) -> tuple[torch.nn.Module, Batch | None]:
         key = _model_key(trial)

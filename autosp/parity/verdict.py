@@ -10,7 +10,7 @@ import attrs
 from ..spec import Spec
 from .gap import Gap, measure_gap
 from .launch import Outcome, errors
-from .sharded import Refused
+from .sharded import Refusal
 from .trial import Trained, Trial, unsharded
 
 FACTOR = 2.0  # times the unsharded program's own distance to fp32, in a lower precision
@@ -48,7 +48,7 @@ class Verdict:
     distance: Distance | None = None
     own: Distance | None = None
     resolution: float = 0.0
-    refusal: Refused | None = None
+    refusal: Refusal | None = None
     failure: str = ""
 
     @property
@@ -78,7 +78,7 @@ def of_outcomes(trial: Trial, expected: tuple[Trained, Trained], outcomes: Seque
     if failed := errors(outcomes):
         return Verdict(trial, failure=failed)
     values = [outcome.value for outcome in outcomes]
-    if refused := [value for value in values if isinstance(value, Refused)]:
+    if refused := [value for value in values if isinstance(value, Refusal)]:
         if len(refused) < len(values):
             return Verdict(trial, refusal=refused[0], failure="some ranks refused, others did not")
         return Verdict(trial, refusal=refused[0])
@@ -91,9 +91,9 @@ def of_outcomes(trial: Trial, expected: tuple[Trained, Trained], outcomes: Seque
     return max(verdicts, key=lambda verdict: verdict.used)
 
 
-def of_run(trial: Trial, expected: tuple[Trained, Trained], found: Trained | Refused) -> Verdict:
+def of_run(trial: Trial, expected: tuple[Trained, Trained], found: Trained | Refusal) -> Verdict:
     """The verdict on one run."""
-    if isinstance(found, Refused):
+    if isinstance(found, Refusal):
         return Verdict(trial, refusal=found)
     exact, own = expected
     gap = measure_gap(exact.losses, found.losses, exact.parameters, found.parameters)

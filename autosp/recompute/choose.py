@@ -22,7 +22,7 @@ import numpy as np
 from torch import fx
 
 from ..solve import Device
-from ..solve.program import Program
+from ..solve.program import IntegerProgram
 from ..solve.program import solve as run
 from . import kinds
 from .compiler import Compiler
@@ -184,7 +184,7 @@ class Chooser:
 
     def _cut(self, price: float, protect: bool) -> frozenset[int]:
         """The storages that cross at a price of seconds per byte."""
-        joint, program = self.joint, Program()
+        joint, program = self.joint, IntegerProgram()
         save: dict[int, int] = {}
         again: dict[fx.Node, int] = {}
         scale = 1.0 / max(price * sum(s.bytes for s in joint.saveable), sum(self.seconds.values()), 1e-12)

@@ -28,7 +28,7 @@ from ..compat.torch import SET_GRAD_ENABLED
 from ..errors import CheckError, Problem
 from ..layout import PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..lower.held import HELD
-from ..lower.match import Anything, Calls, Operand, Size, fits
+from ..lower.match import Anything, Calls, GlobalValue, Size, fits
 from ..rules import default_rules, factor_of, localise
 from ..rules.strategies import split_of
 from . import kinds
@@ -45,7 +45,7 @@ FIX = (
 
 
 @attrs.frozen
-class Part:
+class TilePart:
     """What a node of the tiled graph is of a value: `at` over `tiles` tiles, the `tile`-th of them. opened: the dim
     that is viewed as two, and the size of the first. of: the tiles whose addends are in it, of a sum that is not whole."""
 
@@ -60,15 +60,15 @@ class Part:
 def check_tiles(whole: fx.GraphModule, tiled: fx.GraphModule, hints: Mapping | None = None) -> None:
     """Raises CheckError with every fault. whole: the graph that was cut, every node with its fake value; hints: the
     numbers that symbolic sizes had in the example."""
-    _Checker(whole, tiled, hints).run()
+    _TileChecker(whole, tiled, hints).run()
 
 
-class _Checker:
+class _TileChecker:
     def __init__(self, whole: fx.GraphModule, tiled: fx.GraphModule, hints: Mapping | None):
         self.tiled, self.values = tiled, Values(whole, default_rules(), hints, known=True)
         self.by_name = {n.name: n for n in whole.graph.nodes}
         self.casts = casts_of(whole.graph), casts_of(tiled.graph)
-        self.types: dict[fx.Node, Part | tuple[Part, ...]] = {}
+        self.types: dict[fx.Node, TilePart | tuple[TilePart, ...]] = {}
         self.numbers: dict[fx.Node, int] = {}
         self.faults: list[Problem] = []
         self.tiles: dict[str, int] = {}
@@ -97,7 +97,7 @@ class _Checker:
         if (old := next(found, None)) is None:
             self._fault(node, f"{node} is not an input or a constant of the program", "inputs stay as they are")
             return
-        self.types[node] = Part((old, 0))
+        self.types[node] = TilePart((old, 0))
         self._number(node, old)
 
     def _number(self, node: fx.Node, old: fx.Node) -> None:
@@ -112,11 +112,11 @@ class _Checker:
             return
         self._number(node, old)
         if old.target is operator.getitem:
-            self.types[node] = Part(ref(old))
+            self.types[node] = TilePart(ref(old))
         elif isinstance(old.meta.get("val"), (tuple, list)):
-            self.types[node] = tuple(Part(r) for r in self.values.results(old))
+            self.types[node] = tuple(TilePart(r) for r in self.values.results(old))
         else:
-            self.types[node] = Part((old, 0))
+            self.types[node] = TilePart((old, 0))
 
     def _same(self, new: Any, old: Any) -> bool:
         """Whether arguments are the same, values being whole."""
@@ -125,8 +125,8 @@ class _Checker:
                 return False
             made = self.types.get(new)
             if isinstance(made, tuple):
-                return made == tuple(Part(r) for r in self.values.results(old))
-            return made == Part(ref(old))
+                return made == tuple(TilePart(r) for r in self.values.results(old))
+            return made == TilePart(ref(old))
         if isinstance(old, (list, tuple)):
             alike = isinstance(new, (list, tuple)) and len(new) == len(old)
             return alike and all(map(self._same, new, old))
@@ -152,17 +152,21 @@ class _Checker:
             if any(user.target is not AFTER for user in node.users):
                 self._fault(node, f"{node.args[0]} loses its gradient", "gradients flow as before")
         elif "autosp_tile" not in node.meta:
-            made = self._joined(node, read) if read and all(isinstance(t, Part) for t in read) else None
+            made = self._joined(node, read) if read and all(isinstance(t, TilePart) for t in read) else None
             if made is None:
                 self._fault(node, f"{node.target} neither cuts a value nor joins its parts", "tiles are cut and joined")
             else:
                 self.types[node] = made
 
-    def _cut(self, node: fx.Node, whole: Part | None, s: Split) -> None:
+    def _cut(self, node: fx.Node, whole: TilePart | None, s: Split) -> None:
         _, lengths, dim = node.args
         lengths, number = [self._int(n) for n in lengths], self.values.number
         opened = None if s.outer == 1 else (s.dim, number(s.outer))
-        if not isinstance(whole, Part) or attrs.evolve(whole, opened=None) != Part(whole.ref) or whole.opened != opened:
+        if (
+            not isinstance(whole, TilePart)
+            or attrs.evolve(whole, opened=None) != TilePart(whole.ref)
+            or whole.opened != opened
+        ):
             self._fault(node, "what is cut is not a whole value", "a whole value is cut into its tiles' parts")
             return
         units, inner = number(s.units), number(s.inner)
@@ -173,10 +177,10 @@ class _Checker:
             self._fault(node, what, "tiles differ by one unit at most, and cover the dim")
             return
         self.types[node] = tuple(
-            Part(whole.ref, s, i, len(lengths), opened) for i in range(len(lengths))
+            TilePart(whole.ref, s, i, len(lengths), opened) for i in range(len(lengths))
         )  # fmt: skip
 
-    def _joined(self, node: fx.Node, read: list[Part]) -> Part | None:
+    def _joined(self, node: fx.Node, read: list[TilePart]) -> TilePart | None:
         """What a view, a cat or a sum outside of the tiles gives of parts; None where it is none of a value."""
         first = read[0]
         if node.target is aten.reshape.default:
@@ -188,7 +192,11 @@ class _Checker:
             if not a or not b or a & b:
                 return None
             both = frozenset(a | b)
-            return Part(first.ref) if len(both) == first.tiles else Part(first.ref, PARTIAL, 0, first.tiles, of=both)
+            return (
+                TilePart(first.ref)
+                if len(both) == first.tiles
+                else TilePart(first.ref, PARTIAL, 0, first.tiles, of=both)
+            )
         if node.target is not aten.cat.default or not isinstance(first.at, Split):
             return None
         dim = node.args[1] if len(node.args) > 1 else 0
@@ -196,11 +204,11 @@ class _Checker:
         if parts != [attrs.evolve(first, tile=i) for i in range(first.tiles)]:
             return None
         if first.at.outer == 1:
-            return Part(first.ref) if dim == first.at.dim and first.opened is None else None
+            return TilePart(first.ref) if dim == first.at.dim and first.opened is None else None
         opened = first.at.dim, self.values.number(first.at.outer)
-        return Part(first.ref, opened=opened) if first.opened == opened and dim == first.at.dim + 1 else None
+        return TilePart(first.ref, opened=opened) if first.opened == opened and dim == first.at.dim + 1 else None
 
-    def _viewed(self, node: fx.Node, t: Part) -> Part | None:
+    def _viewed(self, node: fx.Node, t: TilePart) -> TilePart | None:
         """A dim viewed as two, or back."""
         given = [self._int(n) for n in node.args[1]]
         closed = [self.values.number(n) for n in self.values.shape(t.ref)]
@@ -246,17 +254,17 @@ class _Checker:
             )
             return
         made = tuple(
-            Part(r, at, tile if at is not REPLICATE else 0, tiles if at is not REPLICATE else 1)
+            TilePart(r, at, tile if at is not REPLICATE else 0, tiles if at is not REPLICATE else 1)
             for r, at in zip(results, gives, strict=True)
         )
         self.types[node] = made if isinstance(old.meta["val"], (tuple, list)) else made[0]
 
-    def _read(self, node: fx.Node) -> Iterator[Part]:
+    def _read(self, node: fx.Node) -> Iterator[TilePart]:
         """The parts that a call reads, through the calls that its local version is made of."""
         stack, seen = list(node.all_input_nodes), set()
         while stack:
             n = stack.pop()
-            if isinstance(self.types.get(n), Part):
+            if isinstance(self.types.get(n), TilePart):
                 if n not in self.numbers:
                     yield self.types[n]
             elif n not in seen:
@@ -266,12 +274,12 @@ class _Checker:
     def _wanted(self, n: fx.Node) -> Any:
         val = n.meta.get("val")
         if tensors_of(val):
-            return Operand(ref(n))
+            return GlobalValue(ref(n))
         return Size(as_size(val)) if isinstance(val, (int, torch.SymInt)) else Anything()
 
     def _value(self, n: fx.Node) -> Ref | None:
         found = self.types.get(n)
-        return found.ref if isinstance(found, Part) else None
+        return found.ref if isinstance(found, TilePart) else None
 
     def _int(self, x: Any) -> int | None:
         if isinstance(x, fx.Node):
@@ -298,7 +306,7 @@ class _Checker:
         self.faults.append(Problem(what=what, rule=rule, fix=FIX, where=place))
 
 
-def _held(t: Part, tile: int, tiles: int) -> bool:
+def _held(t: TilePart, tile: int, tiles: int) -> bool:
     """Whether a tile's call may read a part: the whole, or its own."""
     if t.opened is not None or t.at is PARTIAL:
         return False

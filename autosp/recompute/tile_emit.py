@@ -22,7 +22,7 @@ from ..lower.sizes import Sizes
 from ..rules import localise
 from ..rules.strategies import split_of
 from .tile_mask import after, mask_of
-from .tile_region import UNCUT, Region, Track, _found
+from .tile_region import UNCUT, TileRegion, Track, _found
 from .tile_values import COLLECTIVE, Ref, Values, ref
 
 aten = torch.ops.aten
@@ -34,7 +34,7 @@ class Cut:
     """A region, the dim of its tokens that is cut, and into how many tiles."""
 
     name: str
-    region: Region
+    region: TileRegion
     track: Track
     tiles: int
 

@@ -24,7 +24,7 @@ SLICES = (aten.slice.Tensor, aten.narrow.default)
 
 
 @attrs.frozen(eq=False)
-class Step:
+class HoistStep:
     """One call between the product and the slice: which of its operands are cut, and along which dim."""
 
     node: fx.Node
@@ -73,7 +73,7 @@ def _dim(values: Values, node: fx.Node) -> int:
     return dim % len(values.shape((node, 0)))
 
 
-def _steps(values: Values, slice_: fx.Node, seeds: list[fx.Node]) -> list[Step]:
+def _steps(values: Values, slice_: fx.Node, seeds: list[fx.Node]) -> list[HoistStep]:
     """The calls from a seed to the slice, which alone reads each; empty where there is no such chain."""
     dim, current, found = _dim(values, slice_), ref(slice_.args[0])[0], []
     if _keeps_all(values, slice_) or any(u.op == "output" for u in slice_.users):
@@ -109,7 +109,7 @@ def _leads_to(node: fx.Node, seeds: list[fx.Node]) -> bool:
     return False
 
 
-def _step(values: Values, node: fx.Node, dim: int) -> Step | None:
+def _step(values: Values, node: fx.Node, dim: int) -> HoistStep | None:
     """The operands that a slice of a call's result along `dim` cuts; None where it is not one of theirs."""
     call = values.call(node) if node.op == "call_function" else None
     if call is None or call.random or len(call.results) != 1:
@@ -125,10 +125,10 @@ def _step(values: Values, node: fx.Node, dim: int) -> Step | None:
             if factors[0] in inside:
                 if inside != factors or cuts.setdefault(r, d) != d:
                     return None
-    return Step(node, cuts)
+    return HoistStep(node, cuts)
 
 
-def _move(values: Values, slice_: fx.Node, steps: list[Step]) -> None:
+def _move(values: Values, slice_: fx.Node, steps: list[HoistStep]) -> None:
     """Write the chain again on cut operands, in place of the slice."""
     graph, made = values.gm.graph, {}
     cut = _cutter(graph, slice_)

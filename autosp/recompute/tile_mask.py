@@ -16,7 +16,7 @@ from torch import fx
 
 from ..capture.masks import SDPA
 from ..layout import Split
-from .tile_region import Region, Track, _enter, barrier
+from .tile_region import TileRegion, Track, _enter, barrier
 from .tile_values import COLLECTIVE, Values, ref
 
 aten = torch.ops.aten
@@ -106,13 +106,13 @@ def _by_index(graph: fx.Graph, n: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx
     return call(aten.where.ScalarOther, inside, x, 0)
 
 
-def mask_region(values: Values, node: fx.Node) -> Region:
+def mask_region(values: Values, node: fx.Node) -> TileRegion:
     """An attention, and what makes its mask; the tokens are the queries."""
     result, mask = (node, 0), ref(mask_of(node))
     rows, shape = len(values.shape(result)) - 2, values.shape(mask)
     tokens = Track({result: Split(rows, 1, values.shape(result)[rows], 1)})
     wide = Track({mask: Split(len(shape) - 1, 1, shape[-1], 1)})
-    region = Region(values, node, ref(node.args[0]), wide, [tokens])
+    region = TileRegion(values, node, ref(node.args[0]), wide, [tokens])
     pending = [node]
     while pending and not region.fault:
         n = pending.pop()
@@ -125,7 +125,7 @@ def mask_region(values: Values, node: fx.Node) -> Region:
     return region
 
 
-def _is_mask(region: Region, tokens: Track, r) -> bool:
+def _is_mask(region: TileRegion, tokens: Track, r) -> bool:
     whole = region.is_wide(r) and tokens.split(r) is not None
     return whole and r[0] not in region.members and not barrier(region.values, r[0])
 

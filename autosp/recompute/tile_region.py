@@ -40,7 +40,7 @@ class Track:
 
 
 @attrs.define(eq=False)
-class Region:
+class TileRegion:
     """Calls that are run tile by tile.
 
     seed: the product that it begins with; x: its activation. wide: the wide dim; tokens: the dims
@@ -85,7 +85,7 @@ class Region:
                 if any(u not in self.members for u in self.values.readers(r))]  # fmt: skip
 
 
-def begin(values: Values, seed: fx.Node) -> Region:
+def begin(values: Values, seed: fx.Node) -> TileRegion:
     """The region of one product with a weight, its result's dims told apart: wide, or tokens."""
     x, w = values.weighted(seed)
     call = values.call(seed)
@@ -99,10 +99,10 @@ def begin(values: Values, seed: fx.Node) -> Region:
             wide.put(result, Split(d, 1, shape[d], 1))
         elif any(factors == dim for dim in call.operands[at_x]):
             tokens.append(Track({result: Split(d, 1, shape[d], 1)}))
-    return Region(values, seed, x, wide, tokens)
+    return TileRegion(values, seed, x, wide, tokens)
 
 
-def grow(values: Values, seed: fx.Node) -> Region:
+def grow(values: Values, seed: fx.Node) -> TileRegion:
     """The region of a seed: everything that reads a wide value, what makes the other wide operands
     of those calls, and what lies between. Stops at the first call that no tile can hold."""
     region = _grown(values, begin(values, seed))
@@ -121,7 +121,7 @@ def _in_parts(track: Track, r: Ref) -> list[Split]:
     return [Split(s.dim, as_size(s.outer * o), u, as_size(i * s.inner)) for o, u, i in track.parts]
 
 
-def _grown(values: Values, region: Region) -> Region:
+def _grown(values: Values, region: TileRegion) -> TileRegion:
     seed = region.seed
     if (seed, 0) not in region.wide.at:
         region.fault = words.ONE_FEATURE
@@ -144,7 +144,7 @@ def _grown(values: Values, region: Region) -> Region:
     return region
 
 
-def _enter(region: Region, node: fx.Node) -> None:
+def _enter(region: TileRegion, node: fx.Node) -> None:
     """A call becomes a member: its rule carries every dim from what is known to the rest."""
     region.fault = barrier(region.values, node)
     if region.fault:
@@ -177,7 +177,7 @@ def _is_output(node: fx.Node) -> bool:
     return all(u.op == "output" or (ref(u)[0] is node and _is_output(u)) for u in node.users)
 
 
-def _neighbours(region: Region, node: fx.Node) -> list[fx.Node]:
+def _neighbours(region: TileRegion, node: fx.Node) -> list[fx.Node]:
     """Who reads a wide result of a member, and who makes a wide operand that holds tokens too."""
     values = region.values
     found = [u for r in values.results(node) if region.is_wide(r) for u in values.readers(r)]
@@ -239,7 +239,7 @@ def _taken_apart(values: Values, track: Track, node: fx.Node, call: Projection) 
     return tuple((product(inside[:k]), n, product(inside[k + 1 :])) for k, n in enumerate(inside))
 
 
-def _carry_wide(region: Region, node: fx.Node, call: Projection) -> None:
+def _carry_wide(region: TileRegion, node: fx.Node, call: Projection) -> None:
     """The wide dim through a call; a movement may make it shorter (`chunk`, a slice of a padded one)."""
     values, track = region.values, region.wide
     part = _found(values, track, node, call)
@@ -267,7 +267,7 @@ def _shortened(values: Values, track: Track, node: fx.Node, call: Projection, r:
     return Split(source.dim, 1, shape[source.dim], 1)
 
 
-def _between(region: Region) -> None:
+def _between(region: TileRegion) -> None:
     """Calls on a path from the region back into it belong to it."""
     order, values = region.values.order, region.values
     first, last = (f(order[n] for n in region.members) for f in (min, max))

@@ -23,7 +23,7 @@ from . import tile_words as words
 from .tile_emit import Cut, collectives, emit, in_place_of, placements
 from .tile_hoist import hoist, last_products
 from .tile_mask import mask_of, mask_region, masked, own_masks
-from .tile_region import Region, Track, grow
+from .tile_region import TileRegion, Track, grow
 from .tile_values import Values, quiet, ref
 
 MiB = 2**20
@@ -164,7 +164,7 @@ class _Tiling:
         if not found and not again:
             self.notes.append(("mlp", "", words.nothing("mlp")))
 
-    def _make(self, what: str, region: Region) -> None:
+    def _make(self, what: str, region: TileRegion) -> None:
         """Cut the region into the tiles that are asked for, or note why it stays whole."""
         sizes = _bytes(what, region)
         wanted = self.wanted[what]
@@ -187,7 +187,7 @@ class _Tiling:
         module = module_path(region.seed) if what == "mask" else _module(region)
         self.tiled.append(Tiled(what, module, number, whole, part, source_line(region.seed)))
 
-    def _note(self, what: str, region: Region, why: str) -> None:
+    def _note(self, what: str, region: TileRegion, why: str) -> None:
         self.notes.append((what, _module(region), why))
 
 
@@ -201,12 +201,12 @@ def _made(gm: fx.GraphModule, what: str) -> bool:
     return any(n.meta["autosp_tile"][0].startswith(what) for n in gm.graph.nodes if "autosp_tile" in n.meta)
 
 
-def _is_loss(region: Region) -> bool:
+def _is_loss(region: TileRegion) -> bool:
     """Whether the wide dim ends in values per token, or in sums: not in an output, nor in a product."""
     return not region.fault and bool(region.ends()) and not any(map(region.values.weighted, region.ends()))
 
 
-def _is_mlp(region: Region) -> bool:
+def _is_mlp(region: TileRegion) -> bool:
     """Whether the region widens by products with weights, and narrows by such products alone."""
     values = region.values
     ends, products = region.ends(), [n for n in region.members if values.weighted(n)]
@@ -215,7 +215,7 @@ def _is_mlp(region: Region) -> bool:
     return bool(ends) and all(e in products for e in ends) and wide > values.numel(region.x)
 
 
-def _bytes(what: str, region: Region) -> tuple[int, int]:
+def _bytes(what: str, region: TileRegion) -> tuple[int, int]:
     """What a tile is to make small, and what it is measured against: the widest value and the
     activation that goes in; all intermediates and the activations in and out; or the mask and the queries."""
     values = region.values
@@ -227,7 +227,7 @@ def _bytes(what: str, region: Region) -> tuple[int, int]:
     return sum(map(values.bytes, made)), values.bytes(region.x) + sum(map(values.bytes, region.outputs()))
 
 
-def _longest(region: Region, tiles: int) -> tuple[Track, int, int]:
+def _longest(region: TileRegion, tiles: int) -> tuple[Track, int, int]:
     """The dim of tokens whose largest tile is the smallest part of it, its length here, and the tiles that it has room
     for. Where lengths change, each takes two tokens of the example: a size of one there is a one at any length."""
 
@@ -256,7 +256,7 @@ def _consistent(cut: Cut) -> bool:
     return True
 
 
-def _module(region: Region) -> str:
+def _module(region: TileRegion) -> str:
     """The path of the innermost module that holds every call of the region, or of its product."""
     paths = [p.split(".") for n in region.nodes if (p := module_path(n))]
     common: list[str] = []

@@ -21,7 +21,7 @@ from .joint import Joint, read_joint
 from .partition import tidy
 
 
-class _Traced(Exception):
+class _JointMade(Exception):
     """Ends AOTAutograd's work once there is a joint graph."""
 
 
@@ -38,7 +38,7 @@ def trace_joint(
     def partition(gm, joint_inputs, *, num_fwd_outputs, **_):
         tidy(gm)
         found.append((read_joint(gm, num_fwd_outputs), gm))
-        raise _Traced
+        raise _JointMade
 
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent())
     fakes = [_fake(x, mode) for x in examples]
@@ -48,7 +48,7 @@ def trace_joint(
                 local, fakes, fw_compiler=_unused, bw_compiler=_unused, inference_compiler=_unused,
                 partition_fn=partition, decompositions=decompositions or {}, keep_inference_input_mutations=True,
             )  # fmt: skip
-        except _Traced:
+        except _JointMade:
             return found[0]
     return None
 

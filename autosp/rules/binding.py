@@ -9,7 +9,7 @@ import attrs
 
 from ..layout import Size, as_size, divide
 from .call import Call, Mismatch, all_hold, positions, value_of
-from .model import Clause, Dim, Dims, Item, Pack, Rule, Selector, Signature
+from .model import Clause, Dims, FactorDim, Item, Pack, Rule, Selector, Signature
 from .projection import Projection
 from .strategies import product
 
@@ -93,7 +93,7 @@ def bind_dims(form: Signature, call: Call) -> Bound:
     for dims, shape in zip(result_patterns(form, call), call.results, strict=True):
         if not packs and has_pack(dims):
             pack = max(pack, len(shape) - len(dims) + 1)
-        absent = {n for item in dims if isinstance(item, Dim) and item.maybe for n in item.names if n not in keys}
+        absent = {n for item in dims if isinstance(item, FactorDim) and item.maybe for n in item.names if n not in keys}
         results.append(shaped(fit(dims, len(shape), absent), shape, pack, call))
     return Bound(tuple(operands), tuple(results), pack, strict)
 
@@ -119,9 +119,9 @@ def token(items: tuple[Item, ...]) -> str:
 
 def fit(items: Dims, rank: int, absent: set[str]) -> Dims:
     """The pattern without the optional dims that a tensor of this rank lacks (first those in `absent`)."""
-    items = tuple(i for i in items if not (isinstance(i, Dim) and i.maybe and set(i.names) <= absent))
+    items = tuple(i for i in items if not (isinstance(i, FactorDim) and i.maybe and set(i.names) <= absent))
     while len(items) - has_pack(items) > rank:
-        spare = next((i for i in items if isinstance(i, Dim) and i.maybe), None)
+        spare = next((i for i in items if isinstance(i, FactorDim) and i.maybe), None)
         if spare is None:
             raise Mismatch(f"a tensor has {rank} dims, fewer than the rule names")
         items = tuple(i for i in items if i is not spare)
@@ -135,7 +135,7 @@ def shaped(items: Dims, shape: tuple[Size, ...], pack: int, call: Call) -> Shape
     taken = len(shape) - (len(items) - has_pack(items))
     slots: list[Slot] = []
     for item in items:
-        if isinstance(item, Dim):
+        if isinstance(item, FactorDim):
             slots.append(item.names)
         else:
             slots += pack_slots(item, taken, pack, call)

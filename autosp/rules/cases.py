@@ -14,7 +14,7 @@ from ..compat.torch import OpOverload, schema_of
 from .case_makers import MAKERS
 from .case_values import COMPLEX, FILL, ONE_DTYPE, VALUES
 from .draw import Arguments, Draw
-from .model import Dim, Dims, Operand, Pack, Rule, Signature
+from .model import Dims, FactorDim, Operand, Pack, Rule, Signature
 from .user import CASES
 
 VARIANTS = 4
@@ -91,7 +91,7 @@ def shape_of(dims: Dims, sizes: dict[str, int], pack: list[int], draw: Draw, var
     for item in dims:
         if isinstance(item, Pack):
             shape += {1: [1, *pack[1:]], 3: pack[1:]}.get(variant, pack) if item.token == "*" else pack
-        elif isinstance(item, Dim) and not (item.maybe and variant == 3):
+        elif isinstance(item, FactorDim) and not (item.maybe and variant == 3):
             total = 1
             for n in item.names:
                 total *= sizes.setdefault(n, draw.size())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import Problem, did_you_mean
-from .model import Clause, Dim, Dims, Pack, Rule, Signature
+from .model import Clause, Dims, FactorDim, Pack, Rule, Signature
 
 CODED = ("whole", "view", "permute", "index", "lookup", "einsum", "repeat", "interleave", "sized")
 
@@ -116,7 +116,7 @@ def every_dims(form: Signature) -> list[Dims]:
 
 def factor_names(dims: Dims) -> set[str]:
     """The named factors of one tensor."""
-    return {n for item in dims if isinstance(item, Dim) for n in item.names}
+    return {n for item in dims if isinstance(item, FactorDim) for n in item.names}
 
 
 def selected(clauses: tuple[Clause, ...]) -> set[str]:

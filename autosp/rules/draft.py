@@ -19,7 +19,7 @@ At = tuple[int, int]  # an operand, and one of its dims
 def draft_rule(name: str, call: Call) -> str:
     """Rule text for a call: dims that the operator wants of one size share a name, and every dim is whole."""
     sizes = {(i, d): n for i, shape in enumerate(call.operands) for d, n in enumerate(shape)}
-    trial = _Trial.of(call, sizes)
+    trial = _OtherSizes.of(call, sizes)
     names: dict[At, str] = {}
     fresh = spelling()
     for at, first in _ties(trial, sizes).items():
@@ -51,7 +51,7 @@ def _words(text: str) -> Iterator[str]:
         yield from filter(None, (word.strip() for word in part.partition("]")[0].split(",")))
 
 
-def _ties(trial: _Trial, sizes: dict[At, Size]) -> dict[At, At]:
+def _ties(trial: _OtherSizes, sizes: dict[At, Size]) -> dict[At, At]:
     """For every dim the first of those whose size has to be the same: where it alone is another, the call fails."""
     found = {at: at for at in sizes}
     for size in dict.fromkeys(sizes.values()):
@@ -67,7 +67,7 @@ def _ties(trial: _Trial, sizes: dict[At, Size]) -> dict[At, At]:
 
 
 @attrs.frozen(eq=False)
-class _Trial:
+class _OtherSizes:
     """The call on other sizes: small ones where it takes them. sound: it runs at all.
 
     On fakes, and, where it runs on them, on real values too: a custom operator's fake seldom minds sizes.
@@ -79,7 +79,7 @@ class _Trial:
     sound: bool = False
 
     @classmethod
-    def of(cls, call: Call, sizes: dict[At, Size]) -> _Trial:
+    def of(cls, call: Call, sizes: dict[At, Size]) -> _OtherSizes:
         order = {n: 1 if n == 1 else 3 + 2 * i for i, n in enumerate(dict.fromkeys(sizes.values()))}
         small = {at: order[n] for at, n in sizes.items()}
         own = {at: n if isinstance(n, int) else order[n] for at, n in sizes.items()}

@@ -21,7 +21,7 @@ from .draft import draft_rule
 
 
 @attrs.frozen
-class Gap:
+class MissingRule:
     """An operator without a rule for some of its calls.
 
     why: what is wrong, in a line. source, module: where the first such call came from.
@@ -36,13 +36,13 @@ class Gap:
     draft: str
 
 
-def gaps(captured: Captured, book: RuleBook, maps: Iterable[Map] = ()) -> list[Gap]:
+def gaps(captured: Captured, book: RuleBook, maps: Iterable[Map] = ()) -> list[MissingRule]:
     """Every operator of the graph that lacks a rule, in order of first use.
 
     What modules under `maps` do runs per shard as it stands and needs none.
     """
     patterns = [m.module for m in maps]
-    found: dict[str, Gap] = {}
+    found: dict[str, MissingRule] = {}
     for node in operator_calls(captured.graph):
         if not tensors_of(node.meta.get("val")):
             continue
@@ -65,7 +65,7 @@ def operator_calls(graph: fx.GraphModule) -> Iterator[fx.Node]:
             yield node
 
 
-def gap_of(node: fx.Node, captured: Captured, book: RuleBook) -> Gap | None:
+def gap_of(node: fx.Node, captured: Captured, book: RuleBook) -> MissingRule | None:
     """What one call lacks."""
     source, module = captured.source(node), captured.module(node)
     target = node.target
@@ -73,13 +73,13 @@ def gap_of(node: fx.Node, captured: Captured, book: RuleBook) -> Gap | None:
         if not isinstance(target, HigherOrderOperator):
             return None
         why = "it takes functions and has no schema: no rule can speak of it, it runs whole"
-        return Gap(str(target), 1, why, source, module, "")
+        return MissingRule(str(target), 1, why, source, module, "")
     args, kwargs = values((node.args, node.kwargs))
     try:
         book.bind(target, args, kwargs, node.meta["val"])
     except RuleError as error:
         draft = draft_rule(op_name(target), make_call(target, args, kwargs, node.meta["val"]))
-        return Gap(op_name(target), 1, error.problems[0].what, source, module, draft)
+        return MissingRule(op_name(target), 1, error.problems[0].what, source, module, draft)
     return None
 
 
@@ -88,7 +88,7 @@ def values(args: Any) -> Any:
     return fx.map_arg(args, lambda n: n.meta["val"])
 
 
-def gap_text(gap: Gap) -> str:
+def gap_text(gap: MissingRule) -> str:
     """A gap as a few lines: the operator, where it is called, the draft."""
     calls = f"{gap.calls} call" + ("" if gap.calls == 1 else "s")
     where = gap.source or "an operator that autosp added"

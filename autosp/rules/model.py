@@ -26,7 +26,7 @@ class Pack:
 
 
 @attrs.frozen
-class Dim:
+class FactorDim:
     """One dim, made of `names`, outermost first. `maybe`: absent from tensors of lower rank."""
 
     names: tuple[str, ...]
@@ -37,7 +37,7 @@ class Dim:
         return text + ("?" if self.maybe else "")
 
 
-Item: TypeAlias = "Pack | Dim"
+Item: TypeAlias = "Pack | FactorDim"
 Dims: TypeAlias = "tuple[Item, ...]"
 
 

@@ -11,7 +11,7 @@ import lark
 from ..errors import Problem, RuleError, did_you_mean
 from ..resources import read as read_resource
 from .check import check_rule
-from .model import Clause, Dim, Operand, Pack, Rule, Selector, Signature, Test
+from .model import Clause, FactorDim, Operand, Pack, Rule, Selector, Signature, Test
 
 WORDS = ("rule", "by", "whole", "reduce", "once", "linear", "saves", "movement", "random", "when", "if",
          "at", "last", "padded", "resized", "each", "with", "without")  # fmt: skip
@@ -68,7 +68,7 @@ class ToRules(lark.Transformer):
 
     def dim(self, parts):
         *names, maybe = parts
-        return Dim(tuple(map(str, names)), maybe is not None)
+        return FactorDim(tuple(map(str, names)), maybe is not None)
 
     def names(self, names):
         return tuple((str(n),) for n in names)

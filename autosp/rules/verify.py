@@ -33,7 +33,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10, torch.bfloat16: 6e-2}
 
 
 @attrs.frozen
-class Report:
+class Proof:
     """What verification found of one operator. `error` is the largest, relative to the largest value."""
 
     name: str
@@ -57,7 +57,7 @@ class Report:
 
 
 @attrs.frozen
-class Trial:
+class ShardedCall:
     """One call under one choice of placements, to be compared with the whole call."""
 
     target: Any
@@ -86,7 +86,7 @@ def verify(
     ranks: tuple[int, ...] = (2, 3, 4),
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16),
     cases: Callable[..., list[Arguments]] = cases_of,
-) -> Iterator[Report]:
+) -> Iterator[Proof]:
     """A report per operator under rule (or per one of `names`). Left out: what the installed torch has dropped."""
     for name in book.names() if names is None else names:
         if dropped(name):
@@ -96,14 +96,14 @@ def verify(
 
 def verify_operator(
     book: RuleBook, name: str, ranks: tuple[int, ...], dtypes: tuple[torch.dtype, ...], cases: Callable = cases_of
-) -> Report:
+) -> Proof:
     """Every split that the operator's rules allow, on every case."""
     began, target, rules = time.perf_counter(), resolve(name), book.by_name[name]
     if target is None:
-        return Report(name, failures=(NOT_LOADED,))
+        return Proof(name, failures=(NOT_LOADED,))
     if all(r.form == "whole" for r in rules):
-        return Report(name, splits=("whole",), rules=frozenset(r.where for r in rules))
-    report = Report(name)
+        return Proof(name, splits=("whole",), rules=frozenset(r.where for r in rules))
+    report = Proof(name)
     for i, given in enumerate(cases(name, target, rules)):
         for dtype in dtypes if i == 0 else dtypes[:1]:
             found = verify_call(book, target, cast(given, dtype), ranks if dtype == dtypes[0] else ranks[:1], dtype)
@@ -118,9 +118,9 @@ def file_of(rule: Rule) -> str:
     return rule.where.rsplit(":", 2)[0]
 
 
-def merge(a: Report, b: Report) -> Report:
+def merge(a: Proof, b: Proof) -> Proof:
     """Two reports of one operator as one."""
-    return Report(
+    return Proof(
         a.name, a.calls + b.calls, a.checks + b.checks, tuple(dict.fromkeys(a.splits + b.splits)),
         max(a.error, b.error), a.failures + b.failures, 0.0, a.rules | b.rules,
     )  # fmt: skip
@@ -138,7 +138,7 @@ def cast(given: Arguments, dtype: torch.dtype) -> Arguments:
     return tuple(map(one, args)), {k: one(v) for k, v in kwargs.items()}
 
 
-def verify_call(book: RuleBook, target: Any, given: Arguments, ranks: tuple[int, ...], dtype: torch.dtype) -> Report:
+def verify_call(book: RuleBook, target: Any, given: Arguments, ranks: tuple[int, ...], dtype: torch.dtype) -> Proof:
     """Every split of one call."""
     name = op_name(target)
     draw = Draw.seeded(f"cotangents of {name}")
@@ -146,18 +146,18 @@ def verify_call(book: RuleBook, target: Any, given: Arguments, ranks: tuple[int,
         whole = run_whole(target, given, draw)
     except (RuntimeError, NotImplementedError, IndexError, TypeError, ValueError) as error:
         missing = dtype is torch.bfloat16
-        return Report(name, failures=() if missing else (f"the whole call fails: {first_line(error)}",))
+        return Proof(name, failures=() if missing else (f"the whole call fails: {first_line(error)}",))
     try:
         projection = book.bind(target, *given, whole.results)
     except RuleError as error:
-        return Report(name, failures=(error.problems[0].what,))
-    report = Report(name, calls=1, rules=frozenset({projection.rule}))
+        return Proof(name, failures=(error.problems[0].what,))
+    report = Proof(name, calls=1, rules=frozenset({projection.rule}))
     for trial in trials(target, given, projection, ranks):
         report = merge(report, compare(trial, whole, draw, dtype))
     return report
 
 
-def trials(target: Any, given: Arguments, projection: Projection, ranks: tuple[int, ...]) -> Iterator[Trial]:
+def trials(target: Any, given: Arguments, projection: Projection, ranks: tuple[int, ...]) -> Iterator[ShardedCall]:
     """Every factor that may be split, whole and in sub-splits; every set of operands claimed linear."""
     for p in ranks:
         for f in splittable(projection):
@@ -166,11 +166,13 @@ def trials(target: Any, given: Arguments, projection: Projection, ranks: tuple[i
                 inputs = tuple(whole_placement(o, REPLICATE) for o in operands)
                 kind, name = projection.kinds[f], projection.names[f]
                 part = "" if (outer, inner) == (1, 1) else f" as {outer}x<{units}>x{inner}"
-                yield Trial(target, given, projection, inputs, results, p, f"{kind} {name}{part}")
+                yield ShardedCall(target, given, projection, inputs, results, p, f"{kind} {name}{part}")
         for members in projection.linear:
             inputs = tuple(PARTIAL if i in members else REPLICATE for i in range(len(projection.operands)))
             names = " ".join(n for n, places in operand_indices(target, *given).items() if members & {*places})
-            yield Trial(target, given, projection, inputs, (PARTIAL,) * len(projection.results), p, f"linear {names}")
+            yield ShardedCall(
+                target, given, projection, inputs, (PARTIAL,) * len(projection.results), p, f"linear {names}"
+            )
 
 
 def subsplits(size: int) -> Iterator[tuple[int, int, int]]:
@@ -237,10 +239,10 @@ def gradients_of(
     return [next(zero_filled) if h.requires_grad else None for h in handles]
 
 
-def compare(trial: Trial, whole: Whole, draw: Draw, dtype: torch.dtype) -> Report:
+def compare(trial: ShardedCall, whole: Whole, draw: Draw, dtype: torch.dtype) -> Proof:
     """One trial: run on every rank, put together, compared with the whole call."""
     name = op_name(trial.target)
-    report = Report(name, checks=1, splits=(trial.what.split(" as ")[0],))
+    report = Proof(name, checks=1, splits=(trial.what.split(" as ")[0],))
     try:
         errors = list(differences(trial, whole, draw))
     except Exception as error:
@@ -252,7 +254,7 @@ def compare(trial: Trial, whole: Whole, draw: Draw, dtype: torch.dtype) -> Repor
     return attrs.evolve(report, error=worst if dtype is torch.float32 else 0.0, failures=wrong)
 
 
-def differences(trial: Trial, whole: Whole, draw: Draw) -> Iterator[tuple[str, float]]:
+def differences(trial: ShardedCall, whole: Whole, draw: Draw) -> Iterator[tuple[str, float]]:
     """What is compared, and by how much it differs."""
     operands = [
         parts_of(t, p, trial.p, i, trial, draw)
@@ -274,7 +276,9 @@ def differences(trial: Trial, whole: Whole, draw: Draw) -> Iterator[tuple[str, f
             yield from gradient_differences(i, [g[i] for g in gradients], want, trial.inputs[i])
 
 
-def parts_of(t: torch.Tensor, placement: Placement, p: int, i: int, trial: Trial, draw: Draw) -> list[torch.Tensor]:
+def parts_of(
+    t: torch.Tensor, placement: Placement, p: int, i: int, trial: ShardedCall, draw: Draw
+) -> list[torch.Tensor]:
     """Each rank's part of an operand. Partial: random addends, or the value once under a reduce."""
     if placement is not PARTIAL:
         return [shard(t, placement, p, r) for r in range(p)]
@@ -284,7 +288,7 @@ def parts_of(t: torch.Tensor, placement: Placement, p: int, i: int, trial: Trial
     return [t - sum(addends), *addends]
 
 
-def run_local(trial: Trial, handles: list[torch.Tensor], whole: Whole, rank: int) -> list[torch.Tensor]:
+def run_local(trial: ShardedCall, handles: list[torch.Tensor], whole: Whole, rank: int) -> list[torch.Tensor]:
     """One rank's results."""
     args, kwargs = replaced(trial.args, handles)
     shapes = tuple(tuple(r.shape) for r in whole.results)
@@ -296,7 +300,7 @@ def run_local(trial: Trial, handles: list[torch.Tensor], whole: Whole, rank: int
 
 
 def backward(
-    trial: Trial, whole: Whole, results: list[torch.Tensor], handles: list[torch.Tensor], rank: int
+    trial: ShardedCall, whole: Whole, results: list[torch.Tensor], handles: list[torch.Tensor], rank: int
 ) -> list[torch.Tensor | None]:
     """One rank's gradients: split results get their part of the cotangent, partial ones all of it."""
     cotangents = [

@@ -9,7 +9,7 @@ from ..layout import PARTIAL, Placement, Split
 from .book import RuleBook
 from .call import operand_indices, resolve, tensor_args, tensor_results
 from .cases import cases_of
-from .model import Clause, Dim, Rule, Signature
+from .model import Clause, FactorDim, Rule, Signature
 from .projection import Dims, Projection
 from .strategies import project, splittable
 
@@ -37,7 +37,7 @@ def passes(form: Signature, kinds: list[Clause]) -> Iterator[str]:
     seen: dict[str, None] = {}
     for dims in (*(o.dims for o in form.operands), *form.results):
         for item in dims:
-            names = item.names if isinstance(item, Dim) else (item.token,)
+            names = item.names if isinstance(item, FactorDim) else (item.token,)
             seen |= dict.fromkeys(n for n in names if n not in always)
     yield from seen
 

@@ -19,7 +19,7 @@ from ..errors import RuleError
 from ..rules import default_rules
 from ..spec.paths import starred
 from .candidates import mark
-from .positionwise import Verdict, positionwise
+from .positionwise import Independence, positionwise
 from .problem import Op, build
 from .solver import NeedsRule, seeds
 
@@ -87,11 +87,11 @@ def _outermost(calls: Sequence[Call]) -> list[Call]:
     return [call for call in calls if not any(call[1].startswith(f"{other}.") for _, other in calls)]
 
 
-def _verdicts(program: Captured, axis: str, p: int) -> dict[str, tuple[Op, Verdict | Fault]]:
+def _verdicts(program: Captured, axis: str, p: int) -> dict[str, tuple[Op, Independence | Fault]]:
     """What is found of each mapped module, by its path, in the order of the program."""
     problem = build(program, default_rules())
     mark(problem, seeds(problem, program.layouts), axis)
-    found: dict[str, tuple[Op, Verdict | Fault]] = {}
+    found: dict[str, tuple[Op, Independence | Fault]] = {}
     for op in problem.ops:
         if KEY in op.node.meta and op.node.meta[KEY].statement is None:
             verdict = positionwise(op, program.hints, p) if op.projection is not None else op.error.problems[0]
@@ -99,14 +99,14 @@ def _verdicts(program: Captured, axis: str, p: int) -> dict[str, tuple[Op, Verdi
     return found
 
 
-def _first_kind(verdicts: dict[str, tuple[Op, Verdict | Fault]]) -> dict[str, Because]:
+def _first_kind(verdicts: dict[str, tuple[Op, Independence | Fault]]) -> dict[str, Because]:
     """Why the first module may not run per shard, and those of its kind: later ones may fail only since it did."""
     failed = {path: found for path, found in verdicts.items() if isinstance(found[1], Fault) or not found[1].proved}
     kind = next(map(starred, failed), None)
     return {path: _because(path, *found) for path, found in failed.items() if starred(path) == kind}
 
 
-def _lines(verdicts: dict[str, tuple[Op, Verdict]]) -> tuple[str, ...]:
+def _lines(verdicts: dict[str, tuple[Op, Independence]]) -> tuple[str, ...]:
     """What is said of every kind of module."""
     kinds: dict[str, dict[int, float]] = {}
     for path, (op, verdict) in verdicts.items():
@@ -123,7 +123,7 @@ def _apart(path: str) -> Because:
     return lambda fault: attrs.evolve(fault, what=f"{fault.what}; {why}")
 
 
-def _because(path: str, op: Op, verdict: Verdict | Fault) -> Because:
+def _because(path: str, op: Op, verdict: Independence | Fault) -> Because:
     """What is wrong with an operator that stands in this module."""
     if isinstance(verdict, Fault):
         return lambda fault: attrs.evolve(fault, what=f"{fault.what}; {verdict.what}")

@@ -36,7 +36,7 @@ class Refused(Exception):
 
 
 @attrs.frozen(eq=False)
-class Step:
+class BodyStep:
     """One operator of a body. projection is None where no rule speaks of it."""
 
     node: fx.Node
@@ -47,10 +47,10 @@ class Step:
 
 
 @attrs.frozen(eq=False)
-class Placed:
+class PlacedStep:
     """How a step runs: the placements that it takes and gives."""
 
-    step: Step
+    step: BodyStep
     needs: tuple[Placement, ...]
     gives: tuple[Placement, ...]
 
@@ -60,8 +60,8 @@ class Placing:
     """Both bodies under one split. at: the placement of every value as it is made. gradients: of each
     operand's gradient, the placement as it is made and as it leaves; None where it has none."""
 
-    forward: tuple[Placed, ...]
-    backward: tuple[Placed, ...]
+    forward: tuple[PlacedStep, ...]
+    backward: tuple[PlacedStep, ...]
     at: Mapping[Ref, Placement]
     gradients: tuple[tuple[Placement, Placement] | None, ...]
 
@@ -104,7 +104,7 @@ class Bodies:
             if b is not None:
                 self.links.setdefault(a, []).append(b)
                 self.links.setdefault(b, []).append(a)
-        self.around: dict[Ref, list[Step]] = {}
+        self.around: dict[Ref, list[BodyStep]] = {}
         for step in (*self.forward, *self.backward):
             for r in dict.fromkeys((*step.operands, *step.results)):
                 self.around.setdefault(r, []).append(step)
@@ -115,7 +115,7 @@ class Bodies:
         found = (node.args[0], node.args[1]) if _is_item(node) else (node, 0)
         return self._same.get(found, found)
 
-    def _steps(self, body: fx.GraphModule) -> list[Step]:
+    def _steps(self, body: fx.GraphModule) -> list[BodyStep]:
         found = []
         for node in body.graph.nodes:
             vals = tensors_of(node.meta.get("val"))
@@ -123,7 +123,7 @@ class Bodies:
                 continue
             projection, error = self._bind(node)
             operands = tuple(self.ref(n) for n in tensor_nodes(node))
-            found.append(Step(node, operands, tuple((node, i) for i in range(len(vals))), projection, error))
+            found.append(BodyStep(node, operands, tuple((node, i) for i in range(len(vals))), projection, error))
         return found
 
     def _flowing(self) -> set[Ref]:
@@ -145,7 +145,7 @@ class Bodies:
         return placing is not None and placing.pure
 
     @property
-    def missing(self) -> list[Step]:
+    def missing(self) -> list[BodyStep]:
         """The operators that no rule speaks of."""
         return [s for s in (*self.forward, *self.backward) if s.projection is None]
 
@@ -187,7 +187,7 @@ class Bodies:
     def plain(self) -> Placing:
         """Both bodies as they stand: every rank does the same work on equal values and gradients."""
         forward, backward = (
-            tuple(Placed(s, (REPLICATE,) * len(s.operands), (REPLICATE,) * len(s.results)) for s in steps)
+            tuple(PlacedStep(s, (REPLICATE,) * len(s.operands), (REPLICATE,) * len(s.results)) for s in steps)
             for steps in (self.forward, self.backward)
         )
         return Placing(forward, backward, {}, tuple(o and (REPLICATE, REPLICATE) for o in self.outgoing))
@@ -199,7 +199,7 @@ class Bodies:
             raise Refused(f"a gradient comes out {_named(gradient)}, not {_named(wanted)}")
         return gradient, wanted
 
-    def _place(self, step: Step, split: Mapping[Ref, Split], at: dict[Ref, Placement], p: int) -> Placed:
+    def _place(self, step: BodyStep, split: Mapping[Ref, Split], at: dict[Ref, Placement], p: int) -> PlacedStep:
         have = tuple(at.get(r, REPLICATE) for r in step.operands)
         needs, gives = self._needed(step, split, have, p)
         for r, a, b in zip(step.operands, have, needs):
@@ -207,9 +207,9 @@ class Bodies:
             if not free and not (a is PARTIAL and b is REPLICATE and not self.shape(r)):
                 raise Refused(f"{_said(step)} wants {r[0].name} {_named(b)}, and it is {_named(a)}")
         at.update(zip(step.results, gives))
-        return Placed(step, needs, gives)
+        return PlacedStep(step, needs, gives)
 
-    def _needed(self, step: Step, split: Mapping[Ref, Split], have: tuple[Placement, ...], p: int):
+    def _needed(self, step: BodyStep, split: Mapping[Ref, Split], have: tuple[Placement, ...], p: int):
         """The placements that a step takes and gives, by its rule."""
         whole = (REPLICATE,) * len(have), (REPLICATE,) * len(step.results)
         part = next((q for i, r in _places(step) if r in split and (q := _part(step, i, split[r]))), None)
@@ -234,12 +234,12 @@ def whole_placing(bodies: Bodies) -> Placing | None:
         return None
 
 
-def _places(step: Step) -> list[tuple[int, Ref]]:
+def _places(step: BodyStep) -> list[tuple[int, Ref]]:
     """A step's operands and results under the numbers by which its rule knows them."""
     return [*enumerate(step.operands), *((~i, r) for i, r in enumerate(step.results))]
 
 
-def _part(step: Step, place: int, s: Split):
+def _part(step: BodyStep, place: int, s: Split):
     """The part of a factor that a split of an operand or result is. Raises Refused where it may not be."""
     if step.projection is None:
         raise Refused(f"{_said(step)} has no rule")
@@ -249,7 +249,7 @@ def _part(step: Step, place: int, s: Split):
     return part
 
 
-def _ends(step: Step, r: Ref, s: Split, p: int) -> Iterator[tuple[Ref, Split]]:
+def _ends(step: BodyStep, r: Ref, s: Split, p: int) -> Iterator[tuple[Ref, Split]]:
     """What else of a step is split where one of its values is."""
     for place, other in _places(step):
         if other == r:
@@ -261,11 +261,11 @@ def _ends(step: Step, r: Ref, s: Split, p: int) -> Iterator[tuple[Ref, Split]]:
                     yield v, at
 
 
-def _operand(step: Step, place: int) -> str:
+def _operand(step: BodyStep, place: int) -> str:
     return f"operand {place + 1}" if place >= 0 else "its result"
 
 
-def _said(step: Step) -> str:
+def _said(step: BodyStep) -> str:
     line = source_line(step.node)
     return f"{op_name(step.node.target)}" + (f" ({line})" if line else "")
 

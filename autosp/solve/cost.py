@@ -23,7 +23,7 @@ SAVED = 0.1
 
 
 @attrs.frozen
-class Reshard:
+class ReshardCost:
     """One change of placement: forward and backward collective kinds, and its seconds."""
 
     kind: str
@@ -74,7 +74,9 @@ def communicates(kind: str) -> bool:
     return kind not in ("none", "slice")
 
 
-def reshard(value: Value, src: Placement, dst: Placement, p: int, device: Device, share: float = 1.0) -> Reshard | None:
+def reshard(
+    value: Value, src: Placement, dst: Placement, p: int, device: Device, share: float = 1.0
+) -> ReshardCost | None:
     """The cost of a change of placement; None where there is no conversion, or none is needed
     (or fp8 would have to be summed):
     what every rank can work out from whole inputs (a mask) is never sent. `share` is the part of
@@ -92,7 +94,7 @@ def reshard(value: Value, src: Placement, dst: Placement, p: int, device: Device
             seconds += 2 * value.bytes / p / device.bandwidth
         elif kind != "none":
             seconds += latency * share + sent(kind, value.bytes, p) / rate
-    return Reshard(kinds[0], kinds[1] if value.diff else "none", seconds, int(sent(kinds[0], value.bytes, p)))
+    return ReshardCost(kinds[0], kinds[1] if value.diff else "none", seconds, int(sent(kinds[0], value.bytes, p)))
 
 
 def pairs_seen(op: Op, query: Placement | None = None) -> float:
@@ -166,7 +168,7 @@ __all__ = [
     "INVARIANT",
     "PARTIAL",
     "REPLICATE",
-    "Reshard",
+    "ReshardCost",
     "conversion",
     "flops",
     "fraction",

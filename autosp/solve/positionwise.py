@@ -35,7 +35,7 @@ Draw = Callable[[Value, Sequence[int], torch.dtype, torch.Generator], torch.Tens
 
 
 @attrs.frozen
-class Verdict:
+class Independence:
     """proved: the module may run per shard; mixes: it was shown that it may not. Where neither, `why` says what kept
     it from being tried. seconds: what it took."""
 
@@ -45,10 +45,10 @@ class Verdict:
     seconds: float = 0.0
 
 
-_known: dict[Hashable, Verdict] = {}
+_known: dict[Hashable, Independence] = {}
 
 
-def positionwise(op: Op, hints: dict, p: int) -> Verdict:
+def positionwise(op: Op, hints: dict, p: int) -> Independence:
     """The verdict on a mapped call over `p` ranks. Calls of one class and configuration are tried once."""
     said: Mapped = op.node.meta[KEY]
     hints = _shortened({**hints, **said.hints}, said, p)
@@ -105,16 +105,16 @@ def _alone():
         yield
 
 
-def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Verdict:
+def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Independence:
     if any(is_random(n) and n.target not in (DROPOUT, ATTENTION) for n in said.body.graph.nodes):
-        return Verdict(False, why="it draws random numbers")
+        return Independence(False, why="it draws random numbers")
     trial = _trial(op, said, hints, p)
     if trial is None:
-        return Verdict(False, why=f"its values take more than {ROOM >> 30} GiB even in a smaller size")
+        return Independence(False, why=f"its values take more than {ROOM >> 30} GiB even in a smaller size")
     why = ""
     tried = set()
-    proofs = [Run(draw) for draw in (_random, _counted, _equal, _limit)]
-    probes = [*(Run(_random, numbers=each) for each in trial.compared.items()), Run(_random, given=0)]
+    proofs = [TrialRun(draw) for draw in (_random, _counted, _equal, _limit)]
+    probes = [*(TrialRun(_random, numbers=each) for each in trial.compared.items()), TrialRun(_random, given=0)]
     for run in (*proofs, *probes):
         whole, reason = _whole(trial, run)
         if run in proofs:
@@ -125,17 +125,17 @@ def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Verdict:
         try:
             parts = trial.run(run, p)
         except Exception as error:
-            return Verdict(False, True, f"cut in {p} shards it does not run: {_first_line(error)}")
+            return Independence(False, True, f"cut in {p} shards it does not run: {_first_line(error)}")
         error = max((_distance(a, b) for a, b in zip(parts, whole, strict=True)), default=0.0)
         if not error <= BAR:
-            return Verdict(
+            return Independence(
                 False, True, f"run in {p} shards on random data, its result differs by {error:.1e} of its largest"
             )
     proved = len(tried - {_limit}) > 1 and _equal in tried  # `_limit` may draw what `_equal` drew
-    return Verdict(proved, why="" if proved else why)
+    return Independence(proved, why="" if proved else why)
 
 
-def _whole(trial: _Trial, run: Run) -> tuple[list[torch.Tensor | None], str]:
+def _whole(trial: _Trial, run: TrialRun) -> tuple[list[torch.Tensor | None], str]:
     """What the whole gives, or why that is nothing to compare."""
     try:
         whole = trial.run(run)
@@ -149,7 +149,7 @@ def _whole(trial: _Trial, run: Run) -> tuple[list[torch.Tensor | None], str]:
 
 
 @attrs.frozen
-class Run:
+class TrialRun:
     """How a trial is run.
 
     given: what the results' gradients are multiplied by. Of none, an honest module makes none; what it adds by itself
@@ -184,7 +184,7 @@ class _Trial:
         found = {i: compared_with(tensors[i]) for i, v in whole.items() if v.dtype is not torch.bool}
         return {i: sorted({0, 1, *numbers}) for i, numbers in found.items() if numbers}
 
-    def run(self, run: Run, parts: int | None = None) -> list[torch.Tensor | None]:
+    def run(self, run: TrialRun, parts: int | None = None) -> list[torch.Tensor | None]:
         """The results and the operands' gradients, of the whole or put together from shards."""
         draw = run.draw
         generator = torch.Generator().manual_seed(0)

@@ -12,6 +12,7 @@ from torch import fx
 from ..capture import Captured, module_path, source_line, tensor_nodes, tensors_of
 from ..capture.assertions import ASSERTIONS
 from ..capture.autograd import Autograd, hint_of
+from ..capture.keys import key_of
 from ..capture.own import own_of
 from ..capture.regions import KEY
 from ..compat.torch import SET_GRAD_ENABLED, symbol_of_data
@@ -205,7 +206,7 @@ class _Binder:
         if KEY in node.meta:  # a mapped module: its factors follow once dims have their names
             return None, None
         args, kwargs, val = concrete(node.args), concrete(node.kwargs), node.meta["val"]
-        key = _key((node.target, args, kwargs, val))
+        key = key_of((node.target, args, kwargs, val))
         if key not in self.known:
             try:
                 self.known[key] = self.book.bind(node.target, args, kwargs, val), None
@@ -216,27 +217,10 @@ class _Binder:
     def bind_own(self, node: fx.Node, own: Bodies) -> tuple[Projection, tuple[str, ...]]:
         """An autograd.Function's call, by what its bodies do; equal bodies share one projection."""
         code = own.own.forward.code, own.own.backward.code
-        key = "own backward", *code, own.diff, own.own.constant, _key(concrete(node.args))
+        key = "own backward", *code, own.diff, own.own.constant, key_of(concrete(node.args))
         if key not in self.known:
             self.known[key] = own_projection(own, f"the own backward at {source_line(node) or node.name}")
         return self.known[key]
-
-
-def _key(x: Any):
-    """What a rule can see of an argument: sizes and dtypes of tensors, values of all else."""
-    if isinstance(x, torch.Tensor):
-        return "tensor", tuple(as_size(s) for s in x.shape), x.dtype
-    if isinstance(x, torch.SymInt):
-        return "size", as_size(x)
-    if isinstance(x, (torch.SymFloat, torch.SymBool)):
-        return "number", id(x)  # comparing symbols would guard them
-    if isinstance(x, (list, tuple)):
-        return tuple(map(_key, x))
-    if isinstance(x, dict):
-        return tuple((k, _key(v)) for k, v in x.items())
-    if isinstance(x, slice):
-        return "slice", _key((x.start, x.stop, x.step))
-    return type(x), x
 
 
 def concrete(args: Any):

@@ -30,7 +30,7 @@ class SolverError(PlanError):
 
 
 @attrs.define
-class Program:
+class IntegerProgram:
     """Variables and rows, collected in a fixed order."""
 
     costs: list[float] = attrs.Factory(list)
@@ -67,7 +67,7 @@ class Edge:
     closed: bool
 
 
-def add_edges(program: Program, edges: list[Edge]) -> None:
+def add_edges(program: IntegerProgram, edges: list[Edge]) -> None:
     """Transports of every edge, with the reshards of one value to one target shared."""
     pairs: dict[tuple, int] = {}
     for e in edges:
@@ -95,7 +95,7 @@ def add_edges(program: Program, edges: list[Edge]) -> None:
             program.equal([z[p] for p in e.cost if p[1] == t], variables)
 
 
-def solve(program: Program, seconds: float = SECONDS) -> np.ndarray:
+def solve(program: IntegerProgram, seconds: float = SECONDS) -> np.ndarray:
     """The optimal values of all variables. Raises PlanError where none exist, or none was found in `seconds`.
 
     HiGHS keeps its threads by the thread that calls it, as many as the first run there asked for, and refuses another
@@ -124,7 +124,7 @@ class _Quiet(highspy.Highs):
         pass
 
 
-def run(program: Program, seconds: float = SECONDS) -> np.ndarray:
+def run(program: IntegerProgram, seconds: float = SECONDS) -> np.ndarray:
     """`solve` in the caller's own thread: on one thread, or on as many as HiGHS has there already."""
     model = _model(program)
     for threads in (1, 0):
@@ -146,7 +146,7 @@ def run(program: Program, seconds: float = SECONDS) -> np.ndarray:
     raise SolverError(broken_solver(h.version(), ran.name, said, variables))
 
 
-def _model(program: Program) -> highspy.HighsLp:
+def _model(program: IntegerProgram) -> highspy.HighsLp:
     lp = highspy.HighsLp()
     n, m = len(program.costs), len(program.rows)
     lp.num_col_, lp.num_row_ = n, m

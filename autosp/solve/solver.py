@@ -26,7 +26,7 @@ from .gathering import NeedsRule, refuse_gathering
 from .notes import notes
 from .plan import Change
 from .problem import Op, Problem, Value, build
-from .program import Edge, Program, SolverError, add_edges
+from .program import Edge, IntegerProgram, SolverError, add_edges
 from .program import solve as run
 from .strategies import Strategy, contracts_length, strategies
 from .words import explain_groups
@@ -273,7 +273,7 @@ def _choose(problem: Problem, ways, wanted, costs: _Costs) -> dict[Op, Strategy]
 
 
 def _chosen(problem: Problem, ways, wanted, costs: _Costs, close: bool) -> dict[Op, Strategy]:
-    program = Program()
+    program = IntegerProgram()
     picked: dict[Op, list[int]] = {}
     give: dict[int, dict[Placement, list[int]]] = {}
     one = program.variable(integer=False)

@@ -17,7 +17,7 @@ from ..spec import Map
 from ..spec.paths import starred
 from ..spec.words import map_mixes
 from ..syntax import problem_at
-from .positionwise import Verdict, positionwise
+from .positionwise import Independence, positionwise
 from .problem import Problem
 
 
@@ -28,7 +28,7 @@ class Claim:
     statement: Map
     path: str
     source: str
-    verdict: Verdict
+    verdict: Independence
 
     @property
     def fault(self) -> Fault | None:

@@ -19,7 +19,7 @@ COLUMNS = {"input": "port", "output": "port", "constrain": "module", "map": "mod
 
 
 @attrs.frozen
-class Row:
+class Line:
     """One line to print: a statement in cells, or none (a comment of its own, or a blank line)."""
 
     cells: tuple[str, ...] = ()
@@ -59,12 +59,12 @@ CELLS: dict[str, Callable[[Any], tuple[str, ...]]] = {
 }
 
 
-def row(keyword: str, value: Any, comment: str = "") -> Row:
+def row(keyword: str, value: Any, comment: str = "") -> Line:
     """The line of one statement."""
-    return Row((keyword, *CELLS[keyword](value)), comment)
+    return Line((keyword, *CELLS[keyword](value)), comment)
 
 
-def widths(rows: Iterable[Row]) -> dict[tuple[str, int], int]:
+def widths(rows: Iterable[Line]) -> dict[tuple[str, int], int]:
     """How wide each column is: of the cells that another follows, and of all layouts of inputs, so
     that 'optional' stands to the right of each."""
     found: dict[tuple[str, int], int] = {}
@@ -83,7 +83,7 @@ def statement_text(cells: tuple[str, ...], keyword_width: int, column: dict[tupl
     return f"{keyword:<{keyword_width}} {GAP.join([*padded, rest[-1]])}"
 
 
-def block_lines(block: list[Row], column: dict[tuple[str, int], int]) -> Iterator[str]:
+def block_lines(block: list[Line], column: dict[tuple[str, int], int]) -> Iterator[str]:
     """The lines of rows that no blank line parts: one keyword column, one comment column."""
     width = max([KEYWORD_WIDTH, *(len(each.cells[0]) for each in block if each.cells)])
     texts = [statement_text(each.cells, width, column) if each.cells else "" for each in block]
@@ -92,14 +92,14 @@ def block_lines(block: list[Row], column: dict[tuple[str, int], int]) -> Iterato
         yield f"{text:<{aside}}{GAP}{each.comment}" if text and each.comment else text or each.comment
 
 
-def rows_text(rows: list[Row]) -> str:
+def rows_text(rows: list[Line]) -> str:
     """Rows as text, at most one blank line between blocks."""
     column = widths(rows)
     blocks = [list(group) for blank, group in groupby(rows, lambda r: r.is_blank) if not blank]
     return "\n".join("".join(f"{line}\n" for line in block_lines(block, column)) for block in blocks)
 
 
-def blocks_of(spec: Statements) -> Iterator[list[Row]]:
+def blocks_of(spec: Statements) -> Iterator[list[Line]]:
     """The statements of a spec in canonical order, in blocks."""
     yield [
         *([row("family", spec.family)] if spec.family else []),
@@ -120,7 +120,7 @@ def blocks_of(spec: Statements) -> Iterator[list[Row]]:
 
 def spec_text(spec: Statements) -> str:
     """The canonical text of a spec; it parses to an equal one."""
-    return rows_text([each for block in blocks_of(spec) for each in (*block, Row())])
+    return rows_text([each for block in blocks_of(spec) for each in (*block, Line())])
 
 
 def comment_of(line: str) -> str:
@@ -142,16 +142,16 @@ def read_all(source: Source) -> dict[int, tuple[int, Statement]]:
     return found
 
 
-def rows_of(source: Source) -> Iterator[Row]:
+def rows_of(source: Source) -> Iterator[Line]:
     """The rows of a text in its own order. A comment inside a statement moves above it."""
     statements, lines, i = read_all(source), source.text.split("\n"), 0
     while i < len(lines):
         if i not in statements:
-            yield Row(comment=comment_of(lines[i]))
+            yield Line(comment=comment_of(lines[i]))
             i += 1
             continue
         last, statement = statements[i]
-        yield from (Row(comment=c) for c in map(comment_of, lines[i:last]) if c)
+        yield from (Line(comment=c) for c in map(comment_of, lines[i:last]) if c)
         yield row(statement.keyword, statement.value, comment_of(lines[last]))
         i = last + 1
 

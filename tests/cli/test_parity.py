@@ -148,12 +148,12 @@ def test_what_the_simulator_cannot_do():
 
 def test_another_number_of_ranks_is_planned_as_the_first_one():
     """What a spec maps is tried for each, on one trace: half of 12 tokens is an even number, a quarter is not."""
-    from autosp.parity.sharded import Refused, Simulator
+    from autosp.parity.sharded import Refusal, Simulator
     from autosp.spec import parse
 
     simulator, spec = Simulator(), parse(SPEC + "map part over seq\n")
     trials = (Trial(f"{MODEL}:Alternating", sp=sp, lengths=(12,), steps=1) for sp in (2, 4))
     two, four = (simulator.run(trial, spec) for trial in trials)
-    assert not isinstance(two, Refused)
-    assert isinstance(four, Refused) and four.what.startswith("positions along 'seq' mix in module 'part': run in 4 ")
+    assert not isinstance(two, Refusal)
+    assert isinstance(four, Refusal) and four.what.startswith("positions along 'seq' mix in module 'part': run in 4 ")
     assert len(simulator._planners) == 1

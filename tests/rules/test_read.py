@@ -12,7 +12,7 @@ from autosp.errors import RuleError
 from autosp.resources import listing
 from autosp.resources import read as read_resource
 from autosp.rules import default_rules, read
-from autosp.rules.model import Clause, Dim, Operand, Pack, Selector, Signature, Test
+from autosp.rules.model import Clause, FactorDim, Operand, Pack, Selector, Signature, Test
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rule_errors" / "errors.txt"
 Test.__test__ = False
@@ -68,11 +68,11 @@ def test_a_rule_is_a_value():
     assert rule.targets == ("aten.linear.default",)
     assert rule.form == Signature(
         (
-            Operand("input", (Pack(), Dim(("i",)))),
-            Operand("weight", (Dim(("o",)), Dim(("i",)))),
-            Operand("bias", (Dim(("o",)),), maybe=True),
+            Operand("input", (Pack(), FactorDim(("i",)))),
+            Operand("weight", (FactorDim(("o",)), FactorDim(("i",)))),
+            Operand("bias", (FactorDim(("o",)),), maybe=True),
         ),
-        ((Pack(), Dim(("o",))),),
+        ((Pack(), FactorDim(("o",))),),
     )
     assert rule.clauses == (
         Clause("reduce", selectors=(Selector("name", "i"),)),

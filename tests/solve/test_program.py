@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from autosp.errors import PlanError
-from autosp.solve.program import Program, broken_solver, run, solve
+from autosp.solve.program import IntegerProgram, broken_solver, run, solve
 
 ROOT = Path(__file__).parents[2]
 USERS = """
@@ -27,10 +27,10 @@ def threads(wanted=None):
 """
 
 
-def assignment(n: int = 12) -> Program:
+def assignment(n: int = 12) -> IntegerProgram:
     """n workers, n tasks, each once: an integer program whose answer is unique."""
     costs = np.random.default_rng(0).random((n, n))
-    program = Program()
+    program = IntegerProgram()
     x = [[program.variable(float(costs[i, j]), integer=True) for j in range(n)] for i in range(n)]
     for i in range(n):
         program.equal(x[i], to=1.0)
