@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import attrs
 
-from ..capture.copies import copy_graph
 from ..recompute.tile_hoist import hoisted
 from .program import Context, Program
 
 
 def hoist_slices(program: Program, context: Context) -> Program:
-    """The program with its slices of tokens before its last products."""
-    captured = attrs.evolve(program.captured, graph=copy_graph(program.captured.graph))
-    return attrs.evolve(program, captured=hoisted(captured))
+    """The program with its slices of tokens before its last products: in place, for `specialize` has copied the graph."""
+    return attrs.evolve(program, captured=hoisted(program.captured))

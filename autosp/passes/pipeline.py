@@ -79,11 +79,11 @@ def run(
     for each in PASSES[first : NAMES.index(until) + 1]:
         if each.name in skip:
             continue
-        began, before = time.perf_counter(), program
+        began, before, calls = time.perf_counter(), program, program.calls
         program = each.run(program, context)
         if verify and each.verify is not None:
             each.verify(before, program, context)
-        ran = Ran(each.name, time.perf_counter() - began, before.calls, program.calls)
+        ran = Ran(each.name, time.perf_counter() - began, calls, program.calls)
         program = attrs.evolve(program, stage=each.name, passes=(*program.passes, ran))
         dump(program, context)
     return program
