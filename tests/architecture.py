@@ -1,4 +1,8 @@
-"""`python -m tests.architecture`: docs/architecture.md, from the packages' and the passes' own docstrings."""
+"""`python -m tests.architecture`: docs/architecture.md, from the docstrings of packages and passes and from the imports.
+
+`python -m tests.architecture --imports [PACKAGE]` prints the import graph of the stages, or of one package's files, for
+Mermaid to draw.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import sys
 from pathlib import Path
 
 from autosp.passes import PASSES, Pass
+from tests.imports import between_packages, graph, mermaid, reduced
 from tests.test_imports import STAGES
 
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
@@ -24,6 +29,14 @@ A module imports its own stage and those above it in this table (`tests/test_imp
 
 | stage | |
 | --- | --- |
+"""
+IMPORTED = """
+## Imports
+
+An arrow goes from a stage to one that it imports; those are left out that follow from others. No two files import each
+other, on whatever way. `python -m tests.architecture --imports solve` draws the files of one stage.
+
+```mermaid
 """
 PASSED = """
 ## Passes
@@ -42,7 +55,22 @@ seconds and the number of its calls; `AUTOSP_SKIP=NAME,NAME` leaves optional one
 def written() -> str:
     stages = [f"| `{name}` | {first_sentence(f'autosp.{name}')} |" for name in STAGES]
     rows = [row(number, each) for number, each in enumerate(PASSES, 1)]
-    return HEAD + "\n".join(stages) + "\n" + PASSED + "\n".join(rows) + "\n" + "".join(map(example, PASSES))
+    drawn = IMPORTED + stages_drawn() + "\n```\n"
+    return HEAD + "\n".join(stages) + "\n" + drawn + PASSED + "\n".join(rows) + "\n" + "".join(map(example, PASSES))
+
+
+def stages_drawn() -> str:
+    """The stages that each stage imports, for Mermaid."""
+    edges = between_packages(graph())
+    return mermaid(reduced({name: edges[name] & set(STAGES) for name in STAGES}), STAGES)
+
+
+def files_drawn(package: str) -> str:
+    """The files of a package that each of its files imports, for Mermaid."""
+    edges = {name: others for name, others in graph().items() if name.startswith(f"autosp.{package}.")}
+    short = {name: name.removeprefix(f"autosp.{package}.") for name in edges}
+    own = {short[name]: frozenset(short[other] for other in others & edges.keys()) for name, others in edges.items()}
+    return mermaid(reduced(own), sorted(own))
 
 
 def first_sentence(module: str) -> str:
@@ -63,4 +91,7 @@ def example(each: Pass) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written())
+    if sys.argv[1:2] == ["--imports"]:
+        print("\n".join(map(files_drawn, sys.argv[2:])) or stages_drawn())
+    else:
+        PAGE.write_text(written())

@@ -8,7 +8,7 @@ a test lists the files that do so.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -92,3 +92,31 @@ def _turned(edges: Graph) -> Graph:
         for other in others:
             turned[other].add(name)
     return {name: frozenset(others) for name, others in turned.items()}
+
+
+def between_packages(edges: Graph) -> Graph:
+    """The packages (and files) right under autosp that each of them imports."""
+    found: dict[str, set[str]] = {}
+    for name, others in edges.items():
+        own = found.setdefault(_second(name), set())
+        own |= {_second(other) for other in others} - {_second(name)}
+    return {name: frozenset(others) for name, others in found.items()}
+
+
+def _second(name: str) -> str:
+    """`autosp.solve.cost` is of `solve`; `autosp` is of itself."""
+    return name.split(".")[1] if "." in name else name
+
+
+def reduced(edges: Graph) -> Graph:
+    """The edges that no other way between the same two implies. Of a graph without cycles."""
+    beyond = {name: frozenset().union(*(_from(other, edges) for other in others)) for name, others in edges.items()}
+    return {name: others - beyond[name] for name, others in edges.items()}
+
+
+def mermaid(edges: Graph, order: Sequence[str]) -> str:
+    """A graph as Mermaid draws it, its nodes in this order; an arrow goes from what imports to what is imported."""
+    lines = [f"    {name.replace('.', '_')}[{name}]" for name in order]
+    lines += [f"    {name.replace('.', '_')} --> {other.replace('.', '_')}"
+              for name in order for other in order if other in edges[name]]  # fmt: skip
+    return "\n".join(["flowchart BT", *lines])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import PACKAGE, cycles, graph, imports_of, module_of
+from tests.imports import PACKAGE, cycles, graph, imports_of, mermaid, module_of, reduced
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -81,6 +81,14 @@ def test_a_cycle_is_found(tmp_path: Path):
     found = graph(tmp_path / "autosp")
     assert found["autosp.rules.c"] == {"autosp.solve", "autosp.solve.a"}, "a package's own file runs before its others"
     assert cycles(found) == [["autosp.rules.c", "autosp.solve", "autosp.solve.a", "autosp.solve.b"]]
+
+
+def test_a_drawing_leaves_out_what_follows_from_others():
+    a, b, c = {"a": {"b", "c"}}, {"b": {"c"}}, {"c": set()}
+    edges = {name: frozenset(others) for name, others in (a | b | c).items()}
+    assert mermaid(reduced(edges), ["c", "b", "a"]) == (
+        "flowchart BT\n    c[c]\n    b[b]\n    a[a]\n    b --> c\n    a --> b"
+    )
 
 
 def test_imports_by_a_string_are_few():
