@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 import autosp
+from autosp.engine import dynamo_backend
 from tests.engine.tiny import Renamed, Tiny, batch
 
 BROKEN = "mesh [dp: local, sp]\ninput input_ids [batch@dp, seq@ps]\n"
@@ -225,8 +226,6 @@ def rank_1_compiles_alone():
 
 def _recompiled(fails: str, rank: int, error: Exception, **options) -> Callable[[], None]:
     """A second length, whose first try to compile (for all lengths) meets an error on one rank, at a function."""
-    from autosp.engine import dynamo_backend
-
     model = autosp.compile(Tiny(), "causal_lm", mesh=_mesh(), backend="aot_eager", **options)
     model(**batch()).loss.backward()
     real, tries = getattr(dynamo_backend, fails), []
