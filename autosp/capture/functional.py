@@ -16,7 +16,7 @@ from torch import fx
 
 from ..compat.torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, storage_id
 from ..errors import CaptureError, Problem
-from . import words
+from . import messages
 from .autograd import Autograd
 from .captured import Placeholder, tensors_of
 from .inplace import (
@@ -175,11 +175,11 @@ class Functionaliser:
         if alias is not None:
             self.aliases[node] = alias
         if form is None:
-            self.faults.append(words.no_form(node))
+            self.faults.append(messages.no_form(node))
             self.lost |= {self.aliases[n].storage for n in node.all_input_nodes if n in self.aliases}
             return
         if alias is None:
-            self.faults.append(words.under_vmap(node))
+            self.faults.append(messages.under_vmap(node))
             return
         if alias.storage in self.lost:
             return
@@ -211,19 +211,19 @@ class Functionaliser:
             if not self.is_buffer(owner.origin):
                 yield self.refused(node, owner.origin)
             elif self.grad and any(n in self.flows for n in node.all_input_nodes):
-                yield words.gradient_kept(node, self.inputs[owner.origin.name].name)
+                yield messages.gradient_kept(node, self.inputs[owner.origin.name].name)
         elif owner.origin.op == "get_attr" or sum(a.parent is None for a in self.groups[owner.storage]) > 1:
-            yield words.shared(node)
+            yield messages.shared(node)
         elif not self.grad and owner.node in self.flows:
-            yield words.without_gradient(node)
+            yield messages.without_gradient(node)
         if self.casts and self.casts[-1][2] and alias.node.meta["val"].is_floating_point():
             if autocast_changes(functional_form(node.target), self.casts[-1][0]):
-                yield words.cast(node)
+                yield messages.cast(node)
         for view in alias.chain[:-1]:
             if view.origin.target is aten.detach.default and view.parent.node in self.flows:
-                yield words.without_gradient(node)
+                yield messages.without_gradient(node)
             if not invertible(view.origin, view.parent.origin):
-                yield words.through_view(node, view.origin)
+                yield messages.through_view(node, view.origin)
 
     def is_buffer(self, node: fx.Node) -> bool:
         """Whether a placeholder is a module's own tensor, which keeps what is written to it."""
@@ -239,8 +239,8 @@ class Functionaliser:
         """A write to a graph input, by the name that the user knows it by."""
         known = self.inputs.get(owner.name)
         if known and known.role == "buffer" and silent_writes(node):
-            return words.statistics(node, known.name)
-        return words.input_written(node, known.role if known else "input", known.name if known else owner.name)
+            return messages.statistics(node, known.name)
+        return messages.input_written(node, known.role if known else "input", known.name if known else owner.name)
 
     def assign(self, alias: Alias, new: fx.Node, at: fx.Node) -> None:
         """The value up the chain of views to the owner, then down into the aliases that are read later."""

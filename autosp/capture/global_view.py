@@ -26,7 +26,7 @@ from ..compat.torch import (
 from ..errors import AutospError, CaptureError, InputError, Problem
 from ..spec import Constraint, Map
 from ..syntax import Layout
-from . import own, words
+from . import messages, own
 from .assertions import keep_assertions
 from .canonical import canonicalise
 from .captured import Captured, GraphOutput, Placeholder, module_path, source_line, tensors_of
@@ -88,10 +88,10 @@ def capture(
     placeholders = _placeholders(gm, graph, example_inputs, names)
     keep_assertions(graph)
     written = functionalise(graph, placeholders, torch.is_grad_enabled(), hints_of(mode))
-    if faults := [words.effect_lost(*effect) for effect in lost_effects(interpreter.module, graph)]:
+    if faults := [messages.effect_lost(*effect) for effect in lost_effects(interpreter.module, graph)]:
         raise CaptureError(faults)
     if lost := _lost(graph):
-        raise CaptureError(words.value_lost(lost, _higher_order(gm)))
+        raise CaptureError(messages.value_lost(lost, _higher_order(gm)))
     canonicalise(graph)
     mark_causal(graph)
     weigh_tokens(graph, mean_over)
@@ -286,7 +286,7 @@ def _untraceable(e: Exception, at: fx.Node | None) -> Problem:
     return Problem(
         what=f"the model's graph cannot be traced to ATen operators: {kind}: {first}",
         rule="autosp works on one full graph of ATen operators, whose sizes follow from the inputs' sizes",
-        fix=words.WHOLE_REGION
+        fix=messages.WHOLE_REGION
         if at is not None and str(at.target) == "invoke_subgraph"
         else _VALUE_FIXES.get(
             kind,

@@ -15,7 +15,7 @@ from torch import fx
 
 from ..compat import torch as lib
 from ..errors import CaptureError
-from .words import backward_lost
+from .messages import backward_lost
 
 
 def has_vmaps(gm: fx.GraphModule) -> bool:

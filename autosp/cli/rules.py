@@ -53,7 +53,7 @@ importing = click.option(
 def list_(missing: bool, model: str | None, spec: str | None, as_json: bool) -> None:
     """One operator a line: what may be split, what is summed, what is whole."""
     from ..rules import default_rules
-    from ..rules.words import list_line
+    from ..rules.messages import list_line
 
     book = default_rules()
     if missing:
@@ -127,7 +127,7 @@ def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
 def explain(operator: str, as_json: bool) -> None:
     """An operator's rules, and on an example the layout of every tensor under each split."""
     from ..rules import default_rules
-    from ..rules.words import explain as page
+    from ..rules.messages import explain as page
 
     book = default_rules()
     pages = {name: page(book, name) for name in named(book, (operator,))}
@@ -213,7 +213,7 @@ def text_of(path: Path) -> str:
 
 def named(book: Any, words: tuple[str, ...]) -> list[str]:
     """The operators that the words name. Raises RuleError for a word that names none."""
-    from ..rules.words import matching
+    from ..rules.messages import matching
 
     found, unknown = matching(book, words)
     if unknown:

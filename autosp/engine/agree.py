@@ -8,16 +8,19 @@ so their numbers say which notes belong together, and a failed call does not spo
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 
 import attrs
+import torch
 import torch.distributed as dist
 
 from ..compat.torch import default_store
-from ..errors import RankError
-from . import agree_words as words
+from ..errors import EngineError, Problem, RankError
+from . import messages
 from .mesh import Mesh
 
 _programs = itertools.count(1)
@@ -50,7 +53,7 @@ def _tell(key: str, error: BaseException) -> None:
     """Writes a failure down. The error itself is on its way already: nothing here may hide it."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         with contextlib.suppress(Exception):
-            _store().set(key, f"{dist.get_rank()}\t{words.reason(error)}")
+            _store().set(key, f"{dist.get_rank()}\t{messages.reason(error)}")
 
 
 def _store() -> dist.Store:
@@ -81,7 +84,7 @@ class Agreement:
         try:
             yield
         except Exception as e:
-            told = self._told_failure("results") if words.is_broken_connection(e) else None
+            told = self._told_failure("results") if is_broken_connection(e) else None
             if told is not None:
                 raise told from e
             if e is not self._heeded:
@@ -99,11 +102,11 @@ class Agreement:
         key = self._next_meeting()
         text = "\n".join(f"{k}\t{v}" for k, v in values.items())
         store.set(f"{key}/{self._me()}", f"{what}\n{text}")
-        deadline = time.monotonic() + words.timeout_seconds()
+        deadline = time.monotonic() + timeout_seconds()
         notes = [self._wait(store, key, rank, what, deadline) for rank in self.mesh.ranks]
         for rank, note in zip(self.mesh.ranks, notes, strict=True):
             if note != notes[0]:
-                raise RankError(words.differ(what, self.mesh.ranks[0], notes[0], rank, note, rule, fix))
+                raise RankError(messages.differ(what, self.mesh.ranks[0], notes[0], rank, note, rule, fix))
 
     def first_says(self, what: str, find: Callable[[], str]) -> str:
         """What the group's first rank finds here, on every rank. Raises FirstFailed on the others where it finds an
@@ -115,15 +118,15 @@ class Agreement:
             try:
                 text = find()
             except Exception as e:
-                store.set(f"{key}/{first}", f"{_BADLY}\t{type(e).__name__}\t{words.reason(e)}")
+                store.set(f"{key}/{first}", f"{_BADLY}\t{type(e).__name__}\t{messages.reason(e)}")
                 raise
             store.set(f"{key}/{first}", f"{_WELL}\t{text}")
             return text
-        how, _, said = self._wait(store, key, first, what, time.monotonic() + words.timeout_seconds()).partition("\t")
+        how, _, said = self._wait(store, key, first, what, time.monotonic() + timeout_seconds()).partition("\t")
         if how == _WELL:
             return said
         kind, _, reason = said.partition("\t")
-        self._heeded = FirstFailed(words.failed(what, self._me(), first, reason), kind)
+        self._heeded = FirstFailed(messages.failed(what, self._me(), first, reason), kind)
         raise self._heeded
 
     def went_well(self, what: str, wait: bool) -> None:
@@ -143,7 +146,7 @@ class Agreement:
             return True
         kind = error.kind if isinstance(error, FirstFailed) else type(error).__name__
         try:
-            self._tried(f"{_BADLY}\t{kind}\t{words.reason(error)}")
+            self._tried(f"{_BADLY}\t{kind}\t{messages.reason(error)}")
             if isinstance(error, RankError) and not isinstance(error, FirstFailed):
                 return False
             alike = all(note.split("\t")[:2] == [_BADLY, kind] for note in self._others_tried(what).values())
@@ -157,11 +160,11 @@ class Agreement:
 
     def _others_tried(self, what: str) -> dict[int, str]:
         """How the tries of the group's other ranks ended, each rank's note."""
-        deadline, others = time.monotonic() + words.timeout_seconds(), [r for r in self.mesh.ranks if r != self._me()]
+        deadline, others = time.monotonic() + timeout_seconds(), [r for r in self.mesh.ranks if r != self._me()]
         return {rank: self._wait(_store(), self._try(), rank, what, deadline) for rank in others}
 
     def _failed_there(self, what: str, rank: int, note: str) -> RankError:
-        self._heeded = RankError(words.failed(what, self._me(), rank, note.split("\t", 2)[2]))
+        self._heeded = RankError(messages.failed(what, self._me(), rank, note.split("\t", 2)[2]))
         return self._heeded
 
     def enter(self) -> None:
@@ -199,7 +202,7 @@ class Agreement:
                 if store.check([f"{key}/{rank}"]):
                     return store.get(f"{key}/{rank}").decode()
                 if alone:
-                    raise RankError(words.alone(self._me(), rank))
+                    raise RankError(messages.alone(self._me(), rank))
                 if store.check([f"{self._try()}/{rank}"]):  # it has given up the try that this meeting is a part of
                     note = store.get(f"{self._try()}/{rank}").decode()
                     if note != _WELL:
@@ -208,11 +211,11 @@ class Agreement:
                 if told is not None:
                     raise told
                 if time.monotonic() > deadline:
-                    raise RankError(words.late(what, self._me(), rank))
+                    raise RankError(messages.late(what, self._me(), rank, timeout_seconds()))
                 time.sleep(pause)
                 pause = min(2 * pause, 0.1)
         except dist.DistError as e:  # the store lives in a rank's process, by default the first one's
-            raise RankError(words.gone(what, self._me(), rank)) from e
+            raise RankError(messages.gone(what, self._me(), rank)) from e
 
     def _runs_already(self, store: dist.Store, rank: int) -> bool:
         key = self._entered_key(rank)
@@ -227,9 +230,47 @@ class Agreement:
                 if _store().check([key]):
                     rank, reason = _store().get(key).decode().split("\t", 1)
                     if int(rank) != self._me():
-                        self._heeded = RankError(words.failed(what, self._me(), int(rank), reason))
+                        self._heeded = RankError(messages.failed(what, self._me(), int(rank), reason))
                         return self._heeded
         return None
 
     def _me(self) -> int:
         return self.mesh.ranks[self.mesh.rank]
+
+
+def timeout_seconds() -> float:
+    """How long a rank waits for the others (`AUTOSP_TIMEOUT`, seconds; 600 unless set: another
+    rank may be compiling). Raises EngineError where it is no number."""
+    text = os.environ.get("AUTOSP_TIMEOUT", "600")
+    try:
+        return float(text)
+    except ValueError:
+        raise EngineError(
+            Problem(
+                what=f"AUTOSP_TIMEOUT is '{text}'",
+                rule="AUTOSP_TIMEOUT is a number of seconds",
+                fix="export AUTOSP_TIMEOUT=600",
+                where="environment",
+            )
+        ) from None
+
+
+def is_broken_connection(error: BaseException) -> bool:
+    """Whether a collective failed because of a peer, rather than for a reason of its own."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in text for word in ("gloo", "nccl", "connection"))
+    )
+
+
+def batch_notes(inputs: Mapping[str, object]) -> dict[str, str]:
+    """One line per input: dtype, shape and a checksum of a tensor; the text of anything else."""
+    return {f"input '{name}'": _note(value) for name, value in sorted(inputs.items()) if value is not None}
+
+
+def _note(value: object) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__ if not isinstance(value, (bool, int, float, str)) else repr(value)
+    raw = value.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+    digest = hashlib.sha256(raw).hexdigest()[:12]
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)} checksum {digest}"

@@ -26,11 +26,11 @@ from ..spec import Recompute, Spec
 from ..spec.policies import as_recompute
 from .absent import Absent, left_out, with_absent
 from .agree import Agreement
-from .agree_words import each_length, reason
 from .failures import asserting
 from .hooks import warn_of_hooks
 from .inner import compile_inner, compiler_of, inner_for
 from .marks import layout_of
+from .messages import each_length, reason
 from .random import with_own_stream
 from .recomputing import States, decided, limit_of
 

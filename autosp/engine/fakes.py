@@ -12,7 +12,7 @@ from ..compat.torch import FakeTensor, FakeTensorMode
 from ..errors import PlanError
 from ..spec import annotate, annotation_of
 from ..spec.sample import switch_off_cache
-from .plan_words import no_module
+from .messages import no_module
 
 
 def built(model: Any) -> torch.nn.Module:

@@ -11,9 +11,8 @@ import torch
 
 from ..errors import InputError, Problem
 from ..spec import Spec, annotation_of, check_inputs
-from ..spec.input_words import wrong_ndim
 from ..spec.joined import join
-from ..spec.words import no_axis
+from ..spec.messages import no_axis, wrong_ndim
 from ..syntax import Layout
 
 

@@ -10,7 +10,7 @@ from ..errors import EngineError, Problem
 from ..recompute import Decision, decide
 from ..recompute.state import State
 from ..solve import Plan
-from ..solve.words import size
+from ..solve.messages import size
 from .dynamo_backend import Backend
 from .inner import compiler_of, inner_for
 from .mesh import is_deepspeed

@@ -13,7 +13,7 @@ from ..recompute.state import Setting, state_of
 from ..solve import Device, Plan, load_device
 from ..spec import Recompute, Spec
 from ..spec.policies import as_recompute
-from . import plan_words as words
+from . import messages
 from .fakes import built, cast_of, fake_inputs, fake_model, without_cache
 from .request import Request
 from .resolve import resolve_spec
@@ -69,7 +69,7 @@ def request(
 ) -> Request:
     """A Request from the arguments of `autosp.plan`. Raises PlanError with all that is wrong of them, and SpecError."""
     setting = Setting(dtype, optimizer, zero, sp * dp)
-    faults = [*words.counts(sp=sp, dp=dp), *setting.faults()]
+    faults = [*messages.counts(sp=sp, dp=dp), *setting.faults()]
     if faults:
         raise PlanError(faults)
     chip = device if isinstance(device, Device) else load_device(device)

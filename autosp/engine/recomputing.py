@@ -16,7 +16,7 @@ from ..recompute import Choice, Compiler, Decision, decide
 from ..recompute.state import DTYPES, State, state_of
 from ..solve import Device, Plan
 from ..solve.cost import saved_bytes
-from ..solve.words import size
+from ..solve.messages import size
 from ..spec import Recompute
 from .agree import Agreement
 

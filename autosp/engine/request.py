@@ -18,7 +18,7 @@ from ..recompute.state import Setting, State
 from ..solve import Device, Plan
 from ..solve.memory import Memory
 from ..spec import Recompute, Spec
-from . import plan_words as words
+from . import messages
 from .fakes import fake_inputs
 from .marks import layout_of
 from .mesh import solved_axis
@@ -78,7 +78,7 @@ class Request:
         """The inputs with another length, wherever a dim of that name stands."""
         dims = self._lengths()
         if not dims:
-            raise PlanError(words.no_length(list(self.inputs), solved_axis(self.spec)))
+            raise PlanError(messages.no_length(list(self.inputs), solved_axis(self.spec)))
 
         def shape(name: str, x: torch.Tensor) -> tuple[int, ...]:
             return tuple(length if (name, d) in dims else n for d, n in enumerate(x.shape))
@@ -138,8 +138,8 @@ class Request:
         positions = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
         past = isinstance(positions, int) and length is not None and length > positions
         return (
-            *([words.reserve(self.device)] if self.device.reserve else []),
-            *([words.positions(length, positions)] if past else []),
+            *([messages.reserve(self.device)] if self.device.reserve else []),
+            *([messages.positions(length, positions)] if past else []),
         )
 
 
@@ -154,6 +154,6 @@ def memory_of(state: State, setting: Setting, found: Decision, assumed: tuple[st
             assumptions=said,
         )  # fmt: skip
     return Memory(
-        **own, gradients=state.gradients, held=0, transient=state.working, phase="step", at=words.STEP_AT,
+        **own, gradients=state.gradients, held=0, transient=state.working, phase="step", at=messages.STEP_AT,
         assumptions=said,
     )  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import PlanError
 from ..solve import Plan
-from . import plan_words as words
+from . import messages
 from .longest import FIRST, STEP, longest
 from .request import Request
 
@@ -64,10 +64,10 @@ class Search:
         room = 0 if least else self.request.available
         plan, peak = self.request.predicted(self.request.of_length(length), room)
         if plan.memory is None:
-            raise PlanError(words.no_step(type(self.request.model).__name__))
+            raise PlanError(messages.no_step(type(self.request.model).__name__))
         if not least:
             self.plans[length] = plan
-        told = words.tried(length, peak, self.request.device, time.perf_counter() - begin)
+        told = messages.tried(length, peak, self.request.device, time.perf_counter() - begin)
         print(told, file=sys.stderr, flush=True)
         return peak
 
@@ -88,7 +88,7 @@ class Search:
         begin = time.perf_counter()
         request = attrs.evolve(self.request, model=shallow(self.request.model, layers), kept={})
         peak = request.predicted(request.of_length(LONG), 0 if self.auto else request.available)[1]
-        print(words.tried_shallow(layers, time.perf_counter() - begin), file=sys.stderr, flush=True)
+        print(messages.tried_shallow(layers, time.perf_counter() - begin), file=sys.stderr, flush=True)
         return peak - request.state.lasting
 
 

@@ -26,7 +26,7 @@ from ..errors import EngineError, InputError, Problem
 from ..lower.conversions import scale_gradient
 from ..passes import NeedsSymbols
 from . import cache, compiles
-from .agree_words import batch_notes
+from .agree import batch_notes
 from .clock import Clock
 from .dynamo_backend import Backend
 from .failures import as_raised, placed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..solve.words import size
+from ..solve.messages import size
 from .decision import Decision
 from .tiling import Tiled
 

@@ -8,7 +8,7 @@ import attrs
 import torch
 
 from ..errors import PlanError, Problem, did_you_mean
-from ..solve.words import size
+from ..solve.messages import size
 
 MOMENTS = {"adamw": 2, "adam": 2, "lion": 1, "adagrad": 1, "momentum": 1, "sgd": 0}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

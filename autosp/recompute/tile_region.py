@@ -14,7 +14,7 @@ from torch import fx
 from ..layout import PARTIAL, Placement, Size, Split, as_size
 from ..rules import Projection, factor_of
 from ..rules.strategies import product, split_of
-from . import tile_words as words
+from . import messages
 from .tile_values import COLLECTIVE, Ref, Values, ref
 
 UNCUT = 2**61 - 1  # as a number of ranks: no dim is a multiple of it, so a split keeps its units
@@ -31,7 +31,7 @@ class Track:
 
     def put(self, r: Ref, at: Placement | None) -> None:
         if r in self.at and self.at[r] != at and self.at[r] is not None and not self.fault:
-            self.fault = words.two_dims(r[0])
+            self.fault = messages.two_dims(r[0])
         self.at[r] = at
 
     def split(self, r: Ref) -> Split | None:
@@ -124,9 +124,9 @@ def _in_parts(track: Track, r: Ref) -> list[Split]:
 def _grown(values: Values, region: TileRegion) -> TileRegion:
     seed = region.seed
     if (seed, 0) not in region.wide.at:
-        region.fault = words.ONE_FEATURE
+        region.fault = messages.ONE_FEATURE
     elif not region.tokens or not values.numel((seed, 0)):
-        region.fault = words.few_tokens(1 if values.numel((seed, 0)) else 0)
+        region.fault = messages.few_tokens(1 if values.numel((seed, 0)) else 0)
     if region.fault:
         return region
     pending = [seed]
@@ -162,13 +162,13 @@ def _enter(region: TileRegion, node: fx.Node) -> None:
 def barrier(values: Values, node: fx.Node) -> str:
     """Why no region may hold the call, or ''."""
     if node.op == "output" or (node.target in COLLECTIVE and _is_output(node)):
-        return words.OUTPUT
+        return messages.OUTPUT
     if node.target in COLLECTIVE:
-        return words.SENT
+        return messages.SENT
     if "autosp_tile" in node.meta:
-        return words.TILED
+        return messages.TILED
     if node.op != "call_function" or values.call(node) is None:
-        return words.no_rule(node)
+        return messages.no_rule(node)
     return ""
 
 
@@ -205,7 +205,7 @@ def _found(values: Values, track: Track, node: fx.Node, call: Projection):
 def _carry(values: Values, track: Track, node: fx.Node, call: Projection) -> None:
     """A dim of tokens through a call that passes it on, or sums it."""
     if any(track.at.get(r) is PARTIAL for r in values.operands(node)):
-        track.fault = words.reads_sum(node)
+        track.fault = messages.reads_sum(node)
         return
     part = _found(values, track, node, call)
     if part is None:
@@ -213,11 +213,11 @@ def _carry(values: Values, track: Track, node: fx.Node, call: Projection) -> Non
     if part is False:
         track.parts = _taken_apart(values, track, node, call)
     if part is False or call.kinds[part[0]] == "whole":
-        track.fault = words.needs_whole(node)
+        track.fault = messages.needs_whole(node)
         return
     summed = call.kinds[part[0]] == "reduce"
     if summed and call.once:
-        track.fault = words.biased_sum(node)
+        track.fault = messages.biased_sum(node)
         return
     for i, r in _places(values, node):
         dims = call.operands[i] if i >= 0 else call.results[~i]
@@ -244,7 +244,7 @@ def _carry_wide(region: TileRegion, node: fx.Node, call: Projection) -> None:
     values, track = region.values, region.wide
     part = _found(values, track, node, call)
     if part is False:
-        region.fault = words.cuts_features(node)
+        region.fault = messages.cuts_features(node)
     if not part:
         return
     for i, r in _places(values, node):

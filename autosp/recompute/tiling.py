@@ -19,7 +19,7 @@ from ..capture.canonical import canonicalise
 from ..layout import PARTIAL
 from ..rules import default_rules
 from ..spec import Tile
-from . import tile_words as words
+from . import messages
 from .tile_emit import Cut, collectives, emit, in_place_of, placements
 from .tile_hoist import hoist, last_products
 from .tile_mask import mask_of, mask_region, masked, own_masks
@@ -119,20 +119,20 @@ class _Tiling:
                 self._mlps()
             new = emit(self.gm, self.values, self.cuts) if self.cuts else self.gm
         if collectives(new) != collectives(self.gm):
-            return Tilings(self.gm, notes=(words.reordered(),))
+            return Tilings(self.gm, notes=(messages.reordered(),))
         whole = self.values.gm if self.cuts else None
-        return Tilings(new, whole, tuple(self.tiled), tuple(words.gathered(self.notes)))
+        return Tilings(new, whole, tuple(self.tiled), tuple(messages.gathered(self.notes)))
 
     def _losses(self) -> None:
         seeds, again = last_products(self.values), _made(self.gm, "loss")
         found = [grow(self.values, s) for s in seeds if "autosp_tile" not in s.meta]
         for region in found:
             if region.fault or region.random:
-                self._note("loss", region, region.fault or words.random(region.random))
+                self._note("loss", region, region.fault or messages.random(region.random))
             elif _is_loss(region):
                 self._make("loss", region)
         if not again and not any(_is_loss(r) or r.fault or r.random for r in found):
-            self.notes.append(("loss", "", words.nothing("loss")))
+            self.notes.append(("loss", "", messages.nothing("loss")))
 
     def _masks(self) -> None:
         for node in masked(self.values.gm):
@@ -142,7 +142,7 @@ class _Tiling:
             if self.wanted["mask"] == "auto" and _bytes("mask", region)[0] < LEAST["mask"]:
                 continue
             if region.fault or region.random:
-                self._note("mask", region, region.fault or words.random(region.random))
+                self._note("mask", region, region.fault or messages.random(region.random))
             else:
                 self._make("mask", region)
 
@@ -158,28 +158,28 @@ class _Tiling:
             taken |= set(region.members)
             found = True
             if region.random:
-                self._note("mlp", region, words.random(region.random))
+                self._note("mlp", region, messages.random(region.random))
             else:
                 self._make("mlp", region)
         if not found and not again:
-            self.notes.append(("mlp", "", words.nothing("mlp")))
+            self.notes.append(("mlp", "", messages.nothing("mlp")))
 
     def _make(self, what: str, region: TileRegion) -> None:
         """Cut the region into the tiles that are asked for, or note why it stays whole."""
         sizes = _bytes(what, region)
         wanted = self.wanted[what]
         if wanted == "auto" and sizes[0] < LEAST[what]:
-            self._note(what, region, words.small(what, sizes[0], LEAST[what]))
+            self._note(what, region, messages.small(what, sizes[0], LEAST[what]))
             return
         number = _number(what, *sizes, self.room) if wanted == "auto" else wanted
         track, longest, most = _longest(region, number)
         number = min(number, most)
         if number < 2:
-            self._note(what, region, words.few_tokens(longest) if most < 2 else words.one_tile())
+            self._note(what, region, messages.few_tokens(longest) if most < 2 else messages.one_tile())
             return
         cut = Cut(f"{what}.{len(self.cuts)}", region, track, number)
         if not _consistent(cut):
-            self._note(what, region, words.two_dims(region.seed))
+            self._note(what, region, messages.two_dims(region.seed))
             return
         self.cuts.append(cut)
         whole = sizes[0]

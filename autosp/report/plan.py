@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..solve import Plan
-from ..solve.memory_words import Section, explain, sections
+from ..solve.messages import Section, explain, sections
 
 
 @attrs.frozen

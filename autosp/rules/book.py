@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ..capture.words import WHOLE_REGION
+from ..capture.messages import WHOLE_REGION
 from ..compat.torch import OpOverload
 from ..errors import Problem, RuleError
 from ..resources import listing

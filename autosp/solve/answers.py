@@ -7,9 +7,8 @@ from collections.abc import Callable
 import attrs
 
 from ..errors import PlanError
-from .memory_words import explain
+from .messages import explain, summary
 from .plan import Solution, no_memory
-from .words import summary
 
 
 @attrs.frozen(eq=False)

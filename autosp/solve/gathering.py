@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from ..errors import PlanError, RuleError
 from ..errors import Problem as Fault
 from ..layout import Split
+from .messages import needs_rule, of_data_size
 from .own import refused
 from .problem import Op, Problem, Value, of_data
 from .strategies import Strategy
-from .words import needs_rule, of_data_size
 
 
 class NeedsRule(RuleError):

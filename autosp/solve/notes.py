@@ -5,9 +5,9 @@ from __future__ import annotations
 from ..capture import Captured
 from ..capture.masks import SDPA, drops_mask, window_of
 from ..layout import Split
+from .messages import size
 from .problem import Op, Problem
 from .strategies import Strategy, contracts_length, is_random
-from .words import size
 
 WORTH_SAYING = 1 << 20  # bytes
 

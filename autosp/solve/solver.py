@@ -23,13 +23,13 @@ from .cost import operator_seconds, reshard, saved_bytes, saved_price
 from .device import Device
 from .fuse import group
 from .gathering import NeedsRule, refuse_gathering
+from .messages import explain_groups
 from .notes import notes
 from .plan import Change
 from .problem import Op, Problem, Value, build
 from .program import Edge, IntegerProgram, SolverError, add_edges
 from .program import solve as run
 from .strategies import Strategy, contracts_length, strategies
-from .words import explain_groups
 
 OutputMode = Literal["none", "local", "whole"]
 

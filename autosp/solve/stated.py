@@ -14,8 +14,8 @@ from ..capture.regions import KEY, Mapped
 from ..errors import PlanError
 from ..errors import Problem as Fault
 from ..spec import Map
+from ..spec.messages import map_mixes
 from ..spec.paths import starred
-from ..spec.words import map_mixes
 from ..syntax import problem_at
 from .positionwise import Independence, positionwise
 from .problem import Problem

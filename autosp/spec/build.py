@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import Problem, SpecError, did_you_mean
-from . import words
+from . import messages
 
 
 def transformers() -> Any:
@@ -20,7 +20,7 @@ def transformers() -> Any:
     try:
         return importlib.import_module("transformers")
     except ImportError:
-        raise SpecError(Problem(*words.no_transformers())) from None
+        raise SpecError(Problem(*messages.no_transformers())) from None
 
 
 def from_factory(name: str) -> torch.nn.Module:
@@ -31,7 +31,7 @@ def from_factory(name: str) -> torch.nn.Module:
     try:
         make = getattr(importlib.import_module(module), factory)
     except (ImportError, AttributeError) as error:
-        raise SpecError(Problem(*words.no_factory(name, str(error)))) from None
+        raise SpecError(Problem(*messages.no_factory(name, str(error)))) from None
     return make()
 
 
@@ -41,7 +41,7 @@ def from_class(name: str) -> torch.nn.Module:
     found = getattr(library, name, None)
     if getattr(found, "config_class", None) is None:
         classes = [n for n in dir(library) if n.endswith(("LMHeadModel", "ForCausalLM", "ForMaskedLM"))]
-        raise SpecError(Problem(*words.no_model(name, did_you_mean(name, classes, words.MODEL_FIX))))
+        raise SpecError(Problem(*messages.no_model(name, did_you_mean(name, classes, messages.MODEL_FIX))))
     return found(found.config_class())
 
 
@@ -53,9 +53,9 @@ def from_config(path: Path) -> torch.nn.Module:
         config = library.AutoConfig.for_model(fields.pop("model_type"), **fields)
         name = fields["architectures"][0]
     except (OSError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise SpecError(Problem(*words.bad_config(str(path), f"{type(error).__name__}: {error}"))) from None
+        raise SpecError(Problem(*messages.bad_config(str(path), f"{type(error).__name__}: {error}"))) from None
     if not hasattr(library, name):
-        raise SpecError(Problem(*words.no_model(name, words.MODEL_FIX)))
+        raise SpecError(Problem(*messages.no_model(name, messages.MODEL_FIX)))
     return getattr(library, name)(config)
 
 

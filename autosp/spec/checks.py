@@ -1,4 +1,4 @@
-"""What can be wrong between the statements of a spec: found here, worded in `words`."""
+"""What can be wrong between the statements of a spec: found here, worded in `messages`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import Problem
 from ..syntax import At, Layout, problem_at
 from ..syntax.faults import Mark
-from . import words
+from . import messages
 from .values import Statements
 
 NOTHING: frozenset[str] = frozenset()
@@ -35,14 +35,14 @@ def dim_names(spec: Statements) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for layout in distinct for name in layout.names))
 
 
-def mark_said(kind: str, text: str, axes: tuple[str, ...]) -> words.Said | None:
+def mark_said(kind: str, text: str, axes: tuple[str, ...]) -> messages.Said | None:
     """What is wrong with one word of a layout under a mesh, if anything is."""
     if kind == "sum":
-        return words.sum_written(text)
+        return messages.sum_written(text)
     if kind == "axis" and text not in axes:
-        return words.no_axis(text, axes)
+        return messages.no_axis(text, axes)
     if kind == "dim" and text in axes:
-        return words.axis_as_dim(text)
+        return messages.axis_as_dim(text)
     return None
 
 
@@ -66,7 +66,7 @@ def twice(values: Iterable[Any], name: Callable[[Any], Any], word: Callable[[Any
     for value in values:
         first = seen.setdefault(name(value), value)
         if first is not value:
-            yield problem_at(value.at, *words.given_twice(word(value), first_place(first)))
+            yield problem_at(value.at, *messages.given_twice(word(value), first_place(first)))
 
 
 def repeats(spec: Statements) -> Iterator[Problem]:
@@ -86,9 +86,9 @@ def contradictions(spec: Statements) -> Iterator[Problem]:
         first = seen.setdefault((this.module, this.port), this)
         if first is this:
             continue
-        said = words.contradiction(str(this), str(first), first_place(first))
+        said = messages.contradiction(str(this), str(first), first_place(first))
         if first == this:
-            said = words.given_twice(f"'{this}'", first_place(first))
+            said = messages.given_twice(f"'{this}'", first_place(first))
         yield problem_at(this.at, *said)
 
 
@@ -98,12 +98,12 @@ def reduce_faults(spec: Statements) -> Iterator[Problem]:
     for i, axis in enumerate(spec.reduce):
         spot = at and at.spot(i, axis)
         if axis not in spec.axes:
-            yield problem_at(spot, *words.no_axis(axis, spec.axes))
+            yield problem_at(spot, *messages.no_axis(axis, spec.axes))
         elif axis in spec.reduce[:i]:
-            yield problem_at(spot, *words.given_twice(f"axis '{axis}'", ""))
+            yield problem_at(spot, *messages.given_twice(f"axis '{axis}'", ""))
     for axis in spec.mesh:
         if not axis.local and axis.name not in spec.reduce:
-            yield problem_at(at, *words.reduce_leaves_out(axis.name))
+            yield problem_at(at, *messages.reduce_leaves_out(axis.name))
 
 
 def dim_faults(spec: Statements) -> Iterator[Problem]:
@@ -111,11 +111,11 @@ def dim_faults(spec: Statements) -> Iterator[Problem]:
     known = dim_names(spec)
     for fact in spec.dims:
         if fact.name not in known:
-            yield problem_at(fact.at, *words.no_dim(fact.name, known))
+            yield problem_at(fact.at, *messages.no_dim(fact.name, known))
     for each in spec.maps:
         if each.over not in known:
             at = each.at and each.at.spot(0, each.over)
-            yield problem_at(at, *words.no_dim(each.over, known))
+            yield problem_at(at, *messages.no_dim(each.over, known))
 
 
 def fact_axes(spec: Statements) -> Iterator[Problem]:
@@ -123,14 +123,14 @@ def fact_axes(spec: Statements) -> Iterator[Problem]:
     for fact in spec.dims:
         if fact.axis is not None and fact.axis not in spec.axes:
             at = fact.at and fact.at.spot(0, fact.axis)
-            yield problem_at(at, *words.no_axis(fact.axis, spec.axes))
+            yield problem_at(at, *messages.no_axis(fact.axis, spec.axes))
 
 
 def loss_faults(spec: Statements) -> Iterator[Problem]:
     """A loss that is not global."""
     for output in spec.outputs:
         if output.name == "loss" and output.mode == "local":
-            yield problem_at(output.at, *words.local_loss())
+            yield problem_at(output.at, *messages.local_loss())
 
 
 def spec_problems(spec: Statements, broken: frozenset[str] = NOTHING) -> list[Problem]:
@@ -143,7 +143,7 @@ def spec_problems(spec: Statements, broken: frozenset[str] = NOTHING) -> list[Pr
     if "mesh" in broken:
         return problems
     if not spec.mesh:
-        return [*problems, problem_at(None, *words.no_mesh())]
+        return [*problems, problem_at(None, *messages.no_mesh())]
     for layout, at in layouts(spec):
         if fits_mesh(layout, spec.axes):
             continue

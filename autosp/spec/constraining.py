@@ -8,7 +8,7 @@ import torch
 
 from ..errors import Problem, SpecError
 from ..syntax import Layout, P, as_layout
-from . import words
+from . import messages
 
 
 @torch.library.custom_op("autosp::constrain", mutates_args=(), schema="(Tensor x, str layout) -> Tensor")
@@ -35,9 +35,9 @@ def checked(layout: str | Layout, ndim: int) -> str:
     """The canonical text of a layout for a tensor of `ndim` dims. Raises SpecError."""
     value = as_layout(layout, "autosp.constrain")
     if value.partial:
-        raise SpecError(Problem(*words.sum_written(value.partial[0])))
+        raise SpecError(Problem(*messages.sum_written(value.partial[0])))
     if not value.fits(ndim):
-        raise SpecError(Problem(*words.constrained_ndim(ndim, value)))
+        raise SpecError(Problem(*messages.constrained_ndim(ndim, value)))
     return str(value)
 
 

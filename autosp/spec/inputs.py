@@ -11,7 +11,7 @@ import torch
 
 from ..errors import InputError, Problem, did_you_mean
 from ..syntax import Dim, Layout, Part
-from . import input_words as words
+from . import messages
 from .marks import annotation_of
 from .spec import Spec
 
@@ -56,7 +56,7 @@ def missing_inputs(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> Iterato
     """Inputs that are not optional and not given."""
     for each in spec.inputs:
         if not each.optional and each.name not in shapes:
-            yield Problem(*words.missing(each.name, tuple(shapes)), where=str(each.at or ""))
+            yield Problem(*messages.missing(each.name, tuple(shapes)), where=str(each.at or ""))
 
 
 def unknown_inputs(spec: Spec, layouts: Mapping[str, Layout | None]) -> Iterator[Problem]:
@@ -65,7 +65,7 @@ def unknown_inputs(spec: Spec, layouts: Mapping[str, Layout | None]) -> Iterator
     for name, layout in layouts.items():
         if layout is None:
             otherwise = f"add a line such as: input {name} [...], or mark it with autosp.annotate"
-            yield Problem(*words.unknown(name, did_you_mean(name, free, otherwise)))
+            yield Problem(*messages.unknown(name, did_you_mean(name, free, otherwise)))
 
 
 def local_share(part: Part, spec: Spec, axis_sizes: Sizes) -> list[tuple[str, int]]:
@@ -76,7 +76,7 @@ def local_share(part: Part, spec: Spec, axis_sizes: Sizes) -> list[tuple[str, in
 def seen_in(given: Given, size: int, part: Part, spec: Spec, axis_sizes: Sizes) -> Seen:
     """The whole size of a plain dim of which this rank was given `size`."""
     axes = local_share(part, spec, axis_sizes)
-    return Seen(size * prod(n for _, n in axes), words.place(given.name, given.shape, words.share(axes)))
+    return Seen(size * prod(n for _, n in axes), messages.place(given.name, given.shape, messages.share(axes)))
 
 
 def bind_dim(
@@ -86,12 +86,12 @@ def bind_dim(
     part = dim.parts[0]
     seen = seen_in(given, size, part, spec, axis_sizes)
     if part.size is not None and part.size != seen.size:
-        return Problem(*words.other_size(part.word, seen.size, seen.where, part.size))
+        return Problem(*messages.other_size(part.word, seen.size, seen.where, part.size))
     if part.name is None:
         return None
     first = bound.setdefault(part.name, seen)
     if first.size != seen.size:
-        return Problem(*words.two_sizes(part.name, first.size, first.where, seen.size, seen.where))
+        return Problem(*messages.two_sizes(part.name, first.size, first.where, seen.size, seen.where))
     return None
 
 
@@ -108,8 +108,8 @@ def check_merged(
     whole = size * prod(n for _, n in axes)
     if whole == prod(known):
         return None
-    where = words.place(given.name, given.shape, words.share(axes))
-    return Problem(*words.other_product(str(dim), whole, where, prod(known)))
+    where = messages.place(given.name, given.shape, messages.share(axes))
+    return Problem(*messages.other_product(str(dim), whole, where, prod(known)))
 
 
 def size_problems(inputs: list[Given], spec: Spec, axis_sizes: Sizes) -> Iterator[Problem]:
@@ -133,10 +133,10 @@ def fact_problems(bound: Mapping[str, Seen], spec: Spec, axis_sizes: Sizes) -> I
         if seen is None:
             continue
         if fact.size is not None and fact.size != seen.size:
-            yield Problem(*words.other_size(fact.name, seen.size, seen.where, fact.size), where=str(fact.at or ""))
+            yield Problem(*messages.other_size(fact.name, seen.size, seen.where, fact.size), where=str(fact.at or ""))
         parts = axis_sizes.get(fact.axis, 1)
         if seen.size % parts:
-            said = words.not_divided(fact.name, seen.size, fact.axis, parts)
+            said = messages.not_divided(fact.name, seen.size, fact.axis, parts)
             yield Problem(*said, where=str(fact.at or ""))
 
 
@@ -157,7 +157,7 @@ def check_inputs(spec: Spec, given: Mapping[str, Any], axis_sizes: Sizes) -> Non
         if layout.fits(len(shapes[name])):
             fitting.append(Given(name, shapes[name], layout))
         else:
-            problems.append(Problem(*words.wrong_ndim(f"input '{name}'", shapes[name], layout)))
+            problems.append(Problem(*messages.wrong_ndim(f"input '{name}'", shapes[name], layout)))
     problems += size_problems(fitting, spec, axis_sizes)
     if problems:
         raise InputError(problems)

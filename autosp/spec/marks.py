@@ -10,7 +10,7 @@ import torch
 from ..compat.torch import WeakIdKeyDictionary
 from ..errors import InputError, Problem
 from ..syntax import Layout, as_layout, parse_layout
-from . import input_words
+from . import messages
 from .spec import Spec
 
 T = TypeVar("T")
@@ -30,9 +30,9 @@ def mark(tensor: torch.Tensor, layout: Layout) -> None:
 def misfit(name: str, tensor: torch.Tensor, layout: Layout) -> Problem | None:
     """What is wrong where the tensor cannot have the layout."""
     if layout.partial:
-        return Problem(*input_words.marked_sum(name, layout))
+        return Problem(*messages.marked_sum(name, layout))
     if not layout.fits(tensor.dim()):
-        return Problem(*input_words.wrong_ndim(name, tuple(tensor.shape), layout))
+        return Problem(*messages.wrong_ndim(name, tuple(tensor.shape), layout))
     return None
 
 
@@ -62,12 +62,12 @@ def annotate(value: T, layout: str | Layout | Spec) -> T:
     """
     if isinstance(layout, Spec):
         if not isinstance(value, Mapping):
-            raise InputError(Problem(*input_words.not_a_batch(value)))
+            raise InputError(Problem(*messages.not_a_batch(value)))
         annotate_batch(value, layout)
     elif isinstance(value, torch.Tensor):
         annotate_tensor(value, as_layout(layout, "autosp.annotate"))
     else:
-        raise InputError(Problem(*input_words.not_a_tensor(value)))
+        raise InputError(Problem(*messages.not_a_tensor(value)))
     return value
 
 

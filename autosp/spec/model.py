@@ -10,7 +10,7 @@ import torch
 
 from ..errors import Problem, suggest
 from ..syntax import problem_at
-from . import words
+from . import messages
 from .paths import children, matches, nearest, split_at_miss
 from .spec import Spec
 from .values import Constraint, Map
@@ -34,7 +34,7 @@ def input_problems(spec: Spec, model: torch.nn.Module) -> Iterator[Problem]:
         if each.optional or each.name in names:
             continue
         if suggest(each.name, free) or not takes_any:
-            said = words.not_taken(each.name, type(model).__name__, free or names)
+            said = messages.not_taken(each.name, type(model).__name__, free or names)
             yield problem_at(each.at, *said)
 
 
@@ -44,7 +44,7 @@ def path_problem(value: Constraint | Map, paths: list[str], model_name: str) -> 
         return None
     head, miss, _ = split_at_miss(value.module, paths)
     below = children(head, paths)
-    said = words.no_module(value.module, model_name, miss, head, below[:SHOWN], nearest(value.module, paths))
+    said = messages.no_module(value.module, model_name, miss, head, below[:SHOWN], nearest(value.module, paths))
     return problem_at(value.at, *said)
 
 
@@ -55,7 +55,7 @@ def overlaps(spec: Spec, paths: list[str]) -> Iterator[Problem]:
             continue
         shared = next((p for p in paths if matches(first.module, p) and matches(second.module, p)), None)
         if shared:
-            said = words.overlap(str(second), str(first), str(first.at or ""), shared)
+            said = messages.overlap(str(second), str(first), str(first.at or ""), shared)
             yield problem_at(second.at, *said)
 
 

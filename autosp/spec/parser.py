@@ -15,7 +15,7 @@ from ..errors import Problem, SpecError, suggest
 from ..syntax import At, Source, problem_at
 from ..syntax.faults import Mark
 from ..syntax.read import LayoutError
-from . import words
+from . import messages
 from .checks import marks_against_mesh, spec_problems
 from .spec import Spec
 from .statements import FIRST_WORD, KEYWORDS, Statement, read_statement, spans
@@ -66,7 +66,7 @@ def read_file(path: Path, name: str) -> Source:
         return Source(name, path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise SpecError(Problem(*words.bad_text(name, why))) from None
+        raise SpecError(Problem(*messages.bad_text(name, why))) from None
 
 
 def read_draft(source: Source, chain: tuple[Path, ...]) -> Draft:
@@ -92,7 +92,7 @@ def said_twice(statements: list[Statement]) -> list[Problem]:
             continue
         before = first.setdefault(each.keyword, each)
         if before is not each:
-            problems.append(problem_at(each.at, *words.given_twice(f"'{each.keyword}'", str(before.at))))
+            problems.append(problem_at(each.at, *messages.given_twice(f"'{each.keyword}'", str(before.at))))
     return problems
 
 
@@ -112,18 +112,18 @@ def with_included(draft: Draft, chain: tuple[Path, ...]) -> Draft:
     return draft
 
 
-def include_fault(name: str, chain: tuple[Path, ...]) -> words.Said | None:
+def include_fault(name: str, chain: tuple[Path, ...]) -> messages.Said | None:
     """Why a file may not be included, if it may not."""
     if not chain:
-        return words.no_folder(name)
+        return messages.no_folder(name)
     folder = chain[-1].parent
     path = (folder / name).resolve()
     if path.parent != folder or Path(name).name != name:
-        return words.bad_include(name)
+        return messages.bad_include(name)
     if path in chain:
-        return words.include_cycle([p.name for p in (*chain, path)])
+        return messages.include_cycle([p.name for p in (*chain, path)])
     if not path.is_file():
-        return words.no_include(name, sorted(p.name for p in folder.glob("*.spec")))
+        return messages.no_include(name, sorted(p.name for p in folder.glob("*.spec")))
     return None
 
 
@@ -169,7 +169,7 @@ def spec_of(source: Source, chain: tuple[Path, ...] = ()) -> Spec:
     draft = read_draft(source, chain)
     fields = fields_of(draft.statements)
     if "mesh" not in fields and not draft.broken & {"mesh", "include"}:
-        what, rule, fix = words.no_mesh()
+        what, rule, fix = messages.no_mesh()
         draft.problems.append(Problem(what, rule, fix, source.name))
     problems = [*draft.problems, *draft_problems(fields, draft)]
     if problems:
@@ -206,7 +206,7 @@ def load(name: str | os.PathLike[str]) -> Spec:
         return spec_of(read_file(path, path.name), (path.resolve(),))
     path = Path(name)
     if not path.is_file() and path.suffix != ".spec" and len(path.parts) < 2:
-        raise SpecError(Problem(*words.no_spec(str(name), shipped)))
+        raise SpecError(Problem(*messages.no_spec(str(name), shipped)))
     return spec_of(read_file(path, str(name)), (path.resolve(),))
 
 

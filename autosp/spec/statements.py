@@ -12,7 +12,7 @@ import attrs
 from ..errors import SpecError
 from ..syntax import At, Source, problem_at
 from ..syntax.read import parse_text, read_layout
-from . import words
+from . import messages
 from .values import UNITS, Axis, Constraint, DimFact, Input, Map, Output, Recompute, Tile
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Reader:
         layout, spots = read_layout(self.source, start, start + len(token))
         return {"layout": layout, "at": attrs.evolve(self.at(name), spots=spots)}
 
-    def fail(self, token: Token, said: words.Said) -> SpecError:
+    def fail(self, token: Token, said: messages.Said) -> SpecError:
         """The error of one token."""
         return SpecError(problem_at(self.at(token), *said))
 
@@ -111,7 +111,7 @@ def fact_of(read: Reader, tree: Tree) -> DimFact:
     if said.type == "NAME":
         return DimFact(name.value, axis=said.value, at=read.at(name, said))
     if int(said) == 0:
-        raise read.fail(said, words.dim_is_zero(name))
+        raise read.fail(said, messages.dim_is_zero(name))
     return DimFact(name.value, size=int(said), at=read.at(name, said))
 
 
@@ -145,12 +145,12 @@ def budget_of(read: Reader, token: Token) -> int | float | str:
     if unit:
         count = int(Decimal(number) * UNITS[unit])
         if count < 1:
-            raise read.fail(token, words.no_bytes(token))
+            raise read.fail(token, messages.no_bytes(token))
         return count
     if "." not in number:
-        raise read.fail(token, words.unitless(number))
+        raise read.fail(token, messages.unitless(number))
     if not 0.0001 <= float(number) <= 1:
-        raise read.fail(token, words.bad_fraction(number))
+        raise read.fail(token, messages.bad_fraction(number))
     return float(number)
 
 
@@ -162,7 +162,7 @@ def recompute_of(read: Reader, tree: Tree) -> Recompute:
 def tile_of(read: Reader, tree: Tree) -> Tile:
     what, mode = tree.children
     if mode.type == "INT" and int(mode) == 0:
-        raise read.fail(mode, words.no_tiles(what))
+        raise read.fail(mode, messages.no_tiles(what))
     return Tile(what.value, int(mode) if mode.type == "INT" else mode.value, at=read.at(what))
 
 
@@ -208,7 +208,7 @@ def read_statement(source: Source, begin: int, end: int) -> Statement:
     keyword = FIRST_WORD.match(source.text, begin, end)[0]
     if keyword not in KEYWORDS:
         at = At(source, begin, begin + len(keyword))
-        raise SpecError(problem_at(at, *words.no_statement(keyword, KEYWORDS)))
+        raise SpecError(problem_at(at, *messages.no_statement(keyword, KEYWORDS)))
     tree = parse_text("spec", "statement", source, begin, end)
     read = Reader(source, begin)
     return Statement(keyword, MAKERS[tree.data](read, tree), place_of(read, tree, keyword))

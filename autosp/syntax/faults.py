@@ -1,4 +1,4 @@
-"""What can be wrong in a layout that reads well: found here, worded in `words`."""
+"""What can be wrong in a layout that reads well: found here, worded in `messages`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 import attrs
 
 from ..errors import Problem
-from . import words
+from . import messages
 from .source import At, problem_at
 
 
@@ -40,18 +40,18 @@ def split_ones(marks: tuple[Mark, ...]) -> Iterator[int]:
 def layout_faults(marks: tuple[Mark, ...]) -> Iterator[tuple[int, tuple[str, str, str]]]:
     """Every fault: the mark that it points at, and its words."""
     for i in repeated(marks, ("axis", "sum")):
-        yield i, words.axis_twice(marks[i].text)
+        yield i, messages.axis_twice(marks[i].text)
     for i in repeated(marks, ("dim",)):
-        yield i, words.dim_twice(marks[i].text)
+        yield i, messages.dim_twice(marks[i].text)
     for i in repeated(marks, ("ellipsis",)):
-        yield i, words.ellipsis_twice()
+        yield i, messages.ellipsis_twice()
     for i in split_ones(marks):
-        yield i, words.one_split()
+        yield i, messages.one_split()
     for i, mark in enumerate(marks):
         if mark == Mark("dim", "None"):
-            yield i, words.none_dim()
+            yield i, messages.none_dim()
         if mark.kind == "size" and int(mark.text) < 1:
-            yield i, words.no_size(mark.text)
+            yield i, messages.no_size(mark.text)
 
 
 def layout_problems(marks: tuple[Mark, ...], at: At | None) -> list[Problem]:

@@ -166,7 +166,7 @@ def dim_of_entry(entry: object) -> Dim:
     axes = (entry,) if isinstance(entry, str) else entry
     if isinstance(axes, (tuple, list)) and all(isinstance(a, str) and NAME.match(a) for a in axes):
         return Dim((Part(axes=tuple(axes)),))
-    from .words import bad_entry
+    from .messages import bad_entry
 
     raise SpecError(bad_entry(entry))
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..errors import Problem, SpecError
-from . import words
+from . import messages
 from .faults import Mark, layout_problems
 from .grammar import parser, tree_of
 from .layout import ELLIPSIS, Dim, Layout, Part
@@ -115,4 +115,4 @@ def as_layout(value: object, where: str = "") -> Layout:
         return value
     if isinstance(value, str):
         return parse_layout(value, where)
-    raise SpecError(words.not_a_layout(value))
+    raise SpecError(messages.not_a_layout(value))

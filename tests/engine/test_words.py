@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 import autosp
-from autosp.engine import agree_words
+from autosp.engine import agree, messages
 from autosp.engine.agree import Agreement
 from autosp.engine.failures import broken_graph
 from autosp.engine.mesh import Mesh, axis_size_problem
@@ -129,7 +129,7 @@ def test_a_forward_without_names(mesh):
 
 def test_a_timeout_that_is_no_number(monkeypatch):
     monkeypatch.setenv("AUTOSP_TIMEOUT", "10m")
-    golden.expect("words", "timeout_is_no_number", fault(EngineError, agree_words.timeout_seconds))
+    golden.expect("words", "timeout_is_no_number", fault(EngineError, agree.timeout_seconds))
 
 
 def test_an_axis_that_does_not_divide_the_world():
@@ -148,8 +148,8 @@ def test_a_store_that_is_gone():
 
 
 def test_a_failure_in_one_line():
-    assert agree_words.reason(ValueError("a\nb")) == "ValueError: a"
-    assert agree_words.reason(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert messages.reason(ValueError("a\nb")) == "ValueError: a"
+    assert messages.reason(KeyboardInterrupt()) == "KeyboardInterrupt"
 
 
 def test_no_text_is_left_over():

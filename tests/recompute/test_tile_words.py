@@ -7,8 +7,7 @@ import pytest
 from torch import nn
 
 from autosp.capture import trace
-from autosp.recompute import tile_words as words
-from autosp.recompute import tiling
+from autosp.recompute import messages, tiling
 from autosp.recompute.tile_hoist import hoisted
 from autosp.recompute.tiling import tile
 from autosp.solve import load_device, solve
@@ -92,11 +91,11 @@ def test_a_program_without_a_loss_over_features_says_so():
 def test_layers_that_are_alike_share_a_note():
     why = "one tile is the whole"
     notes = [("mlp", f"model.layers.{i}.mlp", why) for i in (0, 1, 11)] + [("mlp", "head.0", why)]
-    assert list(words.gathered(notes)) == [
+    assert list(messages.gathered(notes)) == [
         "tile mlp: model.layers.*.mlp (3 of them) stays whole: one tile is the whole",
         "tile mlp: head.0 stays whole: one tile is the whole",
     ]
-    assert list(words.gathered([("loss", "", why)])) == ["tile loss: the loss stays whole: one tile is the whole"]
+    assert list(messages.gathered([("loss", "", why)])) == ["tile loss: the loss stays whole: one tile is the whole"]
 
 
 NODE = SimpleNamespace(target=print)
@@ -105,15 +104,15 @@ NODE = SimpleNamespace(target=print)
 @pytest.mark.parametrize(
     ("said", "text"),
     [
-        (words.no_rule(NODE), "'print' has no rule"),
-        (words.needs_whole(NODE), "'print' needs the tokens whole"),
-        (words.cuts_features(NODE), "'print' cuts the features"),
-        (words.reads_sum(NODE), "'print' reads a sum over the tokens"),
-        (words.biased_sum(NODE), "'print' adds a bias to a sum over the tokens"),
-        (words.two_dims(NODE), "'print' is read along two different dims"),
-        (words.reordered(), "nothing is tiled: tiles would change the order of what ranks send"),
-        (words.size(3 * 2**30), "3.0 GiB"),
-        (words.size(5), "5 B"),
+        (messages.no_rule(NODE), "'print' has no rule"),
+        (messages.needs_whole(NODE), "'print' needs the tokens whole"),
+        (messages.cuts_features(NODE), "'print' cuts the features"),
+        (messages.reads_sum(NODE), "'print' reads a sum over the tokens"),
+        (messages.biased_sum(NODE), "'print' adds a bias to a sum over the tokens"),
+        (messages.two_dims(NODE), "'print' is read along two different dims"),
+        (messages.reordered(), "nothing is tiled: tiles would change the order of what ranks send"),
+        (messages.size(3 * 2**30), "3.0 GiB"),
+        (messages.size(5), "5 B"),
     ],
 )
 def test_words(said, text):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from torch import fx
 
 from ..compat.torch import OpOverload, base_name
-from ..solve.words import size
+from ..solve.messages import size
 
 WHAT = {"loss": "the loss", "mlp": "the mlp", "mask": "the mask"}
 SHAPE = {

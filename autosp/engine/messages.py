@@ -1,0 +1,141 @@
+"""What is said where ranks differ, and of `autosp.plan`: what is wrong of its arguments, what it takes for granted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..errors import AutospError, Problem
+from ..solve import Device
+from ..solve.messages import size
+
+STEP_AT = "the engine's own buffers, after the backward"
+
+
+def reason(error: BaseException) -> str:
+    """One line that says how a rank failed."""
+    if isinstance(error, AutospError):
+        first = error.problems[0]
+        text = f"{first.what} ({first.where})" if first.where else first.what
+    else:
+        text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__
+
+
+def each_length(why: str) -> str:
+    return (
+        f"the model could not be compiled for all lengths at once, so each length is compiled by itself: {why}. "
+        "autosp.compile(..., dynamic=False) does not try"
+    )
+
+
+def differ(what: str, first: int, first_note: str, rank: int, note: str, rule: str, fix: str) -> Problem:
+    a, b = first_note.splitlines(), note.splitlines()
+    if a[0] != b[0]:
+        detail = f"rank {first} compares its {a[0]}, rank {rank} its {b[0]}"
+    else:
+        ours, theirs = (dict(line.split("\t", 1) for line in lines[1:]) for lines in (a, b))
+        key = next(k for k in [*ours, *theirs] if ours.get(k) != theirs.get(k))
+        detail = f"{key} is {ours.get(key, 'absent')} on rank {first} and {theirs.get(key, 'absent')} on rank {rank}"
+    return Problem(what=f"ranks differ in their {what}: {detail}", rule=rule, fix=fix, where=f"rank {rank}")
+
+
+def late(what: str, here: int, rank: int, seconds: float) -> Problem:
+    return Problem(
+        what=f"rank {rank} did not come to compare its {what} within {seconds:g} s",
+        rule="ranks of one group compile together or not at all",
+        fix="look at that rank's output; a slow compile may need a larger AUTOSP_TIMEOUT",
+        where=f"rank {here}",
+    )
+
+
+def alone(here: int, rank: int) -> Problem:
+    return Problem(
+        what=f"rank {here} compiles, and rank {rank} runs a program that was compiled before",
+        rule="ranks of one group call the model alike: the same sizes, the same inputs, train or eval together",
+        fix="give every rank of a group the same batch, and call the model on all of them or on none",
+        where=f"rank {here}",
+    )
+
+
+def failed(what: str, here: int, rank: int, reason: str) -> Problem:
+    return Problem(
+        what=f"rank {rank} stopped: {reason}",
+        rule="a rank that fails stops its group before the next collective",
+        fix=f"look at the output of rank {rank}",
+        where=f"rank {here}, comparing its {what}",
+    )
+
+
+def gone(what: str, here: int, rank: int) -> Problem:
+    return Problem(
+        what=f"the store of the process group is gone, while waiting for the {what} of rank {rank}",
+        rule="a rank that fails stops its group before the next collective",
+        fix="look at the output of the rank that holds the store, by default rank 0",
+        where=f"rank {here}",
+    )
+
+
+def counts(**given: int) -> Iterator[Problem]:
+    """Numbers of ranks that are none."""
+    for name, n in given.items():
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            yield Problem(
+                what=f"{name}={n!r} is no number of ranks",
+                rule="sp ranks share a sequence, dp groups of them have a batch each; both are 1 or more",
+                fix=f"leave {name} out for one" if name == "dp" else "use sp=1 to split nothing",
+                where=f"autosp.plan({name}=...)",
+            )
+
+
+def no_module(kind: str) -> Problem:
+    """A model that is none."""
+    return Problem(
+        what=f"{kind} is no model",
+        rule="a model is a torch.nn.Module (real, fake or on the meta device), a callable that returns one, "
+        "or a configuration of transformers",
+        fix='build it on the meta device: with torch.device("meta"): model = make_model()',
+        where="autosp.plan(model)",
+    )
+
+
+def no_length(names: list[str], axis: str) -> Problem:
+    """Inputs without a length that could be another."""
+    return Problem(
+        what=f"no dim of the inputs ({', '.join(names)}) has a name and is split over '{axis}'",
+        rule="the longest sequence is found by giving that dim other sizes",
+        fix=f"name the dim in the spec: input input_ids [batch@dp, seq@{axis}]",
+        where="plan.max_seq_len",
+    )
+
+
+def no_step(model: str) -> Problem:
+    """A program without a backward."""
+    return Problem(
+        what=f"no gradient flows to a parameter of {model} on these inputs",
+        rule="memory is predicted for a training step: a forward that gives a loss, and its backward",
+        fix="give the inputs that the loss needs (labels), and parameters that require a gradient",
+        where="plan.max_seq_len",
+    )
+
+
+def reserve(device: Device) -> str:
+    """What a device's description holds back."""
+    return (
+        f"{size(device.reserve)} of {device.name}'s {size(device.memory)} are no tensor's: context, buffers of "
+        "collectives, slack of the allocator"
+    )
+
+
+def positions(length: int, known: int) -> str:
+    """A length that the model was not made for."""
+    return f"{length:,} positions are used as they are; the model's configuration says {known:,}"
+
+
+def tried(length: int, peak: int, device: Device, seconds: float) -> str:
+    """A line of progress: the program's peak with the states that last."""
+    return f"autosp: length {length:,}: {size(peak)} of {size(device.usable)} ({seconds:.0f} s)"
+
+
+def tried_shallow(layers: int, seconds: float) -> str:
+    """A line of progress."""
+    return f"autosp: {layers} layers, to know where to begin ({seconds:.0f} s)"
