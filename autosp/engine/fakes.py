@@ -13,6 +13,7 @@ from ..errors import PlanError
 from ..spec import annotate, annotation_of
 from ..spec.sample import switch_off_cache
 from .messages import no_module
+from .step import prepare
 
 
 def built(model: Any) -> torch.nn.Module:
@@ -79,7 +80,5 @@ def cast_of(model: torch.nn.Module, dtype: torch.dtype) -> Callable[[torch.dtype
 
 def without_cache(model: torch.nn.Module) -> None:
     """A copy's cache is switched off without the warning that its user's own model would get."""
-    from .step import prepare
-
     switch_off_cache(model)
     prepare(model)

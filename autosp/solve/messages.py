@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import attrs
 import torch
 
+from ..capture import module_path, source_line
 from ..errors import Problem as Fault
 from ..layout import PARTIAL, Placement, Split
 from .candidates import covered
@@ -82,14 +83,10 @@ def _users(problem: Problem, chosen) -> dict:
 
 
 def _module(op: Op | None, v: Value) -> str:
-    from ..capture import module_path
-
     return op.module if op is not None else module_path(v.node)
 
 
 def _source(op: Op | None, v: Value) -> str:
-    from ..capture import source_line
-
     return op.source if op is not None else source_line(v.node)
 
 

@@ -9,6 +9,7 @@ import attrs
 
 from ..errors import SpecError
 from .faults import Mark, layout_problems
+from .messages import bad_entry
 
 NAME = re.compile(r"(?!_\Z)[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 
@@ -166,8 +167,6 @@ def dim_of_entry(entry: object) -> Dim:
     axes = (entry,) if isinstance(entry, str) else entry
     if isinstance(axes, (tuple, list)) and all(isinstance(a, str) and NAME.match(a) for a in axes):
         return Dim((Part(axes=tuple(axes)),))
-    from .messages import bad_entry
-
     raise SpecError(bad_entry(entry))
 
 
