@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 # What `pytest -m fast` runs, beside the files of the top level: no launch of processes, and each kind of check.
 FAST = (
     "capture", "cli/test_plan.py", "compat", "engine/test_longest.py", "engine/test_words.py",
-    "layout", "lower",
+    "lower",
     "recompute/test_choose.py", "recompute/test_kernels.py", "recompute/test_state.py",
     "recompute/test_tile_words.py", "report", "rules", "solve", "spec", "syntax",
 )  # fmt: skip

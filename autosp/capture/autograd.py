@@ -17,7 +17,7 @@ from torch import fx
 from torch.autograd.graph import get_gradient_edge
 
 from ..compat.torch import UNKNOWN, FakeTensorMode, OpOverload, data_dependent, symbol_of_data
-from ..layout import Size, as_size
+from ..sharding import Size, as_size
 from .assertions import READS
 from .captured import differentiable, tensors_of
 from .casts import Casts, under
@@ -176,9 +176,12 @@ def _reached(result: torch.Tensor, operands: list[torch.Tensor]) -> frozenset[in
 
 
 def mapped(function: Callable, x: Any) -> Any:
-    if isinstance(x, (list, tuple)):
-        return type(x)(mapped(function, i) for i in x) if type(x) in (list, tuple) else [mapped(function, i) for i in x]
-    return function(x)
+    if not isinstance(x, (list, tuple)):
+        return function(x)
+    found = [mapped(function, i) for i in x]
+    if hasattr(x, "_fields"):  # a named tuple
+        return type(x)(*found)
+    return tuple(found) if type(x) is tuple else found
 
 
 def leaves(x: Any) -> list:

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from ..compat.torch import FakeTensorMode, carry_placeholder, carry_sources, tree_map
-from ..layout import as_size
+from ..sharding import as_size
 from .own import OwnBackward, own_of
 
 

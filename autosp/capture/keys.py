@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..layout import as_size
+from ..sharding import as_size
 
 
 def key_of(x: Any) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from ..compat.torch import statically_known_true
-from ..layout import Split
+from ..sharding import Placement, Sharding
 
 aten = torch.ops.aten
 SDPA = aten.scaled_dot_product_attention.default
@@ -105,7 +105,7 @@ def _always(s: Sum, shape: Sequence) -> bool:
     return s.constant + sum(min(0, a * (size - 1)) for a, size in zip(s.of, shape, strict=True)) >= 0
 
 
-def drops_mask(node: fx.Node, query: object) -> bool:
+def drops_mask(node: fx.Node, query: Placement | Sharding | None) -> bool:
     """Whether a rank's call of a node asks for `is_causal` instead of a mask: where it has all queries.
 
     query: the placement of its first operand.
@@ -113,14 +113,14 @@ def drops_mask(node: fx.Node, query: object) -> bool:
     return bool(node.meta.get(CAUSAL)) and has_all_queries(node, query)
 
 
-def window_of(node: fx.Node, query: object) -> int | None:
+def window_of(node: fx.Node, query: Placement | Sharding | None) -> int | None:
     """The keys that a query of a rank's call sees, its own the last, where the rank has all queries; else None."""
     return node.meta.get(WINDOW) if has_all_queries(node, query) else None
 
 
-def has_all_queries(node: fx.Node, query: object) -> bool:
+def has_all_queries(node: fx.Node, query: Placement | Sharding | None) -> bool:
     """Whether a rank's call of an attention has every query; `query` is the placement of its first operand."""
-    return not (isinstance(query, Split) and query.dim == node.args[0].meta["val"].dim() - 2)
+    return query is None or node.args[0].meta["val"].dim() - 2 not in query.dims
 
 
 def block_of(window: int, length: int) -> int:

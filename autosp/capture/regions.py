@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from ..errors import CaptureError, Problem
-from ..layout import Size, as_size
+from ..sharding import Size, as_size
 from ..spec import Map
 from ..syntax import Layout
 from .assertions import ASSERTIONS

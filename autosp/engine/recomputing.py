@@ -15,7 +15,7 @@ from ..errors import Problem, RankError
 from ..recompute import Choice, Compiler, Decision, decide
 from ..recompute.state import DTYPES, State, state_of
 from ..solve import Device, Plan
-from ..solve.cost import saved_bytes
+from ..solve.cost import held_bytes
 from ..solve.messages import size
 from ..spec import Recompute
 from .agree import Agreement
@@ -88,7 +88,7 @@ def limit_of(policy: Recompute, state: State, usable: int) -> int | None:
 def _most(plan: Plan) -> float:
     """More than activations can take on one rank."""
     values = plan.problem.values
-    return AT_MOST * sum(saved_bytes(v, plan.placements[v.id], plan.problem, plan.p) for v in values if not v.param)
+    return AT_MOST * sum(held_bytes(v, plan.shardings[v.id], plan.problem, plan.mesh) for v in values if not v.param)
 
 
 def _agreed(policy: Recompute, find: Callable[[], Decision | None], agreement: Agreement) -> Decision | None:

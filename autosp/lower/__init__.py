@@ -3,7 +3,7 @@
 from .band_check import check_bands
 from .checker import check
 from .conversions import convert, scale_gradient
-from .lowering import Note, Rank, lower
-from .windows import BAND, band
+from .lowering import lower
+from .rank import Note, Rank
 
 __all__ = ["BAND", "Note", "Rank", "band", "check", "check_bands", "convert", "lower", "scale_gradient"]

@@ -13,8 +13,8 @@ from ..capture import Captured, tensors_of
 from ..capture.autograd import Autograd, Meta, example, leaves
 from ..capture.casts import REGION, casts_of
 from ..compat.torch import SET_GRAD_ENABLED
+from ..sharding import comm
 from ..solve.problem import Problem
-from . import comm
 from .conversions import convert
 
 

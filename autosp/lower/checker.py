@@ -5,14 +5,14 @@ Inferred here, and compared with what the lowering did:
   (`autograd`), for the global graph and for the local one, starting from the placeholders that it sees require a
   gradient. Per call the same gradients must flow in both; a conversion must have a backward where a gradient flows;
   and whatever an output depends on in the program must get a gradient from it on the rank.
-- the placement of every value, by the operators' rules and the table of conversions, each of which has a known backward
-  (the type system of meta-pytorch/spmd_types: each kind has its gradient's kind).
+- the placement of every value on every axis, by the operators' rules and the table of transitions, each of which has a
+  known backward (the type system of meta-pytorch/spmd_types: each kind has its gradient's kind).
 - the call that each operator becomes, by its rule's local version; the shape and dtype of every value.
 A graph that checks has right gradients, if what is taken on trust is right:
 - the global graph, the rules with their local versions (`autosp rules verify` proves them by numbers), and the table
   with its steps (tested against its definition);
 - `node.meta["autosp_op"]`, the operator that a call stands for: its operands, their order and its call are inferred;
-- `plan.chosen[op].part`, only where a split factor is in results alone: no operand could tell which;
+- `plan.chosen[op].parts`, only where a split factor is in results alone: no operand could tell which;
 - which mask is only causal, as capture found; the caller's rank, group and scale of gradients;
 - that sizes which are equal in the example's numbers are equal; and of a call that fails on fake tensors with
   gradients on (some higher-order operators), that its gradients flow to all its operands.
@@ -31,15 +31,16 @@ from ..capture import source_line
 from ..capture.masks import drops_mask
 from ..capture.own import own_of
 from ..errors import AutospError, CheckError, Problem
-from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, local_shape
+from ..sharding import INVARIANT, REPLICATE, TRANSITIONS, Coordinate, Mesh, Placement, Sharding, Split, as_size, words
+from ..sharding.sharding import local_shape
 from ..solve import Plan
 from ..solve.problem import Op, Value
 from .autograd import Flow, Meta, autograd_of_ranks, flow_of
-from .conversions import TABLE, convert, scale_gradient
+from .conversions import convert, scale_gradient
 from .held import HELD
 from .match import expressions, fits, version
 from .own_check import own_faults
-from .shapes import placement_in_numbers
+from .shapes import in_numbers
 from .typed import Typed, infer, kind_of, typed_inputs
 
 aten = torch.ops.aten
@@ -65,7 +66,7 @@ class _Checker:
         self.whole = flow_of(self.problem, autograd)
         self.local = Flow(autograd, gm.graph, self.problem.captured)
         self.sources = {n.name: n for n in self.problem.captured.graph.graph.nodes if n.op == "placeholder"}
-        self.rank = next((n.args[5] for n in gm.graph.nodes if n.target is convert), 0)
+        self.where = _coordinates(plan.mesh, gm)
         self.roles = {p.node: p.role for p in self.problem.captured.placeholders}
 
     def run(self) -> dict[fx.Node, Typed]:
@@ -107,23 +108,30 @@ class _Checker:
     def _placeholder(self, node: fx.Node) -> None:
         if self.sources[node.name] in self.problem.of:
             v = self.problem.of[self.sources[node.name]][0]
-            own = self.roles[node.name] == "param" and not (self.complete and self.plan.p > 1)
-            self.types[node] = self._typed(node, v, REPLICATE if own else INVARIANT)
+            self.types[node] = self._typed(
+                node, v, Sharding.over(self.plan.mesh, lambda axis: self._entering(node, axis))
+            )
+
+    def _entering(self, node: fx.Node, axis: str) -> Placement:
+        """What a placeholder is on an axis, where a gradient flows to it."""
+        here = next(here for here in self.where if here.axis == axis)
+        parts = self.roles[node.name] == "param" and not (self.complete and here.size > 1)
+        return REPLICATE if parts else INVARIANT
 
     def _constant(self, node: fx.Node) -> None:
         for source, values in self.problem.of.items():
             if source.op == "get_attr" and source.target == node.target:
-                self.types[node] = self._typed(node, values[0], REPLICATE)
+                self.types[node] = self._typed(node, values[0], Sharding.over(self.plan.mesh, lambda _: REPLICATE))
 
-    def _typed(self, node: fx.Node, v: Value, at: Placement, meta: Meta | None = None) -> Typed:
-        """The type of a value in a placement, once its local shape and dtype are held against them. meta: of one of
+    def _typed(self, node: fx.Node, v: Value, at: Sharding, meta: Meta | None = None) -> Typed:
+        """The type of a value in a sharding, once its local shape and dtype are held against them. meta: of one of
         several tensors that the node gives."""
         meta = meta or self.local.env[node]
         self._shape(node, v, at, meta)
         return Typed(v.id, kind_of(at, meta.grad), meta.grad)
 
-    def _shape(self, node: fx.Node, v: Value, at: Placement, meta: Meta) -> None:
-        wanted = local_shape(v.hint, placement_in_numbers(at, self.problem.hints), self.plan.p, self.rank)
+    def _shape(self, node: fx.Node, v: Value, at: Sharding, meta: Meta) -> None:
+        wanted = local_shape(v.hint, in_numbers(at, self.problem.hints), self.where)
         if len(meta.shape) != len(wanted) or any(a != b for a, b in zip(meta.shape, wanted) if isinstance(a, int)):
             self._fault(
                 node,
@@ -172,29 +180,33 @@ class _Checker:
             )
 
     def _convert(self, node: fx.Node) -> None:
-        xs, kinds, srcs, dsts, p, _, _, diff = node.args
+        xs, srcs, dsts, here, diff = node.args
         found = []
-        if tuple(kinds) not in TABLE or p != self.plan.p:
-            self._fault(
-                node,
-                f"no conversion {' to '.join(kinds)} over {p} ranks",
-                "a change of placement is one of the table's",
-            )
+        if here not in self.where:
+            what = f"a change over axis '{here.axis}' of {here.size} ranks, by rank {here.rank} of group '{here.group}'"
+            self._fault(node, what, f"a graph is of one rank: {', '.join(map(str, self.where))}")
+            return
+        rows = {words(src, dst) for src, dst in zip(srcs, dsts)}
+        if len(rows) > 1 or not rows <= set(TRANSITIONS):
+            named = " and ".join(" to ".join(row) for row in sorted(rows))
+            self._fault(node, f"no conversion {named}", "a change of placement is one of the table's")
+            return
         for i, (x, src, dst) in enumerate(zip(xs, srcs, dsts, strict=True)):
             t = self.types.get(x)
             if not isinstance(t, Typed):
                 self._fault(node, f"{x} has no placement", "a change starts from a value that has one")
                 return
             v = self.problem.values[t.value]
-            before, after = self._placement(kinds[0], src), self._placement(kinds[1], dst)
-            if kind_of(before, t.diff) != t.placement:
+            before = t.sharding.replaced(here.axis, self._placed(src))
+            after = t.sharding.replaced(here.axis, self._placed(dst))
+            if kind_of(before, t.diff) != t.sharding:
                 self._fault(
                     node,
-                    f"{v.name} is {t.placement!r}, and is changed from {before!r}",
+                    f"{v.name} is {t.sharding!r}, and is changed from {before!r}",
                     "a change starts from what the value is",
                 )
             for s in (before, after):
-                if isinstance(s, Split) and not _fits(s, v):
+                if not s.fits(v.shape, self.plan.mesh):
                     what = f"{s!r} is no split of {v.name} of shape {list(v.shape)}"
                     self._fault(node, what, "a split covers its dim")
                     return
@@ -207,10 +219,9 @@ class _Checker:
                 )
         self.types[node] = tuple(found)
 
-    def _placement(self, kind: str, s) -> Placement:
-        if kind != "split":
-            return {"replicate": REPLICATE, "invariant": INVARIANT, "partial": PARTIAL}[kind]
-        return Split(s[0], *(self._size(x) for x in s[1:]))
+    def _placed(self, at: Placement) -> Placement:
+        """A placement as the plan has it: its sizes as expressions."""
+        return Split(at.dim, *map(self._size, at[1:])) if isinstance(at, Split) else at
 
     def _size(self, x):
         return self.sizes[x] if isinstance(x, fx.Node) else x
@@ -226,7 +237,7 @@ class _Checker:
         found = typed_inputs(node, self.types)
         ids = [t.value for _, t in found]
         unread = set()
-        if found and drops_mask(op.node, found[0][1].placement):
+        if found and drops_mask(op.node, found[0][1].sharding):
             unread = {op.operands[3].id} - set(ids)  # the call says `is_causal`, as capture found of the mask
         if sorted({*ids, *unread}) != sorted({v.id for v in op.operands}):
             wanted = ", ".join(v.name for v in op.operands)
@@ -241,18 +252,18 @@ class _Checker:
         operands = [by_value.get(v.id) for v in op.operands]
         placed = infer(self.plan, op, operands)
         if placed is None:
-            have = ", ".join(f"{v.name} {t.placement!r}" for v, t in zip(op.operands, operands, strict=True) if t)
+            have = ", ".join(f"{v.name} {t.sharding!r}" for v, t in zip(op.operands, operands, strict=True) if t)
             self._fault(
                 node,
                 f"{op.node.target} has no strategy for {have}",
                 f"the operator's rule: {op.projection.rule if op.projection else 'none, whole only'}",
             )
             return
-        needs = [t.placement if t else REPLICATE for t in operands]
+        needs = [t.sharding if t else Sharding.over(self.plan.mesh, lambda _: REPLICATE) for t in operands]
         if op.own is not None:
-            for what, rule in own_faults(op, node, operands, placed, self.plan, self.rank):
+            for what, rule in own_faults(op, node, operands, placed, self.plan, self.where):
                 self._fault(node, what, rule)
-        wanted = version(self.problem, op, needs, placed, self.plan.p, self.rank)
+        wanted = version(self.problem, op, needs, placed, self.where)
         if not fits(node, wanted, self._value_of, self._number):
             self._fault(
                 node,
@@ -336,10 +347,10 @@ class _Checker:
                 )
                 continue
             v = self.problem.values[t.value]
-            if t.placement != kind_of(at, t.diff):
+            if t.sharding != kind_of(at, t.diff):
                 self._fault(
                     node,
-                    f"output {output.name or output.position} is {t.placement!r}; it is wanted {at!r}",
+                    f"output {output.name or output.position} is {t.sharding!r}; it is wanted {at!r}",
                     "an output is given as the spec asks",
                 )
             if not any(n.name == output.node and v in self.problem.of[n] for n in self.problem.of):
@@ -384,8 +395,10 @@ def _is_own(node: fx.Node) -> bool:
     return isinstance(op, Op) and op.own is not None and not op.own.linear
 
 
-def _fits(s: Split, v: Value) -> bool:
-    return s.dim < len(v.shape) and as_size(s.outer * s.units * s.inner) == v.shape[s.dim]
+def _coordinates(mesh: Mesh, gm: fx.GraphModule) -> tuple[Coordinate, ...]:
+    """Where the rank of a graph stands: as its changes of each axis say; the first where there is none."""
+    said = {n.args[3].axis: n.args[3] for n in reversed(gm.graph.find_nodes(op="call_function", target=convert))}
+    return tuple(said.get(axis.name, Coordinate(axis.name, axis.size, 0, "")) for axis in mesh)
 
 
 __all__ = ["Typed", "check"]

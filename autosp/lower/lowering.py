@@ -1,17 +1,16 @@
 """Global view to local view: what one rank runs.
 
-The plan knows no rank; here it is specialised. Each operator becomes its local version, each
-change of placement a `convert` node, and the pair (placement, gradient flows) of every value is
-recorded in `node.meta["autosp"]` for the checker.
+The plan knows no rank; here it is specialised. Each operator becomes its local version, each change of a placement on
+an axis a `convert` node, and what every value is (its sharding, and whether a gradient flows) is written into
+`node.meta["autosp"]` for readers: the checker infers it anew.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Sequence
 from operator import attrgetter
 
-import attrs
 import sympy
 import torch
 from torch import fx
@@ -21,43 +20,23 @@ from ..capture.masks import SDPA, drops_mask, window_of, without_mask
 from ..capture.regions import KEY
 from ..compat.torch import carry_placeholder, carry_sources, tree_map
 from ..errors import PlanError
-from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..rules import localise
+from ..rules.strategies import narrowed
+from ..sharding import INVARIANT, PARTIAL, REPLICATE, Placement, Sharding, Split, as_size
+from ..sharding.sharding import Hop
 from ..solve import Change, Plan
-from ..solve.cost import word
 from ..solve.problem import Op, Value, of_data
 from ..solve.strategies import is_random
 from .conversions import convert, mean_over, scale_gradient
 from .held import HELD
 from .own import local_own, not_linear
+from .rank import Note, Rank
 from .regions import Regions
 from .sizes import Sizes
 from .windows import BAND, Band
 
 aten = torch.ops.aten
 _CARRIED = ("nn_module_stack", "stack_trace", "source_fn_stack", "recompute", "ac_graph_id")
-
-
-@attrs.frozen
-class Rank:
-    """What specialises a plan: the rank within the axis, the group's name, what the gradient of
-    every output is multiplied by (what the engine divides by, beyond the data-parallel mean), and
-    whether parameter gradients are completed over the axis in the backward itself."""
-
-    rank: int
-    group: str
-    grad_scale: float = 1.0
-    complete: bool = True
-    others: Mapping[str, tuple[str, int]] = attrs.Factory(dict)
-
-
-@attrs.frozen(eq=False)
-class Note:
-    """What the lowering says of one local value; the checker believes none of it unseen."""
-
-    value: int
-    placement: Placement
-    diff: bool
 
 
 def lower(plan: Plan, rank: Rank) -> fx.GraphModule:
@@ -73,7 +52,9 @@ class _Lowering:
         self.plan, self.rank = plan, rank
         self.problem = plan.problem
         self.graph = fx.Graph()
-        self.env: dict[tuple[int, Placement], fx.Node] = {}
+        self.where = rank.on(plan.mesh)
+        self.replicated = Sharding.over(plan.mesh, lambda _: REPLICATE)
+        self.env: dict[tuple[int, Sharding], fx.Node] = {}
         self.maker: dict[int, Op] = {v.id: op for op in self.problem.ops for v in op.results}
         self.group_of: dict[Change, tuple[Change, ...]] = {c: g for g in plan.groups for c in g}
         self.done: set[Op] = set()
@@ -120,32 +101,32 @@ class _Lowering:
                     symbols[s] = self.graph.call_function(aten.sym_size.int, (new, d))
         self.sizes = Sizes(self.graph, symbols)
         for v, new, param in pending:
-            self._note(new, v, self.plan.placements[v.id])
+            self._note(new, v, self.plan.shardings[v.id])
             if self.problem.captured.training and new.name in written:
                 new = self.graph.call_function(HELD, (new,))
-                self._note(new, v, self.plan.placements[v.id])
-            self.env[v.id, self.plan.placements[v.id]] = self._enter(v, new, param)
+                self._note(new, v, self.plan.shardings[v.id])
+            self.env[v.id, self.plan.shardings[v.id]] = self._enter(v, new, param)
 
     def _enter(self, v: Value, node: fx.Node, param: bool) -> fx.Node:
         """Parameters: their gradient is completed here, or left partial for the engine. Other
         inputs: their gradient must not carry the scale that the engine takes out of parameters."""
         if not v.diff:
             return node
-        if param and self.rank.complete and self.plan.p > 1:
-            self._note(node, v, INVARIANT)
-            out = self._convert((node,), (v,), INVARIANT, REPLICATE)
-            return self._item(out, 0, v, REPLICATE)
+        if param and self.rank.complete:
+            whole = Sharding(tuple((here.axis, INVARIANT if here.size > 1 else REPLICATE) for here in self.where))
+            self._note(node, v, whole)
+            return self._brought(node, v, whole, self.plan.shardings[v.id])
         if not param and self.rank.grad_scale != 1.0:
             out = self.graph.call_function(scale_gradient, (node, 1.0 / self.rank.grad_scale))
-            self._note(out, v, self.plan.placements[v.id])
+            self._note(out, v, self.plan.shardings[v.id])
             return out
         return node
 
-    def _value(self, v: Value, at: Placement) -> fx.Node:
-        """The node of a value in a placement; emits what it needs first."""
+    def _value(self, v: Value, at: Sharding) -> fx.Node:
+        """The node of a value in a sharding; emits what it needs first."""
         if (v.id, at) in self.env:
             return self.env[v.id, at]
-        own = self.plan.placements[v.id]
+        own = self.plan.shardings[v.id]
         if (v.id, own) not in self.env:
             if v.node.op == "get_attr":
                 self.env[v.id, own] = node = self.graph.node_copy(v.node)
@@ -157,44 +138,41 @@ class _Lowering:
         return self.env[v.id, at]
 
     def _change(self, group: tuple[Change, ...]) -> None:
+        """Changes that travel together: of one axis, or of one value over several."""
         values = [self.problem.values[c.value] for c in group]
         self.meta = self._carried(values[-1].node)
         nodes = tuple(self._value(v, c.src) for v, c in zip(values, group))
-        if len(group) == 1 and _same_dim(group[0]):
-            v, c = values[0], group[0]
-            between = INVARIANT if v.diff else REPLICATE
-            whole = self._item(self._convert(nodes, values, c.src, between), 0, v, between)
-            out = self._convert((whole,), values, between, c.dst)
-        else:
-            srcs, dsts = tuple(c.src for c in group), tuple(c.dst for c in group)
-            out = self._convert(nodes, values, srcs, dsts)
+        if len(group) == 1:
+            (v,), (c,) = values, group
+            self.env[v.id, c.dst] = self._brought(nodes[0], v, c.src, c.dst)
+            return
+        hops = [c.src.hops(c.dst)[0] for c in group]
+        out = self._convert(nodes, values, hops)
         for i, (v, c) in enumerate(zip(values, group)):
             self.env[v.id, c.dst] = self._item(out, i, v, c.dst)
 
-    def _convert(self, nodes, values, srcs, dsts) -> fx.Node:
-        srcs = srcs if isinstance(srcs, tuple) else (srcs,) * len(nodes)
-        dsts = dsts if isinstance(dsts, tuple) else (dsts,) * len(nodes)
-        args = (
-            tuple(nodes),
-            (word(srcs[0]), word(dsts[0])),
-            tuple(self._split(s) for s in srcs),
-            tuple(self._split(d) for d in dsts),
-            self.plan.p,
-            self.rank.rank,
-            self.rank.group,
-            bool(values[0].diff),
-        )
-        node = self.graph.call_function(convert, args)
-        node.meta.update(self.meta)
-        node.meta["autosp_change"] = tuple(zip((v.id for v in values), srcs, dsts))
+    def _brought(self, node: fx.Node, v: Value, src: Sharding, dst: Sharding) -> fx.Node:
+        """One value, axis by axis."""
+        at = src
+        for axis, before, after in src.hops(dst):
+            at = at.replaced(axis, after)
+            node = self._item(self._convert((node,), (v,), [(axis, before, after)]), 0, v, at)
         return node
 
-    def _split(self, s: Placement):
-        if not isinstance(s, Split):
-            return None
-        return (s.dim, self.sizes(s.outer), self.sizes(s.units), self.sizes(s.inner))
+    def _convert(self, nodes, values, hops: Sequence[Hop]) -> fx.Node:
+        """One message on one axis."""
+        (axis,) = {axis for axis, _, _ in hops}
+        here = next(here for here in self.where if here.axis == axis)
+        srcs, dsts = (tuple(map(self._placed, places)) for places in zip(*((src, dst) for _, src, dst in hops)))
+        node = self.graph.call_function(convert, (tuple(nodes), srcs, dsts, here, bool(values[0].diff)))
+        node.meta.update(self.meta)
+        return node
 
-    def _item(self, node: fx.Node, i: int, v: Value, at: Placement) -> fx.Node:
+    def _placed(self, at: Placement) -> Placement:
+        """A placement as an argument: its sizes as nodes."""
+        return Split(at.dim, *map(self.sizes, at[1:])) if isinstance(at, Split) else at
+
+    def _item(self, node: fx.Node, i: int, v: Value, at: Sharding) -> fx.Node:
         item = self.graph.call_function(operator.getitem, (node, i))
         item.meta.update(self.meta)
         self._note(item, v, at)
@@ -227,7 +205,7 @@ class _Lowering:
             shapes = tuple(v.shape for v in op.results)
             out = localise(
                 op.node.target, args, kwargs, op.projection, s.needs, s.gives, shapes,
-                self.plan.p, self.rank.rank, self._emit, self.sizes,
+                self.where, self._emit, self.sizes,
             )  # fmt: skip
         if out.target is SDPA and (window := window_of(op.node, s.needs[0])) is not None:
             out.meta[BAND] = Band(window, op.operands[0].shape[-2], op.node.meta["val"].device)
@@ -237,7 +215,7 @@ class _Lowering:
         """An autograd.Function, with both its bodies on local sizes."""
         if not op.own.linear and self._weighed():
             raise PlanError(not_linear(op))
-        local = local_own(op, s.needs, s.gives, self.plan.p, self.rank.rank, self.rank.group)
+        local = local_own(op, s.needs, s.gives, self.where)
         tensors = [a for a, n in zip(args, op.node.args) if isinstance(n, fx.Node) and tensors_of(n.meta.get("val"))]
         if not op.own.linear:
             tensors = [
@@ -253,7 +231,7 @@ class _Lowering:
         marks = graph.find_nodes(op="call_function", target=torch.ops.autosp.mean_over.default)
         return any(self.rank.others.get(n.args[1], ("", 1))[1] > 1 for n in marks)
 
-    def _scaled(self, node: fx.Node, v: Value, at: Placement, factor: float) -> fx.Node:
+    def _scaled(self, node: fx.Node, v: Value, at: Sharding, factor: float) -> fx.Node:
         """The value, its gradient multiplied: a backward that is not linear must see the gradient of
         the loss itself, not what the engine divides later."""
         if not v.diff or self.rank.grad_scale == 1.0:
@@ -282,11 +260,14 @@ class _Lowering:
 
     def _shard_sizes(self, op: Op, s, args):
         """A mapped module runs as it stands: its sizes are those of the shard."""
-        if s.part is None:
+        projection, over = op.projection, None
+        for here in self.where:
+            part = s.parts[here.axis]
+            if part is not None:
+                over, projection = part[0], narrowed(projection, part, here.size, here.rank)
+        if over is None:
             return args
-        _, outer, units, inner = s.part
-        held = as_size(outer * count(units, self.plan.p, self.rank.rank) * inner)
-        numbers = op.node.meta[KEY].on_shard(held)
+        numbers = op.node.meta[KEY].on_shard(projection.sizes[over])
         return tuple(arg if n is None else self.sizes(n) for n, arg in zip(numbers, args, strict=True))
 
     def _number(self, n: fx.Node):
@@ -304,7 +285,7 @@ class _Lowering:
 
             def known(m: fx.Node):
                 whole = self.problem.of.get(m)
-                return self._value(whole[0], REPLICATE) if whole else self._number(m)
+                return self._value(whole[0], self.replicated) if whole else self._number(m)
 
             self.numbers[n] = self.graph.call_function(n.target, fx.map_arg(n.args, known), fx.map_arg(n.kwargs, known))
         return self.numbers[n]
@@ -331,7 +312,7 @@ class _Lowering:
         if not op.results and op.node.meta.get("val") is not None:
             self.numbers[op.node] = out
             self.sizes.know(op.node.meta["val"], out)
-        agree = is_random(op) and s.part is None and self.plan.p > 1
+        agree = [here.axis for here in self.where if is_random(op) and s.parts[here.axis] is None and here.size > 1]
         for i, (v, at) in enumerate(zip(op.results, s.gives)):
             if v.index is None:
                 node = out
@@ -340,16 +321,18 @@ class _Lowering:
                 node = self._item(out, i, v, at)
             if op.own is not None and not op.own.linear:
                 node = self._scaled(node, v, at, 1.0 / self.rank.grad_scale)
-            self.env[v.id, at] = self._first_ranks(node, v) if agree else node
+            self.env[v.id, at] = self._first_ranks(node, v, at, agree)
             for d in (d for d, size in enumerate(v.shape) if of_data(size)):
                 self.sizes.measure(v.shape[d], node, d)
 
-    def _first_ranks(self, node: fx.Node, v: Value) -> fx.Node:
-        """A whole random value is the first rank's draw, on all of them."""
-        summand = self._item(self._convert((node,), (v,), REPLICATE, PARTIAL), 0, v, PARTIAL)
-        return self._item(self._convert((summand,), (v,), PARTIAL, REPLICATE), 0, v, REPLICATE)
+    def _first_ranks(self, node: fx.Node, v: Value, at: Sharding, axes: Sequence[str]) -> fx.Node:
+        """A whole random value is the first rank's draw, on all of an axis."""
+        for axis in axes:
+            summand = at.replaced(axis, PARTIAL)
+            node = self._brought(self._brought(node, v, at, summand), v, summand, at)
+        return node
 
-    def _note(self, node: fx.Node, v: Value, at: Placement) -> None:
+    def _note(self, node: fx.Node, v: Value, at: Sharding) -> None:
         node.meta["autosp"] = Note(v.id, at, v.diff)
 
     def _carried(self, node: fx.Node) -> dict:
@@ -384,7 +367,3 @@ class _Lowering:
         node = next((n for n in source.graph.nodes if n.name == output.node), None)
         val = None if node is None else node.meta.get("val")
         return self.sizes(val) if isinstance(val, (torch.SymInt, int)) else None
-
-
-def _same_dim(c: Change) -> bool:
-    return isinstance(c.src, Split) and isinstance(c.dst, Split) and c.src.dim == c.dst.dim

@@ -14,8 +14,9 @@ from ..capture import tensors_of
 from ..capture.assertions import READS
 from ..capture.masks import drops_mask, without_mask
 from ..capture.regions import KEY
-from ..layout import Placement, Split, as_size, count
 from ..rules import factor_of, localise
+from ..rules.strategies import narrowed
+from ..sharding import Coordinate, Sharding, Split, as_size
 from ..solve.problem import Op, Problem, of_data
 from .conversions import mean_over
 
@@ -50,7 +51,7 @@ class Anything:
 
 
 def version(
-    problem: Problem, op: Op, needs: Sequence[Placement], gives: Sequence[Placement], p: int, rank: int
+    problem: Problem, op: Op, needs: Sequence[Sharding], gives: Sequence[Sharding], where: Sequence[Coordinate]
 ) -> Calls:
     """What one rank calls in the place of an operator, its operands and results placed so."""
     args, kwargs = fx.map_arg((op.node.args, op.node.kwargs), lambda n: _wanted(problem, n))
@@ -59,26 +60,32 @@ def version(
     if op.node.target is torch.ops.autosp.constrain.default:
         return Calls(aten.alias.default, args[:1], {})
     if KEY in op.node.meta:
-        return Calls(op.node.target, _on_shard(op, args, needs, gives, p, rank), {})
+        return Calls(op.node.target, _on_shard(op, args, needs, gives, where), {})
     if op.own is not None:  # its bodies are checked by themselves
         return Calls(Anything(), tuple(GlobalValue(v.id) for v in op.operands), {})
     if op.projection is None:
         return Calls(op.node.target, args, dict(kwargs))
     shapes = tuple(v.shape for v in op.results)
     return localise(
-        op.node.target, args, kwargs, op.projection, tuple(needs), tuple(gives), shapes, p, rank,
+        op.node.target, args, kwargs, op.projection, needs, gives, shapes, where,
         lambda target, args, kwargs: Calls(target, tuple(args), dict(kwargs)), Size,
     )  # fmt: skip
 
 
-def _on_shard(op: Op, args: tuple, needs: Sequence[Placement], gives: Sequence[Placement], p: int, rank: int) -> tuple:
+def _on_shard(
+    op: Op, args: tuple, needs: Sequence[Sharding], gives: Sequence[Sharding], where: Sequence[Coordinate]
+) -> tuple:
     """The arguments of a mapped module: it runs as it stands, with the sizes of the shard."""
-    places = [*enumerate(needs), *((~i, at) for i, at in enumerate(gives))]
-    split = next(((i, at) for i, at in places if isinstance(at, Split)), None)
-    if split is None:
+    projection, over = op.projection, None
+    for here in where:
+        places = [*enumerate(needs), *((~i, at) for i, at in enumerate(gives))]
+        splits = [(i, s.on(here.axis)) for i, s in places if isinstance(s.on(here.axis), Split)]
+        if splits:
+            part = factor_of(projection, *splits[0])
+            over, projection = part[0], narrowed(projection, part, here.size, here.rank)
+    if over is None:
         return args
-    _, outer, units, inner = factor_of(op.projection, *split)
-    numbers = op.node.meta[KEY].on_shard(as_size(outer * count(units, p, rank) * inner))
+    numbers = op.node.meta[KEY].on_shard(projection.sizes[over])
     return tuple(arg if n is None else Size(n) for n, arg in zip(numbers, args, strict=True))
 
 

@@ -12,10 +12,9 @@ from torch import fx
 from ..capture import tensors_of
 from ..capture.own import OwnBackward
 from ..errors import PlanError, Problem
-from ..layout import REPLICATE, Placement, Split, as_size
-from ..rules import localise
+from ..rules import localise_on_axis
+from ..sharding import REPLICATE, Coordinate, Placement, Sharding, Split, as_size
 from ..solve.bodies import Bodies, BodyStep, PlacedStep, Placing, Ref, Refused
-from ..solve.cost import word
 from ..solve.problem import Op
 from .conversions import convert
 from .sizes import Sizes
@@ -23,17 +22,24 @@ from .sizes import Sizes
 STEP = "autosp_step"  # on the node of a local body that stands for a step
 
 
-def local_own(
-    op: Op, needs: Sequence[Placement], gives: Sequence[Placement], p: int, rank: int, group: str
-) -> OwnBackward:
+def local_own(op: Op, needs: Sequence[Sharding], gives: Sequence[Sharding], where: Sequence[Coordinate]) -> OwnBackward:
     """The bodies of a call as this rank runs them."""
     try:
-        placing = placing_of(op, needs, gives, p)
+        here = axis_of(needs, gives, where)
+        placing = placing_of(op, [s.on(here.axis) for s in needs], [s.on(here.axis) for s in gives], here.size)
     except Refused as reason:
         raise PlanError(_not_as_planned(op, str(reason))) from reason
     symbols = _symbols(op.own)
-    emit = _Emit(op.own, placing, symbols, p, rank, group)
+    emit = _Emit(op.own, placing, symbols, here)
     return OwnBackward(emit.forward(), emit.backward(), op.own.own.constant, symbols)
+
+
+def axis_of(needs: Sequence[Sharding], gives: Sequence[Sharding], where: Sequence[Coordinate]) -> Coordinate:
+    """The axis that a call is split over, or the first. Raises Refused where there are several."""
+    split = [here for here in where if any(isinstance(s.on(here.axis), Split) for s in (*needs, *gives))]
+    if len(split) > 1:
+        raise Refused(f"it would be split over {' and '.join(here.axis for here in split)}, and one axis is proved")
+    return (*split, *where)[0]
 
 
 def placing_of(op: Op, needs: Sequence[Placement], gives: Sequence[Placement], p: int) -> Placing:
@@ -59,9 +65,8 @@ def placing_of(op: Op, needs: Sequence[Placement], gives: Sequence[Placement], p
 class _Emit:
     """Writes both bodies anew, step by step, on one rank's sizes."""
 
-    def __init__(self, bodies: Bodies, placing: Placing, symbols, p: int, rank: int, group: str):
-        self.bodies, self.placing, self.symbols = bodies, placing, symbols
-        self.p, self.rank, self.group = p, rank, group
+    def __init__(self, bodies: Bodies, placing: Placing, symbols, here: Coordinate):
+        self.bodies, self.placing, self.symbols, self.here = bodies, placing, symbols, here
 
     def forward(self) -> fx.GraphModule:
         inputs = self._begin(self.bodies.own.forward, self.bodies.inputs)
@@ -116,9 +121,9 @@ class _Emit:
             out = self._emit(step.node.target, args, kwargs)
         else:
             shapes = tuple(self.bodies.shape(r) for r in step.results)
-            out = localise(
+            out = localise_on_axis(
                 step.node.target, args, kwargs, step.projection, placed.needs, placed.gives, shapes,
-                self.p, self.rank, self._emit, self.sizes,
+                self.here.size, self.here.rank, self._emit, self.sizes,
             )  # fmt: skip
         out.meta[STEP] = step
         single = isinstance(step.node.meta["val"], torch.Tensor)
@@ -143,11 +148,9 @@ class _Emit:
     def _converted(self, r: Ref, have: Placement, need: Placement) -> fx.Node:
         if have == need:
             return self.env[r]
-        found = [None if not isinstance(at, Split) else
-                 (at.dim, *(self.sizes(n) for n in (at.outer, at.units, at.inner))) for at in (have, need)]  # fmt: skip
-        words = word(have), word(need)
-        args = (self.env[r],), words, (found[0],), (found[1],), self.p, self.rank, self.group, False
-        return self._typed(self._emit(operator.getitem, (self._emit(convert, args, {}), 0), {}), r, need)
+        src, dst = (Split(at.dim, *map(self.sizes, at[1:])) if isinstance(at, Split) else at for at in (have, need))
+        node = self._emit(convert, ((self.env[r],), (src,), (dst,), self.here, False), {})
+        return self._typed(self._emit(operator.getitem, (node, 0), {}), r, need)
 
     def _typed(self, node: fx.Node, r: Ref, at: Placement) -> fx.Node:
         node.meta["autosp"] = r, at

@@ -16,17 +16,17 @@ from torch import fx
 from ..capture import tensors_of
 from ..capture.own import own_of
 from ..compat.torch import FakeTensorMode
-from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, local_shape
 from ..rules import factor_of, project
+from ..sharding import INVARIANT, PARTIAL, REPLICATE, Coordinate, Placement, Sharding, Split, local_shape, words
 from ..solve import Plan
-from ..solve.bodies import BodyStep, Ref, gradient_of
+from ..solve.bodies import BodyStep, Ref
 from ..solve.problem import Op, hint_of
 from .conversions import convert
-from .own import STEP
+from .own import STEP, axis_of
 from .shapes import OnShapes, placement_in_numbers
 
 RULE = "both bodies of a call are typed by the rules of their operators, and each gradient as its operand asks"
-_FREE = {("replicate", "split"), ("replicate", "partial"), ("partial", "replicate")}
+_FREE = {("replicate", "split"), ("replicate", "partial"), ("partial", "replicate")}  # rows of the table of transitions
 Typed = tuple[Ref, Placement]
 
 
@@ -35,36 +35,38 @@ class _WrongOwn(Exception):
 
 
 def own_faults(
-    op: Op, node: fx.Node, operands, gives: Sequence[Placement], plan: Plan, rank: int
+    op: Op, node: fx.Node, operands, gives: Sequence[Sharding], plan: Plan, where: Sequence[Coordinate]
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with a local call. operands: the types (with `placement`, `diff`) that it takes."""
+    """What is wrong with a local call. operands: the types (with `sharding`, `diff`) that it takes."""
     found = own_of(node)
     if found is None:
         yield "a call of an autograd.Function has lost its backward", RULE
         return
-    alike = any(t.placement is INVARIANT for t in operands if t.diff)
-    at = [REPLICATE if t.placement is INVARIANT else t.placement for t in operands]
-    out = [REPLICATE if g is INVARIANT else g for g in gives]
+    here = axis_of([t.sharding for t in operands], gives, where)
+    taken = [t.sharding.on(here.axis) for t in operands]
+    alike = any(at is INVARIANT for at, t in zip(taken, operands) if t.diff)
+    at = [REPLICATE if a is INVARIANT else a for a in taken]
+    out = [REPLICATE if g.on(here.axis) is INVARIANT else g.on(here.axis) for g in gives]
     try:
-        _types(op, found, at, out, alike, plan)
-        _shapes(op, found, at, plan, rank)
+        _types(op, found, at, out, alike, here)
+        _shapes(op, found, at, plan.problem.hints, here)
     except _WrongOwn as fault:
         yield str(fault), RULE
 
 
-def _types(op: Op, found, at: list[Placement], gives: list[Placement], alike: bool, plan: Plan) -> None:
+def _types(op: Op, found, at: list[Placement], gives: list[Placement], alike: bool, here: Coordinate) -> None:
     bodies = op.own
-    inside = _Walk(found.forward, plan, alike)
+    inside = _Walk(found.forward, here, alike)
     inside.begin(list(zip(bodies.inputs, at, strict=True)))
     results, saved = found.forward.graph.output_node().args[0]
     inside.expect("result", results, list(zip(bodies.results, gives, strict=True)))
     kept = [inside.types[s] for s in saved if s in inside.types]
-    back = _Walk(found.backward, plan, alike)
-    incoming = [REPLICATE if alike else gradient_of(g) for g in gives]
+    back = _Walk(found.backward, here, alike)
+    incoming = [REPLICATE if alike else g.gradient for g in gives]
     for i in found.constant:
         incoming[i] = gives[i] if isinstance(gives[i], Split) else REPLICATE
     back.begin([*zip(bodies.incoming, incoming, strict=True), *kept])
-    wanted = [(r, REPLICATE if alike else gradient_of(a)) for r, a in zip(bodies.outgoing, at, strict=True)]
+    wanted = [(r, REPLICATE if alike else a.gradient) for r, a in zip(bodies.outgoing, at, strict=True)]
     gradients = found.backward.graph.output_node().args[0]
     asked = [(g, w) for g, w in zip(gradients, wanted) if w[0] is not None]
     back.expect("gradient", [g for g, _ in asked], [w for _, w in asked])
@@ -73,8 +75,8 @@ def _types(op: Op, found, at: list[Placement], gives: list[Placement], alike: bo
 class _Walk:
     """The types of one body's values, inferred in order."""
 
-    def __init__(self, body: fx.GraphModule, plan: Plan, alike: bool):
-        self.body, self.plan, self.alike = body, plan, alike
+    def __init__(self, body: fx.GraphModule, here: Coordinate, alike: bool):
+        self.body, self.here, self.alike = body, here, alike
         self.types: dict[fx.Node, Typed | tuple[Typed, ...]] = {}
 
     def begin(self, given: list[Typed]) -> None:
@@ -103,12 +105,12 @@ class _Walk:
         return self.types[source] if source.target is convert else self.types[source][node.args[1]]
 
     def _converted(self, node: fx.Node) -> Typed:
-        (x,), kinds, (src,), (dst,), p, _, _, diff = node.args
+        (x,), (src,), (dst,), here, diff = node.args
         ref, at = self.types[x]
         noted = next(iter(node.users)).meta["autosp"][1]
-        before, after = _placement(kinds[0], src, at), _placement(kinds[1], dst, noted)
-        if self.alike or diff or kinds not in _FREE or p != self.plan.p or before != at:
-            raise _WrongOwn(f"{ref[0].name} is {at!r} in a body, and is changed {' to '.join(kinds)}")
+        before, after = _placement(src, at), _placement(dst, noted)
+        if self.alike or diff or words(src, dst) not in _FREE or here != self.here or before != at:
+            raise _WrongOwn(f"{ref[0].name} is {at!r} in a body, and is changed {src.word} to {dst.word}")
         return ref, after
 
     def _step(self, node: fx.Node, step: BodyStep) -> None:
@@ -141,7 +143,7 @@ class _Walk:
             return (PARTIAL,) * count
         part = factor_of(pr, *splits[0]) if pr is not None and splits else None
         if part is not None and pr.kinds[part[0]] != "whole":
-            needs, gives = project(pr, *part, self.plan.p)
+            needs, gives = project(pr, *part, self.here.size)
             if have == [REPLICATE if n is None else n for n in needs]:
                 return gives
         raise _WrongOwn(f"{step.node.target} in a body has no strategy for {', '.join(map(repr, have))}")
@@ -153,23 +155,23 @@ class _Walk:
             return (REPLICATE,) * len(step.results)
         part = factor_of(step.projection, ~step.results.index(noted[0]), noted[1])
         if part is not None and step.projection.kinds[part[0]] != "whole":
-            needs, gives = project(step.projection, *part, self.plan.p)
+            needs, gives = project(step.projection, *part, self.here.size)
             if all(n is None for n in needs):
                 return gives
         raise _WrongOwn(f"{step.node.target} in a body gives no {noted[1]!r}")
 
 
-def _placement(kind: str, s, noted: Placement) -> Placement:
+def _placement(said: Placement, noted: Placement) -> Placement:
     """The placement that a change names; of a symbolic split, the sizes as noted (shapes are run)."""
-    if kind != "split":
-        return {"replicate": REPLICATE, "partial": PARTIAL}[kind]
-    return Split(*s) if not any(isinstance(x, fx.Node) for x in s) else noted
+    symbolic = isinstance(said, Split) and any(isinstance(x, fx.Node) for x in said)
+    return noted if symbolic else said
 
 
-def _shapes(op: Op, found, at: list[Placement], plan: Plan, rank: int) -> None:
+def _shapes(op: Op, found, at: list[Placement], hints: dict, here: Coordinate) -> None:
     """Both bodies on fake tensors: each gradient has the shape of its operand."""
-    hints = plan.problem.hints
-    shapes = [local_shape(v.hint, placement_in_numbers(a, hints), plan.p, rank) for v, a in zip(op.operands, at)]
+    shapes = [
+        local_shape(v.hint, placement_in_numbers(a, hints), here.size, here.rank) for v, a in zip(op.operands, at)
+    ]
     vals = [tensors_of(v.node.meta["val"])[v.index or 0] for v in op.operands]
     symbols = [hint_of(s, hints) for s in found.symbols]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ..compat.torch import CleanDiv, FloorDiv, Max, Min, Mod, size_expression
-from ..layout import as_size
+from ..sharding import as_size
 
 
 class Sizes:

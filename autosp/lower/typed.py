@@ -8,8 +8,9 @@ import attrs
 from torch import fx
 
 from ..capture.assertions import READS
-from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split
-from ..rules import factor_of, project
+from ..rules import Projection, factor_of, project
+from ..rules.strategies import narrowed
+from ..sharding import INVARIANT, PARTIAL, REPLICATE, Sharding, Split
 from ..solve import Plan
 from ..solve.problem import SHAPE_READS, Op
 
@@ -18,50 +19,66 @@ NUMBERS = {*READS, *SHAPE_READS}  # what gives a number is not looked behind: ea
 
 @attrs.frozen
 class Typed:
-    """What a local value is: a global value's id, its placement, whether a gradient flows. Without a gradient, equal
+    """What a local value is: a global value's id, its sharding, whether a gradient flows. Without a gradient, equal
     values on all ranks are of one kind: REPLICATE."""
 
     value: int
-    placement: Placement
+    sharding: Sharding
     diff: bool
 
 
-def kind_of(at: Placement, diff: bool) -> Placement:
+def kind_of(at: Sharding, diff: bool) -> Sharding:
     """Equal values on all ranks are of two kinds only where a gradient tells them apart."""
-    return REPLICATE if at is INVARIANT and not diff else at
+    return at if diff else Sharding(tuple((axis, REPLICATE if p is INVARIANT else p) for axis, p in at.pairs))
 
 
-def infer(plan: Plan, op: Op, operands: list[Typed | None]) -> tuple[Placement, ...] | None:
-    """What the call gives, by its rule alone. An operand that it does not read may lie anywhere."""
-    placements = [t.placement if t else None for t in operands]
+def infer(plan: Plan, op: Op, operands: list[Typed | None]) -> tuple[Sharding, ...] | None:
+    """What the call gives, by its rule alone, axis by axis: a later one sees what the earlier ones leave of the
+    factors. An operand that it does not read may lie anywhere."""
+    projection, found = op.projection, []
+    for axis in plan.mesh:
+        places = [t and (t.sharding.on(axis.name), t.diff) for t in operands]
+        inferred = _on_axis(op, projection, places, plan.chosen[op].parts[axis.name], axis.size)
+        if inferred is None:
+            return None
+        gives, part = inferred
+        if part is not None:
+            projection = narrowed(projection, part, axis.size)
+        found.append([(axis.name, at) for at in gives])
+    return tuple(Sharding(pairs) for pairs in zip(*found))
+
+
+def _on_axis(op: Op, projection: Projection | None, operands, chosen, p: int):
+    """What the call gives on one axis, and the factor that it splits there. operands: (placement, diff) of each;
+    chosen: the factor that the plan splits, which is believed where only results have it."""
+    placements = [t[0] if t else None for t in operands]
     splits = [(i, s) for i, s in enumerate(placements) if isinstance(s, Split)]
-    diff = [p for p, t in zip(placements, operands) if t and t.diff]
+    diff = [t[0] for t in operands if t and t[1]]
     if not splits and PARTIAL not in placements:
-        if not diff or all(p is REPLICATE for p in diff):
-            given = plan.chosen[op]
-            if given.part is not None:  # a factor that only the results have
-                return _split_results(op, given.part, placements, plan.p)
-            return tuple(REPLICATE for _ in op.results)
-        if all(p is INVARIANT for p in diff):
-            return tuple(INVARIANT for _ in op.results)
+        if not diff or all(at is REPLICATE for at in diff):
+            if chosen is not None:  # a factor that only the results have
+                return _split_results(projection, chosen, placements, p)
+            return tuple(REPLICATE for _ in op.results), None
+        if all(at is INVARIANT for at in diff):
+            return tuple(INVARIANT for _ in op.results), None
         return None
-    if op.projection is None:
+    if projection is None:
         return None
     if not splits:
-        partial = {i for i, p in enumerate(placements) if p is PARTIAL}
-        others = all(p in (REPLICATE, None) for p in placements if p is not PARTIAL)
-        return tuple(PARTIAL for _ in op.results) if others and partial in map(set, op.projection.linear) else None
-    part = factor_of(op.projection, *splits[0])
-    return None if part is None else _split_results(op, part, placements, plan.p)
+        partial = {i for i, at in enumerate(placements) if at is PARTIAL}
+        others = all(at in (REPLICATE, None) for at in placements if at is not PARTIAL)
+        linear = others and partial in map(set, projection.linear)
+        return (tuple(PARTIAL for _ in op.results), None) if linear else None
+    part = factor_of(projection, *splits[0])
+    return None if part is None else _split_results(projection, part, placements, p)
 
 
-def _split_results(op: Op, part, placements, p: int) -> tuple[Placement, ...] | None:
-    pr = op.projection
-    if pr.kinds[part[0]] == "whole":
+def _split_results(projection: Projection, part, placements, p: int):
+    if projection.kinds[part[0]] == "whole":
         return None
-    needs, gives = project(pr, *part, p)
+    needs, gives = project(projection, *part, p)
     pairs = [(have, REPLICATE if need is None else need) for have, need in zip(placements, needs)]
-    return tuple(gives) if all(have in (None, need) for have, need in pairs) else None
+    return (tuple(gives), part) if all(have in (None, need) for have, need in pairs) else None
 
 
 def _flat(node: fx.Node) -> list[fx.Node]:

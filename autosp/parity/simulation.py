@@ -1,4 +1,4 @@
-"""All ranks of an axis in one process: each rank's local graph on a thread of its own."""
+"""All ranks of a mesh in one process: each rank's local graph on a thread of its own."""
 
 from __future__ import annotations
 
@@ -10,44 +10,85 @@ import torch
 from ..capture.casts import under
 from ..compat.torch import example_size
 from ..lower import Rank
-from ..lower.comm import SimGroup
 from ..passes import Context, Program, run
+from ..sharding import Axis, Mesh, ranks
+from ..sharding.comm import SimGroup
 from ..solve import Plan
 from ..spec import Tile
 
 
-def run_ranks(
-    p: int, body: Callable[[int, SimGroup], object], timeout: float = 60.0, group: SimGroup | None = None
-) -> list:
-    """`body(rank, group)` on every rank at once; their results in rank order.
+class SimMesh:
+    """Every rank of a mesh in one process, and the groups of each axis: the ranks that differ on it alone. The last axis'
+    ranks are next to each other."""
 
-    A rank that raises wakes the others; its error is raised here. group: one of an earlier run, by default a new one.
-    """
-    group = group or SimGroup(p, timeout)
-    group.open()
-    results: list = [None] * p
-    errors: list = []
+    def __init__(self, mesh: Mesh, timeout: float = 60.0):
+        self.mesh, self.size = mesh, ranks(mesh)
+        self._group: dict[tuple[str, tuple[int, ...]], SimGroup] = {}
+        for rank in range(self.size):
+            for i, axis in enumerate(mesh):
+                key = self._line(rank, i)
+                if key not in self._group:
+                    self._group[key] = SimGroup(axis.size, timeout)
 
-    def work(rank: int) -> None:
-        group.enter(rank)
-        try:
-            results[rank] = body(rank, group)
-        except threading.BrokenBarrierError as e:
-            errors.append((1, rank, e))
-        except Exception as e:
-            errors.append((0, rank, e))
-            group.abort()
+    @property
+    def groups(self) -> list[SimGroup]:
+        return list(self._group.values())
 
-    threads = [threading.Thread(target=work, args=(r,)) for r in range(p)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    group.close()
-    if errors:
-        _, rank, error = min(errors, key=lambda e: e[:2])
-        raise RuntimeError(f"rank {rank}: {type(error).__name__}: {error}") from error
-    return results
+    def places(self, rank: int) -> tuple[int, ...]:
+        """The rank's place on each axis."""
+        found = []
+        for axis in reversed(self.mesh):
+            found.append(rank % axis.size)
+            rank //= axis.size
+        return tuple(reversed(found))
+
+    def of(self, rank: int) -> tuple[SimGroup, ...]:
+        """The rank's group on each axis."""
+        return tuple(self._group[self._line(rank, i)] for i in range(len(self.mesh)))
+
+    def _line(self, rank: int, i: int) -> tuple[str, tuple[int, ...]]:
+        places = self.places(rank)
+        return self.mesh[i].name, (*places[:i], *places[i + 1 :])
+
+    def run(self, body: Callable[[int], object]) -> list:
+        """`body(rank)` on every rank at once; their results in rank order.
+
+        A rank that raises wakes the others; its error is raised here.
+        """
+        results: list = [None] * self.size
+        errors: list = []
+        for group in self.groups:
+            group.open()
+
+        def work(rank: int) -> None:
+            for group, place in zip(self.of(rank), self.places(rank), strict=True):
+                group.enter(place)
+            try:
+                results[rank] = body(rank)
+            except threading.BrokenBarrierError as e:
+                errors.append((1, rank, e))
+            except Exception as e:
+                errors.append((0, rank, e))
+                for group in self.groups:
+                    group.abort()
+
+        threads = [threading.Thread(target=work, args=(r,)) for r in range(self.size)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        for group in self.groups:
+            group.close()
+        if errors:
+            _, rank, error = min(errors, key=lambda e: e[:2])
+            raise RuntimeError(f"rank {rank}: {type(error).__name__}: {error}") from error
+        return results
+
+
+def run_ranks(p: int, body: Callable[[int, SimGroup], object], timeout: float = 60.0) -> list:
+    """`body(rank, group)` on every rank of one axis at once; their results in rank order."""
+    mesh = SimMesh((Axis("", p),), timeout)
+    return mesh.run(lambda rank: body(rank, mesh.of(rank)[0]))
 
 
 class Simulation:
@@ -66,15 +107,17 @@ class Simulation:
         tiles: Sequence[Tile] = (),
         checked: bool = False,
     ):
-        self._group = SimGroup(plan.p)
-        ranks = [Rank(r, self._group.name, grad_scale, complete) for r in range(plan.p)]
+        self._mesh = mesh = SimMesh(plan.mesh)
+        names = [tuple(group.name for group in mesh.of(r)) for r in range(mesh.size)]
+        each = [Rank(mesh.places(r), names[r], grad_scale, complete) for r in range(mesh.size)]
         self.programs = [
             run(Program.of(plan), Context(rank=rank, tiles=tuple(tiles)), until="tile", verify=checked)
-            for rank in ranks
+            for rank in each
         ]
         self.locals = [program.local for program in self.programs]
         self._around = plan.problem.captured.autocast
-        self._group.close()
+        for group in mesh.groups:
+            group.close()
         names = [p.node for p in plan.problem.captured.placeholders]
         self.written = [names.index(o.buffer) for o in plan.problem.captured.outputs if o.buffer is not None]
         self.loss = next((o.position for o in plan.problem.captured.outputs if o.name == "loss"), 0)
@@ -84,7 +127,7 @@ class Simulation:
         captured graph's inputs on whole tensors."""
         held: dict[int, list] = {}
 
-        def body(rank: int, group: SimGroup):
+        def body(rank: int):
             own = held[rank] = [_own(x) for x in inputs]
             with under(self._around):
                 outputs = self.locals[rank](*own)
@@ -94,7 +137,7 @@ class Simulation:
                     loss.backward()
             return outputs, [x.grad if isinstance(x, torch.Tensor) else None for x in own]
 
-        found = run_ranks(self._group.size, body, group=self._group)
+        found = self._mesh.run(body)
         for i in self.written:
             assert all(torch.equal(own[i], held[0][i]) for own in held.values()), "a buffer differs between ranks"
             inputs[i].copy_(held[0][i])

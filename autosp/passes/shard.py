@@ -1,6 +1,6 @@
 """Every value gets a sharding, and every change of it a place: the solver's plan.
 
-Before: a global graph with layouts of its inputs. After: the same graph, with `plan.placements` and `plan.changes`.
+Before: a global graph with layouts of its inputs. After: the same graph, with `plan.shardings` and `plan.changes`.
 """
 
 from __future__ import annotations

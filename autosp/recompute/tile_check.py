@@ -26,11 +26,11 @@ from ..capture.assertions import ASSERTIONS
 from ..capture.casts import REGION, casts_of
 from ..compat.torch import SET_GRAD_ENABLED
 from ..errors import CheckError, Problem
-from ..layout import PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..lower.held import HELD
 from ..lower.match import Anything, Calls, GlobalValue, Size, fits
-from ..rules import default_rules, factor_of, localise
+from ..rules import default_rules, factor_of, localise_on_axis
 from ..rules.strategies import split_of
+from ..sharding import PARTIAL, REPLICATE, Placement, Split, as_size, count
 from . import kinds
 from .tile_mask import AFTER
 from .tile_region import UNCUT
@@ -244,7 +244,7 @@ class _TileChecker:
             return
         args, kwargs = fx.map_arg((old.args, old.kwargs), self._wanted)
         results = self.values.results(old)
-        wanted = localise(
+        wanted = localise_on_axis(
             old.target, args, kwargs, call, needs, gives, tuple(map(self.values.shape, results)), tiles, tile,
             lambda target, args, kwargs: Calls(target, tuple(args), dict(kwargs)), Size,
         )  # fmt: skip

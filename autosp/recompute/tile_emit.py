@@ -17,10 +17,10 @@ from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
 from ..compat.torch import carry_placeholder, carry_sources
-from ..layout import PARTIAL, REPLICATE, Placement, Split, as_size, count
 from ..lower.sizes import Sizes
-from ..rules import localise
+from ..rules import localise_on_axis
 from ..rules.strategies import split_of
+from ..sharding import PARTIAL, REPLICATE, Placement, Split, as_size, count
 from .tile_mask import after, mask_of
 from .tile_region import UNCUT, TileRegion, Track, _found
 from .tile_values import COLLECTIVE, Ref, Values, ref
@@ -220,7 +220,7 @@ class _Tiler:
 
         args, kwargs = fx.map_arg(node.args, local), fx.map_arg(node.kwargs, local)
         results = values.results(node)
-        out = localise(
+        out = localise_on_axis(
             node.target, args, kwargs, call, needs, gives, tuple(values.shape(r) for r in results),
             self.cut.tiles, tile, partial(self._emit, node, tile), self.size,
         )  # fmt: skip

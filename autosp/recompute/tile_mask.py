@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from ..capture.masks import SDPA
-from ..layout import Split
+from ..sharding import Split
 from .tile_region import TileRegion, Track, _enter, barrier
 from .tile_values import COLLECTIVE, Values, ref
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import attrs
 from torch import fx
 
-from ..layout import PARTIAL, Placement, Size, Split, as_size
 from ..rules import Projection, factor_of
 from ..rules.strategies import product, split_of
+from ..sharding import PARTIAL, Placement, Size, Split, as_size
 from . import messages
 from .tile_values import COLLECTIVE, Ref, Values, ref
 

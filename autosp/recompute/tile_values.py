@@ -13,10 +13,10 @@ from ..capture import tensors_of
 from ..capture.own import own_of
 from ..compat.torch import FakeTensor, FakeTensorMode, OpOverload, data_dependent, unguarded
 from ..errors import RuleError
-from ..layout import Size, as_size, count
 from ..lower.conversions import convert, mean_over, scale_gradient
-from ..lower.shapes import OnShapes
+from ..lower.shapes import OnShapes, converted
 from ..rules import Projection, RuleBook
+from ..sharding import Size, as_size
 from ..solve.problem import concrete, hint_of
 
 aten = torch.ops.aten
@@ -169,7 +169,7 @@ class _Shapes(fx.Interpreter):
 
     def run_node(self, n: fx.Node):
         if n.target is convert:
-            out = self._converted(n)
+            out = converted(*fx.map_arg(n.args, lambda a: self.env[a]))
         elif n.target is scale_gradient:
             out = self.env[n.args[0]].view_as(self.env[n.args[0]])
         elif n.target is mean_over:
@@ -189,21 +189,3 @@ class _Shapes(fx.Interpreter):
         if not isinstance(x, torch.Tensor) or isinstance(x, FakeTensor):
             return x
         return self.mode.from_tensor(x, static_shapes=True)
-
-    def _converted(self, n: fx.Node) -> tuple[torch.Tensor, ...]:
-        """What each rank holds after a change of placement: shapes follow from the splits alone."""
-        xs, _, srcs, dsts, p, rank, _, _ = fx.map_arg(n.args, lambda a: self.env[a])
-        found = []
-        for x, src, dst in zip(xs, srcs, dsts, strict=True):
-            shape = list(x.shape)
-            if src is not None:
-                shape[src[0]] = src[1] * src[2] * src[3]
-            if dst is not None:
-                shape[dst[0]] = dst[1] * _count(dst[2], p, rank) * dst[3]
-            found.append(torch.empty(shape, dtype=x.dtype, device=x.device))
-        return tuple(found)
-
-
-def _count(units, p: int, rank: int):
-    """As `count`, which knows no SymInt."""
-    return (units + (p - 1 - rank)) // p if isinstance(units, torch.SymInt) else count(units, p, rank)

@@ -16,8 +16,8 @@ from torch import fx
 
 from ..capture import module_path, source_line
 from ..capture.canonical import canonicalise
-from ..layout import PARTIAL
 from ..rules import default_rules
+from ..sharding import PARTIAL
 from ..spec import Tile
 from . import messages
 from .tile_emit import Cut, collectives, emit, in_place_of, placements

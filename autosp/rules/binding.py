@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import attrs
 
-from ..layout import Size, as_size, divide
+from ..sharding import Size, as_size, divide
 from .call import Call, Mismatch, all_hold, positions, value_of
 from .model import Clause, Dims, FactorDim, Item, Pack, Rule, Selector, Signature
 from .projection import Projection

@@ -8,7 +8,7 @@ import attrs
 import torch
 
 from ..compat.torch import OpOverload, base_name, overload_name, schema_of
-from ..layout import Size, as_size
+from ..sharding import Size, as_size
 from .model import Test
 
 

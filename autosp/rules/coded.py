@@ -7,7 +7,7 @@ from collections.abc import Callable
 import attrs
 import torch
 
-from ..layout import Size
+from ..sharding import Size
 from .call import Call, Mismatch, is_tensor
 from .projection import Projection
 from .refine import all_whole, refine

@@ -10,7 +10,7 @@ import attrs
 import torch
 
 from ..compat.torch import FakeTensorMode, without_fakes
-from ..layout import Size
+from ..sharding import Size
 from .call import Call, is_tensor, tensor_results
 
 At = tuple[int, int]  # an operand, and one of its dims

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from ..compat.torch import tree_map
-from ..layout import Split, count
+from ..sharding import Split, start
 from .call import tensor_args
 from .coded import Letters
 from .local_call import TABLE, LocalCall
@@ -72,16 +72,21 @@ class _Heads(Letters):
 
 def local_flex(call: LocalCall) -> Any:
     """The call on one rank: its functions count batches and heads from where the rank's part begins."""
-    split = call.inputs[0]
-    if not isinstance(split, Split):
-        return call.again()
-    begin = call.size(sum(count(split.units, call.p, rank) for rank in range(call.rank)) * split.inner)
-    args = list(call.args)
-    args[3] = counting_from(args[3], SCORE_INDICES[split.dim], begin)
-    args[4] = tree_map(
-        lambda x: counting_from(x, MASK_INDICES[split.dim], begin) if isinstance(x, fx.GraphModule) else x, args[4]
+    for here in call.where:
+        split = call.inputs[0].on(here.axis)
+        if isinstance(split, Split):
+            begin = call.size(start(split.units, here.size, here.rank) * split.inner)
+            call = attrs.evolve(call, args=_counting(call.args, split.dim, begin))
+    return call.again()
+
+
+def _counting(args: tuple, dim: int, begin: Any) -> tuple:
+    """The call's arguments with the functions of a rank whose part of `dim` begins there."""
+    score = counting_from(args[3], SCORE_INDICES[dim], begin)
+    mask = tree_map(
+        lambda x: counting_from(x, MASK_INDICES[dim], begin) if isinstance(x, fx.GraphModule) else x, args[4]
     )
-    return attrs.evolve(call, args=tuple(args)).again()
+    return (*args[:3], score, mask, *args[5:])
 
 
 def counting_from(function: fx.GraphModule, place: int, begin: int) -> fx.GraphModule:

@@ -6,34 +6,34 @@ would fail or mean something else on a shorter dim (a slice that keeps everythin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 import torch
 
 from ..compat.torch import schema_of
-from ..layout import PARTIAL, Placement, Size, Split, count, local_shape
+from ..sharding import PARTIAL, Coordinate, Placement, Sharding, Size, Split
+from ..sharding.sharding import local_shape
 from .call import op_name
 from .projection import Projection
-from .strategies import factor_of, product
+from .strategies import factor_of, narrowed, product
 
 aten = torch.ops.aten
 
 
 @attrs.frozen
 class LocalCall:
-    """One rank's call: what was called, how its tensors lie, and how to emit another."""
+    """One rank's call: what was called, how its tensors lie, where the rank is, and how to emit another."""
 
     target: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     projection: Projection
-    inputs: tuple[Placement, ...]
-    outputs: tuple[Placement, ...]
+    inputs: tuple[Sharding, ...]
+    outputs: tuple[Sharding, ...]
     shapes: tuple[tuple[Size, ...], ...]
-    p: int
-    rank: int
+    where: tuple[Coordinate, ...]
     emit: Callable[[Any, tuple, dict], Any]
     size: Callable[[Size], Any]
 
@@ -59,12 +59,24 @@ class LocalCall:
 
     def sizes(self) -> list[Any]:
         """The local sizes of the first result."""
-        return [self.size(n) for n in local_shape(self.shapes[0], self.outputs[0], self.p, self.rank)]
+        return [self.size(n) for n in self.held()]
+
+    def held(self) -> tuple[Size, ...]:
+        """The local shape of the first result."""
+        return local_shape(self.shapes[0], self.outputs[0], self.where)
 
     @property
     def is_split(self) -> bool:
         """Whether any tensor of the call is split."""
-        return any(isinstance(x, Split) for x in (*self.inputs, *self.outputs))
+        return any(x.dims for x in (*self.inputs, *self.outputs))
+
+    @property
+    def sums(self) -> bool:
+        """Whether an axis sums here: its ranks' results are parts of a sum, and no operand is."""
+        return any(
+            PARTIAL in [x.on(here.axis) for x in self.outputs] and PARTIAL not in [x.on(here.axis) for x in self.inputs]
+            for here in self.where
+        )
 
 
 def reshape(call: LocalCall) -> Any:
@@ -96,15 +108,27 @@ def with_size(call: LocalCall) -> Any:
 def repeat(call: LocalCall) -> Any:
     """Copies themselves may be split: each rank makes its own."""
     name = "repeats" if call.argument("repeats") is not None else "dims"
-    split, copies = call.outputs[0], call.argument(name)
-    if not isinstance(split, Split) or isinstance(call.inputs[0], Split):
+    copies, made = call.argument(name), _copies(call)
+    if not made:
         return call.again()
-    _, outer, units, inner = factor_of(call.projection, -1, split)
-    own = call.size(outer * count(units, call.p, call.rank) * inner)
     if not isinstance(copies, (list, tuple)):
-        return call.with_argument(name, own)
+        return call.with_argument(name, next(iter(made.values())))
     copies = [1] * (len(call.shapes[0]) - len(copies)) + list(copies)
-    return call.with_argument(name, [own if d == split.dim else n for d, n in enumerate(copies)])
+    return call.with_argument(name, [made.get(d, n) for d, n in enumerate(copies)])
+
+
+def _copies(call: LocalCall) -> dict[int, Any]:
+    """By dim of the result, how many copies the rank makes, where copies are split."""
+    found, projection = {}, call.projection
+    for here in call.where:
+        own, given = call.outputs[0].on(here.axis), call.inputs[0].on(here.axis)
+        if not isinstance(own, Split):
+            continue
+        part = factor_of(projection, -1, own)
+        projection = narrowed(projection, part, here.size, here.rank)
+        if not isinstance(given, Split):
+            found[own.dim] = call.size(projection.sizes[part[0]])
+    return found
 
 
 def interleave(call: LocalCall) -> Any:
@@ -116,7 +140,7 @@ def interleave(call: LocalCall) -> Any:
 
 def mean(call: LocalCall) -> Any:
     """A partial mean: the local sum over the global count."""
-    if PARTIAL not in call.outputs or PARTIAL in call.inputs:
+    if not call.sums:
         return call.again()
     dim, keepdim = call.argument("dim"), call.argument("keepdim", False)
     cast = {k: v for k, v in call.kwargs.items() if k == "dtype"}
@@ -127,7 +151,7 @@ def mean(call: LocalCall) -> Any:
 def mean_loss(call: LocalCall) -> Any:
     """A partial mean of a loss per element: the local sum over the global count."""
     mean_of, sum_of = 1, 2
-    if PARTIAL not in call.outputs or PARTIAL in call.inputs or call.argument("reduction") != mean_of:
+    if not call.sums or call.argument("reduction") != mean_of:
         return call.again()
     return call.emit(aten.div.Tensor, (call.with_argument("reduction", sum_of), call.size(summed_count(call))), {})
 
@@ -149,7 +173,7 @@ def attention(call: LocalCall) -> Any:
     """Where a rank has no query, PyTorch leaves the mask (a position bias, say) without a gradient, and the other
     ranks would wait in the backward of what made it: the sum of none of its elements is added to no element.
     Where it has no head, PyTorch 2.11's kernel divides by their number and ends the process: two products serve."""
-    mask, held = call.argument("attn_mask"), local_shape(call.shapes[0], call.outputs[0], call.p, call.rank)
+    mask, held = call.argument("attn_mask"), call.held()
     out = _without_heads(call) if held[-3:-2] == (0,) else call.again()
     if mask is None or 0 not in held:
         return out
@@ -159,9 +183,7 @@ def attention(call: LocalCall) -> Any:
 
 def keep(call: LocalCall) -> Any:
     """A slice of a dim that may be split keeps all of it; its bounds are global."""
-    split = call.outputs[0]
-    dim = call.argument("dim", 0)
-    if isinstance(split, Split) and dim % len(call.shapes[0]) == split.dim:
+    if call.argument("dim", 0) % len(call.shapes[0]) in call.outputs[0].dims:
         return call.emit(aten.alias.default, (call.args[0],), {})
     return call.again()
 
@@ -194,20 +216,39 @@ def localise(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     projection: Projection,
-    inputs: tuple[Placement, ...],
-    outputs: tuple[Placement, ...],
-    shapes: tuple[tuple[Size, ...], ...],
-    p: int,
-    rank: int,
+    inputs: Sequence[Sharding],
+    outputs: Sequence[Sharding],
+    shapes: Sequence[tuple[Size, ...]],
+    where: Sequence[Coordinate],
     emit: Callable[[Any, tuple, dict], Any],
     size: Callable[[Size], Any] = lambda n: n,
 ) -> Any:
     """Run the operator's local version on one rank; gives what the (last) emitted call gives.
 
-    `args` hold any handles where the call has tensors; `shapes` are the global shapes of the
-    results; `emit(target, args, kwargs)` performs a call; `size(n)` makes a size usable in args.
+    `args` hold any handles where the call has tensors; `shapes` are the global shapes of the results; `where` is the
+    rank's place on each axis; `emit(target, args, kwargs)` performs a call; `size(n)` makes a size usable in args.
     """
     call = LocalCall(
-        target, tuple(args), dict(kwargs), projection, tuple(inputs), tuple(outputs), tuple(shapes), p, rank, emit, size
-    )
+        target, tuple(args), dict(kwargs), projection, tuple(inputs), tuple(outputs), tuple(shapes), tuple(where),
+        emit, size,
+    )  # fmt: skip
     return TABLE.get(op_name(target), LocalCall.again)(call)
+
+
+def localise_on_axis(
+    target: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    projection: Projection,
+    inputs: Sequence[Placement],
+    outputs: Sequence[Placement],
+    shapes: Sequence[tuple[Size, ...]],
+    p: int,
+    rank: int,
+    emit: Callable[[Any, tuple, dict], Any],
+    size: Callable[[Size], Any] = lambda n: n,
+) -> Any:
+    """As `localise`, of placements on one axis of `p` ranks."""
+    here = Coordinate("", p, rank, "")
+    lying = ([Sharding.alone("", at) for at in places] for places in (inputs, outputs))
+    return localise(target, args, kwargs, projection, *lying, shapes, (here,), emit, size)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..layout import PARTIAL, Placement, Split
+from ..sharding import PARTIAL, Placement, Split
+from ..syntax.layout import layout_of
 from .book import RuleBook
 from .call import operand_indices, resolve, tensor_args, tensor_results
 from .cases import cases_of
@@ -95,7 +96,7 @@ def layout(projection: Projection, dims: Dims, placement: Placement | None, fact
     """A layout in the text of the spec language."""
     split = factor if isinstance(placement, Split) else None
     texts = [dim_text(projection, d, split) for d in dims]
-    return f"[{', '.join(texts)}]" + (" sum@sp" if placement is PARTIAL else "")
+    return layout_of(texts, ["sp"] if placement is PARTIAL else [])
 
 
 def dim_text(projection: Projection, factors: tuple[int, ...], split: int | None) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import attrs
 
-from ..layout import Size
+from ..sharding import Size
 
 FactorKind = Literal["pass", "reduce", "whole"]
 Dims = tuple[tuple[int, ...], ...]  # per dim, the factors that make it up, outermost first; () is a size-1 dim

@@ -7,7 +7,7 @@ from math import gcd
 import attrs
 import sympy
 
-from ..layout import Size, as_size, divide
+from ..sharding import Size, as_size, divide
 from .projection import Projection
 from .strategies import product
 

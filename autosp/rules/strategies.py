@@ -7,8 +7,9 @@ from operator import mul
 from typing import Any
 
 import attrs
+import sympy
 
-from ..layout import PARTIAL, REPLICATE, Kind, Placement, Size, Split, as_size, divide, make_split
+from ..sharding import PARTIAL, REPLICATE, Kind, Placement, Size, Split, as_size, count, divide, make_split
 from .projection import Dims, Projection
 
 
@@ -78,6 +79,16 @@ def factor_of(projection: Projection, operand: int, split: Split) -> tuple[int, 
         if as_size(outer * split.units * inner) == as_size(projection.sizes[factor]):
             return factor, outer, split.units, inner
     return None
+
+
+def narrowed(projection: Projection, part: tuple[int, Size, Size, Size], p: int, rank: int | None = None) -> Projection:
+    """The call on one of `p` ranks that split a factor as `part` has it, (factor, outer, units, inner): as further axes
+    find it. Without a rank, of what all ranks have alike: a factor that they hold unequally much of has no size."""
+    factor, outer, units, inner = part
+    even = isinstance(units, int) and units % p == 0
+    held = as_size(outer * count(units, p, rank or 0) * inner) if rank is not None or even else sympy.Dummy("uneven")
+    sizes = tuple(held if f == factor else n for f, n in enumerate(projection.sizes))
+    return attrs.evolve(projection, sizes=sizes)
 
 
 def splittable(projection: Projection) -> list[int]:

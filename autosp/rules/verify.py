@@ -16,14 +16,14 @@ import torch
 
 from ..compat.tested import dropped
 from ..errors import RuleError
-from ..layout import PARTIAL, REPLICATE, Placement, Split, assemble, local_shape, shard
+from ..sharding import PARTIAL, REPLICATE, Placement, Split, assemble, local_shape, shard
 from ..spec.constraining import constrain_op as _registers_autosp_constrain  # noqa: F401
 from .book import RuleBook
 from .call import is_floating, op_name, operand_indices, resolve, tensor_args, tensor_results
 from .case_values import CONSTANT, UNDETERMINED
 from .cases import cases_of
 from .draw import Arguments, Draw
-from .local_call import localise
+from .local_call import localise_on_axis
 from .model import Rule
 from .projection import Projection
 from .strategies import project, splittable, whole_placement
@@ -292,7 +292,7 @@ def run_local(trial: ShardedCall, handles: list[torch.Tensor], whole: Whole, ran
     """One rank's results."""
     args, kwargs = replaced(trial.args, handles)
     shapes = tuple(tuple(r.shape) for r in whole.results)
-    got = localise(
+    got = localise_on_axis(
         trial.target, args, kwargs, trial.projection, trial.inputs, trial.outputs, shapes, trial.p, rank,
         emit=lambda target, a, k: target(*a, **k),
     )  # fmt: skip

@@ -1,9 +1,10 @@
 """Chooses a layout for every value at least cost."""
 
 from .answers import Plan
+from .assembly import Assembled, Change, OpSharding, assembled, sharded_by_hand
 from .automap import Around, around, mapped
 from .device import Device, load_device
-from .plan import Change, Reshard
+from .plan import Reshard
 from .program import SolverError
 from .solver import Ends, NeedsRule, solve
 from .stated import tried
@@ -11,17 +12,21 @@ from .strategies import Strategy
 
 __all__ = [
     "Around",
+    "Assembled",
     "Change",
     "Device",
     "Ends",
     "NeedsRule",
+    "OpSharding",
     "Plan",
     "Reshard",
     "SolverError",
     "Strategy",
     "around",
+    "assembled",
     "load_device",
     "mapped",
+    "sharded_by_hand",
     "solve",
     "tried",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping
 import attrs
 
 from ..capture.masks import CAUSAL, WINDOW
-from ..layout import Split
+from ..sharding import Split
 from .problem import Op, Problem, Value
 
 

@@ -24,8 +24,8 @@ from torch import fx
 from ..capture import source_line, tensor_nodes, tensors_of
 from ..capture.own import OwnBackward
 from ..errors import RuleError
-from ..layout import PARTIAL, REPLICATE, Placement, Size, Split, as_size
 from ..rules import Projection, factor_of, op_name, project
+from ..sharding import PARTIAL, REPLICATE, Placement, Size, Split, as_size
 
 UNCUT = 2**61 - 1  # as a number of ranks: no dim is a multiple of it, so a split keeps its units
 Ref = tuple[fx.Node, int]  # a call in a body, and which of its results
@@ -174,7 +174,7 @@ class Bodies:
         at: dict[Ref, Placement] = {r: split.get(r, REPLICATE) for r in self.inputs}
         forward = [self._place(step, split, at, p) for step in self.forward]
         for result, incoming in zip(self.results, self.incoming, strict=True):
-            at[incoming] = gradient_of(at.get(result, REPLICATE))
+            at[incoming] = at.get(result, REPLICATE).gradient
         for i in self.own.constant:  # zeros: nothing is summed
             at[self.incoming[i]] = split.get(self.incoming[i], REPLICATE)
         backward = [self._place(step, split, at, p) for step in self.backward]
@@ -194,7 +194,7 @@ class Bodies:
 
     def _leaves(self, operand: Placement, gradient: Placement) -> tuple[Placement, Placement]:
         """A gradient as the backward makes it, and as the operand asks."""
-        wanted = gradient_of(operand)
+        wanted = operand.gradient
         if gradient != wanted and gradient is not REPLICATE:
             raise Refused(f"a gradient comes out {_named(gradient)}, not {_named(wanted)}")
         return gradient, wanted
@@ -268,11 +268,6 @@ def _operand(step: BodyStep, place: int) -> str:
 def _said(step: BodyStep) -> str:
     line = source_line(step.node)
     return f"{op_name(step.node.target)}" + (f" ({line})" if line else "")
-
-
-def gradient_of(at: Placement) -> Placement:
-    """The placement of a value's gradient."""
-    return {PARTIAL: REPLICATE, REPLICATE: PARTIAL}.get(at, at)
 
 
 def _named(at: Placement) -> str:

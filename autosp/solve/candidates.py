@@ -14,8 +14,8 @@ import attrs
 from ..capture.regions import KEY
 from ..errors import PlanError
 from ..errors import Problem as Fault
-from ..layout import Split, divide, make_split
 from ..rules import Projection, factor_of, project
+from ..sharding import Split, divide, make_split
 from ..spec import Map
 from ..syntax import problem_at
 from .mapped_modules import mapped_projection

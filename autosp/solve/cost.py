@@ -1,9 +1,8 @@
 """Seconds and bytes: operators by roofline, reshards by an alpha-beta model.
 
 Collectives cost alpha + beta * (bytes that a rank sends), as in Thakur, Rabenseifner and Gropp,
-"Optimization of Collective Communication Operations in MPICH" (2005), section 3. Per rank, on a
-value of B bytes over P ranks: all-to-all B(P-1)/P^2, all-gather and reduce-scatter B(P-1)/P,
-all-reduce 2B(P-1)/P.
+"Optimization of Collective Communication Operations in MPICH" (2005), section 3; the bytes are in the table of
+transitions (`autosp.sharding.transitions`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ import math
 import attrs
 
 from ..capture.masks import CAUSAL, SDPA, WINDOW, block_of, has_all_queries
-from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, count
+from ..sharding import Mesh, Placement, Sharding, Split, count, transition
+from ..sharding.transitions import SLICE
 from .device import Device
 from .problem import Op, Problem, Value
 
@@ -32,48 +32,6 @@ class ReshardCost:
     bytes: int
 
 
-_KINDS: dict[tuple[str, str], tuple[str, str]] = {
-    ("split", "split"): ("all_to_all", "all_to_all"),
-    ("split", "replicate"): ("all_gather", "reduce_scatter"),
-    ("split", "invariant"): ("all_gather", "slice"),
-    ("partial", "replicate"): ("all_reduce", "all_reduce"),
-    ("partial", "invariant"): ("all_reduce", "none"),
-    ("partial", "split"): ("reduce_scatter", "all_gather"),
-    ("replicate", "split"): ("slice", "slice"),
-    ("invariant", "split"): ("slice", "all_gather"),
-    ("invariant", "replicate"): ("none", "all_reduce"),
-    ("replicate", "invariant"): ("none", "none"),
-    ("replicate", "partial"): ("none", "none"),
-    ("invariant", "partial"): ("none", "none"),
-}
-
-
-def word(p: Placement) -> str:
-    return "split" if isinstance(p, Split) else p.value
-
-
-def conversion(src: Placement, dst: Placement) -> tuple[str, str] | None:
-    """Forward and backward collective of a change of placement, or None where there is none."""
-    if src == dst:
-        return "none", "none"
-    if isinstance(src, Split) and isinstance(dst, Split) and src.dim == dst.dim:
-        return "all_gather", "all_gather"  # both parts of one dim: gathered, then cut anew
-    return _KINDS.get((word(src), word(dst)))
-
-
-def sent(kind: str, size: int, p: int) -> float:
-    """Bytes that one rank sends."""
-    if kind == "all_to_all":
-        return size * (p - 1) / p**2
-    if kind in ("all_gather", "reduce_scatter"):
-        return size * (p - 1) / p
-    return 2 * size * (p - 1) / p if kind == "all_reduce" else 0.0
-
-
-def communicates(kind: str) -> bool:
-    return kind not in ("none", "slice")
-
-
 def reshard(
     value: Value, src: Placement, dst: Placement, p: int, device: Device, share: float = 1.0
 ) -> ReshardCost | None:
@@ -81,20 +39,21 @@ def reshard(
     (or fp8 would have to be summed):
     what every rank can work out from whole inputs (a mask) is never sent. `share` is the part of
     each latency that this value bears (values that travel together share one)."""
-    kinds = conversion(src, dst)
-    if kinds is None or (value.given and communicates(kinds[0])):
+    row = transition(src, dst)
+    if row is None or (value.given and row.forward.wire.communicates):
         return None
-    sums = {"all_reduce", "reduce_scatter"}.intersection(kinds if value.diff else kinds[:1])
-    if sums and value.dtype.is_floating_point and value.dtype.itemsize == 1:  # fp8 has no arithmetic
-        return None
+    steps = [row.forward, row.backward] if value.diff else [row.forward]
+    if value.dtype.is_floating_point and value.dtype.itemsize == 1 and any(step.wire.sums for step in steps):
+        return None  # fp8 has no arithmetic
     rate, latency = device.link(p)
     seconds = 0.0
-    for kind in kinds if value.diff else kinds[:1]:
-        if kind == "slice":
+    for step in steps:
+        if step.wire.communicates:
+            seconds += latency * share + step.wire.sent(value.bytes, p) / rate
+        elif step.wire is SLICE:
             seconds += 2 * value.bytes / p / device.bandwidth
-        elif kind != "none":
-            seconds += latency * share + sent(kind, value.bytes, p) / rate
-    return ReshardCost(kinds[0], kinds[1] if value.diff else "none", seconds, int(sent(kinds[0], value.bytes, p)))
+    backward, sent = row.backward.kind if value.diff else "none", row.forward.wire.sent(value.bytes, p)
+    return ReshardCost(row.forward.kind, backward, seconds, int(sent))
 
 
 def pairs_seen(op: Op, query: Placement | None = None) -> float:
@@ -159,23 +118,15 @@ def saved_bytes(value: Value, placement: Placement, problem: Problem, p: int) ->
     return float(value.bytes)
 
 
+def held_bytes(value: Value, sharding: Sharding, problem: Problem, mesh: Mesh) -> float:
+    """Bytes of a value on the fullest rank."""
+    held = float(value.bytes)
+    for axis in mesh:
+        at = sharding.on(axis.name)
+        held *= fraction(problem.hint(at.units), axis.size) if isinstance(at, Split) else 1.0
+    return held
+
+
 def saved_price(device: Device, p: int) -> float:
     """Seconds per byte kept for backward."""
     return SAVED / device.link(p)[0]
-
-
-__all__ = [
-    "INVARIANT",
-    "PARTIAL",
-    "REPLICATE",
-    "ReshardCost",
-    "conversion",
-    "flops",
-    "fraction",
-    "operator_seconds",
-    "reshard",
-    "saved_bytes",
-    "saved_price",
-    "sent",
-    "word",
-]

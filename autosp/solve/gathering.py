@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from ..errors import PlanError, RuleError
 from ..errors import Problem as Fault
-from ..layout import Split
+from ..sharding import Split
 from .messages import needs_rule, of_data_size
 from .own import refused
 from .problem import Op, Problem, Value, of_data

@@ -10,8 +10,8 @@ from torch import fx
 from ..capture.regions import KEY, Mapped
 from ..errors import PlanError
 from ..errors import Problem as Fault
-from ..layout import Size, Split
 from ..rules import Projection
+from ..sharding import Size, Split
 from .problem import Op, Value
 
 DROPOUT = torch.ops.aten.dropout.default  # (input, p, train)

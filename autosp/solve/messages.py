@@ -10,9 +10,10 @@ import torch
 
 from ..capture import module_path, source_line
 from ..errors import Problem as Fault
-from ..layout import PARTIAL, Placement, Split
+from ..sharding import PARTIAL, Sharding, Split, transition
+from ..syntax.layout import Dim, Part, layout_of
+from .assembly import Assembled
 from .candidates import covered
-from .cost import conversion, sent
 from .memory import Memory
 from .plan import Reshard, Solution
 from .problem import Op, Problem, Value, hint_of
@@ -21,57 +22,58 @@ from .strategies import contracts_length
 Row = tuple[str, str, str]
 
 
-def layout_text(value: Value, placement: Placement, axis: str, hints: dict) -> str:
+def layout_text(value: Value, sharding: Sharding, hints: dict) -> str:
     """Canonical layout text of a value: `[batch@dp, heads, seq@sp]`; unnamed dims are sizes."""
-    dims = [_dim_text(value, d, placement, axis, hints) for d in range(len(value.shape))]
-    return f"[{', '.join(dims)}]" + (f" sum@{axis}" if placement is PARTIAL else "")
+    dims = [_dim(value, d, sharding, hints) for d in range(len(value.shape))]
+    return layout_of(dims, [axis for axis, at in sharding.pairs if at is PARTIAL])
 
 
-def _dim_text(value: Value, d: int, placement: Placement, axis: str, hints: dict) -> str:
-    ours = isinstance(placement, Split) and placement.dim == d
+def _dim(value: Value, d: int, sharding: Sharding, hints: dict) -> Dim:
+    """A dim with its regions as parts, each with the axes that split it: those outside the program first."""
+    left = {axis: at for axis, at in sharding.pairs if isinstance(at, Split) and at.dim == d}
     regions = sorted((r for r in value.regions if r.split.dim == d), key=lambda r: hint_of(r.split.outer, hints))
-    parts, split_shown = [], False
+    solved, parts = [axis for axis, _ in sharding.pairs], []
     for r in regions:
-        here = ours and hint_of(r.split.outer, hints) == hint_of(placement.outer, hints) and axis in r.axes
-        split_shown |= here
-        outside = [a for a in r.axes if a != axis]
-        axes = outside + ([axis] if here else [])
-        mark = f"@{axes[0]}" if len(axes) == 1 else f"@({' '.join(axes)})" if axes else ""
-        parts.append(f"{r.name or hint_of(r.split.units, hints)}{mark}")
-    if not parts:
-        parts = [str(value.hint[d])]
-    if ours and not split_shown:
-        parts[-1] += f"@{axis}"
-    return parts[0] if len(parts) == 1 else f"({' '.join(parts)})"
+        begin = hint_of(r.split.outer, hints)
+        here = [axis for axis, at in left.items() if axis in r.axes and hint_of(at.outer, hints) == begin]
+        axes = (*(a for a in r.axes if a not in solved), *here)
+        parts.append(Part(r.name or None, None if r.name else hint_of(r.split.units, hints), axes))
+        left = {axis: at for axis, at in left.items() if axis not in here}
+    parts = parts or [Part(size=value.hint[d])]
+    if left:
+        parts[-1] = attrs.evolve(parts[-1], axes=(*parts[-1].axes, *left))
+    return Dim(parts)
 
 
-def explain_groups(problem: Problem, groups, ways, chosen, placements, costs):
+def explain_groups(problem: Problem, found: Assembled, ways, chosen, costs):
     """One entry per message of the forward, in order."""
     users = _users(problem, chosen)
     entries = []
-    for group in groups:
-        kind, backward = conversion(group[0].src, group[0].dst)
-        if kind == "none" and backward == "none":
+    for group in found.groups:
+        moves = [c.on(costs.axis) for c in group]
+        row = transition(moves[0].src, moves[0].dst)
+        kind = row.forward.kind
+        if kind == "none":
             continue
         values = [problem.values[c.value] for c in group]
-        asker = users.get((group[0].value, group[0].dst))
+        asker = users.get((moves[0].value, moves[0].dst))
         first = values[0]
         entries.append(
             Reshard(
                 kind=kind,
-                backward=backward if first.diff else "none",
+                backward=row.backward.kind if first.diff else "none",
                 module=_module(asker, first),
                 source=_source(asker, first),
-                before=tuple(layout_text(v, c.src, costs.axis, problem.hints) for v, c in zip(values, group)),
-                after=tuple(layout_text(v, c.dst, costs.axis, problem.hints) for v, c in zip(values, group)),
-                bytes=sum(int(sent(kind, v.bytes, costs.p)) for v in values),
-                seconds=sum(costs.change(c) for c in group),
-                reason=_reason(problem, asker, chosen, group[0], costs),
-                alternative=_alternative(problem, asker, ways, chosen, placements, costs),
+                before=tuple(layout_text(v, c.src, problem.hints) for v, c in zip(values, group)),
+                after=tuple(layout_text(v, c.dst, problem.hints) for v, c in zip(values, group)),
+                bytes=sum(int(row.forward.wire.sent(v.bytes, costs.p)) for v in values),
+                seconds=sum(map(costs.move, moves)),
+                reason=_reason(problem, asker, chosen, moves[0], costs),
+                alternative=_alternative(problem, asker, ways, chosen, found.shardings, costs),
                 values=tuple(v.name for v in values),
             )
         )
-    return tuple(e for e in entries if e.kind != "none")
+    return tuple(entries)
 
 
 def _users(problem: Problem, chosen) -> dict:
@@ -167,7 +169,7 @@ def op_name(op: Op) -> str:
     return str(op.node.target)
 
 
-def _alternative(problem: Problem, op: Op | None, ways, chosen, placements, costs) -> str:
+def _alternative(problem: Problem, op: Op | None, ways, chosen, shardings, costs) -> str:
     """The best other strategy of the operator that asked, from where its operands are now."""
     if op is None:
         return "none: the output's mode decides"
@@ -177,7 +179,7 @@ def _alternative(problem: Problem, op: Op | None, ways, chosen, placements, cost
             continue
         seconds, moves = costs.operator(op, s) - costs.operator(op, chosen[op]), []
         for v, need in zip(op.operands, s.needs):
-            r = costs.reshard(v, placements[v.id], need)
+            r = costs.reshard(v, shardings[v.id].on(costs.axis), need)
             if r is None:
                 break
             seconds += r.seconds

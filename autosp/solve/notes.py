@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..capture import Captured
 from ..capture.masks import SDPA, drops_mask, window_of
-from ..layout import Split
+from ..sharding import Split
 from .messages import size
 from .problem import Op, Problem
 from .strategies import Strategy, contracts_length, is_random

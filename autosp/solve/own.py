@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import attrs
 
 from ..errors import Problem as Fault
-from ..layout import PARTIAL, REPLICATE, Size, Split, divide
 from ..rules import Projection, op_name, project
+from ..sharding import PARTIAL, REPLICATE, Size, Split, divide
 from .bodies import UNCUT, Bodies, Placing, Ref, Refused, whole_placing
 
 

@@ -1,4 +1,4 @@
-"""The solver's answer: a placement per value, a reshard per edge, and the reasons."""
+"""The solver's answer: a sharding per value, a reshard per edge, and the reasons."""
 
 from __future__ import annotations
 
@@ -11,21 +11,11 @@ from torch import fx
 
 from ..errors import PlanError
 from ..errors import Problem as Fault
-from ..layout import Placement
-from .cost import word
+from ..sharding import Mesh, Sharding, ranks
+from .assembly import Change, OpSharding
 from .device import Device
 from .memory import Memory
 from .problem import Op, Problem, Value
-from .strategies import Strategy
-
-
-@attrs.frozen
-class Change:
-    """One value brought from one placement to another, for all users that need it so."""
-
-    value: int
-    src: Placement
-    dst: Placement
 
 
 @attrs.frozen
@@ -53,10 +43,10 @@ class Reshard:
 
 @attrs.frozen(eq=False)
 class Solution:
-    """A layout per value, a reshard per edge, and why: what `Plan` answers from. It knows no rank.
+    """A sharding per value, a reshard per edge, and why: what `Plan` answers from. It knows no rank.
 
-    placements: by value id. chosen: the strategy of each operator. changes: every reshard,
-    including the free ones; groups: those that travel together, in order.
+    mesh: the axes that are planned for, outermost first. shardings: by value id. chosen: the sharding of each operator.
+    changes: every reshard, including the free ones; groups: those that travel together, in order.
     seconds: predicted compute and communication of one step (forward and backward).
 
     What `autosp.plan` adds: length, of the whole sequence; memory, at the peak of the fullest rank;
@@ -65,15 +55,14 @@ class Solution:
     """
 
     problem: Problem = attrs.field(repr=False)
-    axis: str
-    p: int
+    mesh: Mesh
     device: Device
     attention: str
-    placements: Mapping[int, Placement] = attrs.field(repr=False)
-    chosen: Mapping[Op, Strategy] = attrs.field(repr=False)
+    shardings: Mapping[int, Sharding] = attrs.field(repr=False)
+    chosen: Mapping[Op, OpSharding] = attrs.field(repr=False)
     changes: tuple[Change, ...]
     groups: tuple[tuple[Change, ...], ...]
-    outputs: tuple[Placement | None, ...]
+    outputs: tuple[Sharding | None, ...]
     reshards: tuple[Reshard, ...]
     compute_seconds: float
     communication_seconds: float
@@ -84,6 +73,16 @@ class Solution:
     recomputed: str = ""
     recompute_seconds: float = 0.0
     tiled: tuple[Any, ...] = ()
+
+    @property
+    def axis(self) -> str:
+        """The axes' names, joined as a spec's joined axis is."""
+        return "_".join(axis.name for axis in self.mesh)
+
+    @property
+    def p(self) -> int:
+        """How many ranks share the program."""
+        return ranks(self.mesh)
 
     @property
     def step_seconds(self) -> float:
@@ -102,14 +101,14 @@ class Solution:
         """Whether the peak is within what the device leaves to a program. Raises as `peak_bytes`."""
         return self.peak_bytes <= self.device.usable
 
-    def placement(self, node: fx.Node, index: int = 0) -> Placement:
-        return self.placements[self.problem.of[node][index].id]
+    def sharding(self, node: fx.Node, index: int = 0) -> Sharding:
+        return self.shardings[self.problem.of[node][index].id]
 
     def describe(self) -> str:
         """Every value's placement and every change, a line each: the text that is fingerprinted."""
         lines = [f"plan over {self.axis}={self.p} attention {self.attention}"]
         for v in self.problem.values:
-            lines.append(f"{v.name} {list(map(str, v.shape))} {v.dtype} {self.placements[v.id]!r}")
+            lines.append(f"{v.name} {list(map(str, v.shape))} {v.dtype} {self.shardings[v.id]!r}")
         for group in self.groups:
             lines += [f"{self.problem.values[c.value].name}: {c.src!r} -> {c.dst!r}" for c in group]
             lines.append("--")
@@ -134,4 +133,4 @@ def collectives(reshards: tuple[Reshard, ...]) -> tuple[Reshard, ...]:
     return tuple(r for r in reshards if r.kind != "slice")
 
 
-__all__ = ["Change", "Reshard", "Solution", "Value", "collectives", "word"]
+__all__ = ["Change", "Reshard", "Solution", "Value", "collectives"]

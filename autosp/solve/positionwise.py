@@ -22,8 +22,8 @@ from torch import fx
 
 from ..capture.regions import KEY, Mapped
 from ..compat.torch import without_fakes
-from ..layout import REPLICATE, Placement, assemble, count, shard
 from ..rules import project
+from ..sharding import REPLICATE, Placement, assemble, count, shard
 from .mapped_modules import DROPOUT, is_random
 from .problem import Op, Value, hint_of
 from .trial_graph import ATTENTION, as_tried, compared_with, constants, on_cpu, scale_of

@@ -17,8 +17,8 @@ from ..capture.own import own_of
 from ..capture.regions import KEY
 from ..compat.torch import SET_GRAD_ENABLED, symbol_of_data
 from ..errors import AutospError, RuleError
-from ..layout import Size, as_size
 from ..rules import Projection, RuleBook
+from ..sharding import Size, as_size
 from .bodies import Bodies
 from .own import own_projection
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import PlanError
 from ..errors import Problem as Fault
-from ..layout import Placement
+from ..sharding import Placement
 
 # HiGHS' tolerances are absolute: costs are given to it in units in which they are far above them.
 SCALE = 1e8

@@ -13,19 +13,18 @@ import torch
 from ..capture import Captured
 from ..capture.masks import SDPA
 from ..errors import PlanError
-from ..layout import INVARIANT, REPLICATE, Placement, Split
 from ..rules import RuleBook, default_rules
+from ..sharding import INVARIANT, REPLICATE, Axis, Placement, Sharding, Split
 from ..syntax import Layout
 from .alike import Alike, alike
 from .answers import Plan
+from .assembly import Move, OpSharding, assembled, given_kind, is_given
 from .candidates import Region, candidates, mark
 from .cost import operator_seconds, reshard, saved_bytes, saved_price
 from .device import Device
-from .fuse import group
 from .gathering import NeedsRule, refuse_gathering
 from .messages import explain_groups
 from .notes import notes
-from .plan import Change
 from .problem import Op, Problem, Value, build
 from .program import Edge, IntegerProgram, SolverError, add_edges
 from .program import solve as run
@@ -75,25 +74,24 @@ def solve(captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, 
     wanted = _wanted(problem, ends.outputs, axis, p)
     costs = _Costs(problem, kinds, device, p, axis, ends.attention)
     chosen = _choose(problem, ways, wanted, costs)
-    placements = _placements(problem, chosen)
-    changes = _changes(problem, placements, chosen, wanted)
-    refuse_gathering(problem, ways, changes, chosen, axis)
-    groups = group(problem, changes, chosen, placements)
-    entries = explain_groups(problem, groups, ways, chosen, placements, costs)
+    sharded = {op: OpSharding.alone(axis, way) for op, way in chosen.items()}
+    outputs = tuple(at if at is None else Sharding.alone(axis, at) for at in wanted)
+    found = assembled(problem, (Axis(axis, p),), sharded, outputs)
+    moves = [c.on(axis) for c in found.changes]
+    refuse_gathering(problem, ways, moves, chosen, axis)
     return Plan(
         problem=problem,
-        axis=axis,
-        p=p,
+        mesh=(Axis(axis, p),),
         device=device,
         attention=ends.attention,
-        placements=placements,
-        chosen=chosen,
-        changes=changes,
-        groups=groups,
-        outputs=wanted,
-        reshards=entries,
+        shardings=found.shardings,
+        chosen=sharded,
+        changes=found.changes,
+        groups=found.groups,
+        outputs=outputs,
+        reshards=explain_groups(problem, found, ways, chosen, costs),
         compute_seconds=sum(costs.operator(op, s) for op, s in chosen.items()),
-        communication_seconds=sum(costs.change(c) for c in changes),
+        communication_seconds=sum(map(costs.move, moves)),
         notes=notes(problem, chosen, ends.attention, axis, p),
     )
 
@@ -147,7 +145,7 @@ def _output_value(problem: Problem, name: str | None) -> Value | None:
 
 
 def _own_split(problem: Problem, value: Value, axis: str, p: int) -> Split | None:
-    from ..layout import make_split
+    from ..sharding import make_split
 
     for region in sorted(value.regions, key=repr):
         if axis in region.axes:
@@ -205,7 +203,7 @@ class _Costs:
             self._known[key] = reshard(value, src, dst, self.p, self.device, share.get(kind, 1.0))
         return self._known[key]
 
-    def change(self, c: Change) -> float:
+    def move(self, c: Move) -> float:
         return self.reshard(self.problem.values[c.value], c.src, c.dst).seconds
 
 
@@ -279,8 +277,8 @@ def _chosen(problem: Problem, ways, wanted, costs: _Costs, close: bool) -> dict[
     one = program.variable(integer=False)
     program.equal([one], to=1.0)
     for v in problem.values:
-        if v.node.op in ("placeholder", "get_attr"):
-            give[v.id] = {INVARIANT if v.diff and not v.param else REPLICATE: [one]}
+        if is_given(v):
+            give[v.id] = {given_kind(v): [one]}
     for op in problem.ops:
         picked[op] = [program.variable(cost, integer=True) for cost in costs.strategies(op, ways[op])]
         program.equal(picked[op], to=1.0)
@@ -342,30 +340,6 @@ def _closed(op: Op, v: Value, outputs: set[int], give, need) -> bool:
         and op.results[0].bytes == v.bytes
         and any(isinstance(s, Split) and s in need for s in give)
     )
-
-
-def _placements(problem: Problem, chosen) -> dict[int, Placement]:
-    placements: dict[int, Placement] = {}
-    for v in problem.values:
-        if v.node.op in ("placeholder", "get_attr"):
-            placements[v.id] = INVARIANT if v.diff and not v.param else REPLICATE
-    for op, s in chosen.items():
-        for v, at in zip(op.results, s.gives):
-            placements[v.id] = at
-    return placements
-
-
-def _changes(problem: Problem, placements, chosen, wanted) -> tuple[Change, ...]:
-    """Every reshard, once per value and target, in the order of first use."""
-    found: dict[Change, None] = {}
-    for op, s in chosen.items():
-        for v, need in zip(op.operands, s.needs):
-            if placements[v.id] != need:
-                found.setdefault(Change(v.id, placements[v.id], need))
-    for v, need in _outputs(problem, wanted):
-        if placements[v.id] != need:
-            found.setdefault(Change(v.id, placements[v.id], need))
-    return tuple(found)
 
 
 __all__ = ["Ends", "NeedsRule", "OutputMode", "seeds", "solve"]

@@ -7,7 +7,7 @@ import torch
 
 from ..errors import PlanError
 from ..errors import Problem as Fault
-from ..layout import INVARIANT, PARTIAL, REPLICATE, Placement, Split, make_split
+from ..sharding import INVARIANT, PARTIAL, REPLICATE, Placement, Split, make_split
 from ..spec.joined import join
 from ..syntax import parse_layout
 from .candidates import covered, overlaps, parts_of

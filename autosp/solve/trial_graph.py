@@ -13,7 +13,7 @@ from torch import fx
 from ..capture import tensors_of
 from ..capture.regions import Mapped
 from ..compat.torch import ENTER_AUTOCAST, tree_map
-from ..layout import as_size
+from ..sharding import as_size
 from .mapped_modules import DROPOUT
 from .problem import hint_of
 

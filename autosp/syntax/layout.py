@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -80,6 +80,12 @@ class Dim:
 ELLIPSIS = Dim()
 
 
+def layout_of(dims: Iterable[object], partial: Sequence[str]) -> str:
+    """The text of a layout: of its dims, and the axes that it is a sum over."""
+    total = f" sum{axes_text(tuple(partial))}" if partial else ""
+    return f"[{', '.join(map(str, dims))}]{total}"
+
+
 @attrs.frozen(cache_hash=True)
 class Layout:
     """How a value lies over the mesh. `str` gives its canonical text.
@@ -94,8 +100,7 @@ class Layout:
 
     @text.default
     def _written(self) -> str:
-        total = f" sum{axes_text(self.partial)}" if self.partial else ""
-        return f"[{', '.join(map(str, self.dims))}]{total}"
+        return layout_of(self.dims, self.partial)
 
     def __attrs_post_init__(self) -> None:
         problems = layout_problems(tuple(self.marks()), at=None)

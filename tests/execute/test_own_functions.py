@@ -12,7 +12,6 @@ from autosp.cli import main
 from autosp.engine.resolve import spec_for
 from autosp.engine.traced import planned
 from autosp.errors import PlanError
-from autosp.layout import Split
 from autosp.lower import Rank, lower
 from autosp.parity.judging import judge
 from autosp.parity.launch import launch
@@ -21,6 +20,7 @@ from autosp.parity.trial import Trial
 from autosp.parity.verdict import of_outcomes, references
 from autosp.rules import RuleBook, default_rules, user
 from autosp.rules.missing import gaps
+from autosp.sharding import Split
 from autosp.spec import parse
 from tests.execute import own_functions as own
 
@@ -73,7 +73,7 @@ def test_it_is_split_where_both_graphs_allow_it(name: str):
     calls = [op for op in plan.chosen if op.own is not None]
     assert calls
     for op in calls:
-        ends = (*plan.chosen[op].needs, *plan.chosen[op].gives)
+        ends = [at.on(plan.axis) for at in (*plan.chosen[op].needs, *plan.chosen[op].gives)]
         assert (
             tuple(e.dim if isinstance(e, Split) else "sum" if e.value == "partial" else None for e in ends) == HOW[name]
         )

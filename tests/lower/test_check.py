@@ -20,7 +20,7 @@ from autosp.solve import Plan, solve
 from autosp.solve.device import load_device
 from tests.execute.families import RotaryLlama, freqs_cis
 from tests.lower.models import Llama, Toy, ends, layout_of, misses, named, planned
-from tests.lower.test_faults import FAULTS, UNEVEN, P, changes, set_arg
+from tests.lower.test_faults import FAULTS, UNEVEN, P, changes, kinds, set_arg
 
 aten = torch.ops.aten
 
@@ -200,7 +200,7 @@ def test_a_forgotten_region_without_gradients_is_refused():
 
 def flag(src: str, dst: str) -> Callable:
     def flipped_flag(gm, rank):
-        set_arg(changes(gm, src, dst)[0], 7, False)
+        set_arg(changes(gm, src, dst)[0], 4, False)
 
     return flipped_flag
 
@@ -219,7 +219,7 @@ def test_a_conversion_without_a_backward_is_refused(program, attention, src, dst
     plan = planned(program, P, attention)
     if not changes(lower(plan, Rank(0, "none")), src, dst):
         src, dst = next(
-            n.args[1] for n in lower(plan, Rank(0, "none")).graph.nodes if n.target is convert and n.args[7]
+            kinds(n) for n in lower(plan, Rank(0, "none")).graph.nodes if n.target is convert and n.args[4]
         )
     assert "changed as if it had none" in refused(plan, flag(src, dst))
 

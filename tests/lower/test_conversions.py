@@ -6,15 +6,30 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autosp.layout import INVARIANT, PARTIAL, REPLICATE, Split, assemble, shard
 from autosp.lower import convert, scale_gradient
-from autosp.lower.conversions import TABLE
 from autosp.parity import run_ranks
-from autosp.solve.cost import conversion, word
+from autosp.sharding import (
+    INVARIANT,
+    PARTIAL,
+    REPLICATE,
+    TRANSITIONS,
+    Coordinate,
+    Split,
+    assemble,
+    shard,
+    transition,
+    words,
+)
 
 KINDS = {"replicate": REPLICATE, "invariant": INVARIANT, "partial": PARTIAL}
 SHORT = settings(max_examples=12, deadline=None)
 SIZES = st.integers(1, 3)
+
+
+def cuts(dim: int, size: int) -> list[Split]:
+    """Every split of a dim."""
+    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    return [Split(dim, a, b, size // a // b) for a in divisors for b in divisors if size // a % b == 0]
 
 
 @st.composite
@@ -22,7 +37,7 @@ def messages(draw, pair: tuple[str, str]):
     """Ranks, and one to three tensors with the splits that a pair of kinds asks for."""
     p = draw(st.integers(2, 4))
     tensors = []
-    for _ in range(draw(st.integers(1, 3)) if pair[0] == "split" else 1):
+    for _ in range(draw(st.integers(1, 3)) if TRANSITIONS[pair].together else 1):
         parts = [(draw(SIZES), draw(st.integers(1, 7)), draw(SIZES)) for _ in range(2)]
         dims = [outer * units * inner for outer, units, inner in parts]
         free = draw(SIZES)
@@ -31,6 +46,8 @@ def messages(draw, pair: tuple[str, str]):
         where = [i for i in range(3) if i != at]
         splits = [Split(d, *part) for d, part in zip(where, parts)]
         src, dst = draw(st.permutations(splits))
+        if pair[1] == "split of the same dim":
+            dst = draw(st.sampled_from(cuts(src.dim, src.size)))
         tensors.append((shape, KINDS.get(pair[0], src), KINDS.get(pair[1], dst)))
     return p, tensors, draw(st.integers(0, 2**16))
 
@@ -57,21 +74,16 @@ def gradient_of(placement):
     return placement if isinstance(placement, Split) else KINDS[GRADIENT[placement.value]]
 
 
-def as_tuple(placement):
-    return (placement.dim, placement.outer, placement.units, placement.inner) if isinstance(placement, Split) else None
-
-
 def run(p: int, tensors, pair, seed: int, diff: bool = True, dtype=torch.float64):
     """Every rank's inputs, outputs, gradients given and gradients received, per tensor."""
     generator = torch.Generator().manual_seed(seed)
     held = [given_values(shape, src, p, generator, dtype) for shape, src, _ in tensors]
     grads = [given_values(shape, gradient_of(dst), p, generator, dtype) for shape, _, dst in tensors]
-    srcs = tuple(as_tuple(src) for _, src, _ in tensors)
-    dsts = tuple(as_tuple(dst) for _, _, dst in tensors)
+    srcs, dsts = tuple(src for _, src, _ in tensors), tuple(dst for _, _, dst in tensors)
 
     def body(rank: int, group):
         xs = tuple(h[rank].requires_grad_(diff) for h in held)
-        out = convert(xs, pair, srcs, dsts, p, rank, group.name, diff)
+        out = convert(xs, srcs, dsts, Coordinate("sp", p, rank, group.name), diff)
         if diff:
             torch.autograd.backward(out, [g[rank] for g in grads])
         return [o.detach() for o in out], [x.grad for x in xs], list(group.log[rank])
@@ -91,7 +103,7 @@ def assert_equal_parts(parts, placement) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
-@pytest.mark.parametrize("pair", sorted(TABLE), ids="-".join)
+@pytest.mark.parametrize("pair", sorted(TRANSITIONS), ids="-".join)
 def test_forward_keeps_the_value_and_backward_is_its_adjoint(pair, dtype):
     @SHORT
     @given(messages(pair))
@@ -110,7 +122,12 @@ def test_forward_keeps_the_value_and_backward_is_its_adjoint(pair, dtype):
     check()
 
 
-@pytest.mark.parametrize("pair", sorted(TABLE), ids="-".join)
+@pytest.mark.parametrize("at", [*KINDS.values(), Split(0, 1, 4, 1)], ids=repr)
+def test_a_placement_knows_its_gradients(at):
+    assert at.gradient == gradient_of(at)
+
+
+@pytest.mark.parametrize("pair", sorted(TRANSITIONS), ids="-".join)
 def test_without_a_gradient_the_forward_is_the_same(pair):
     @settings(max_examples=4, deadline=None)
     @given(messages(pair))
@@ -131,7 +148,7 @@ def test_what_moves_may_be_of_any_dtype(pair, dtype):
 
     def body(rank, group):
         part = shard(x, src, 2, rank)
-        return convert((part,), pair, (as_tuple(src),), (as_tuple(dst),), 2, rank, group.name, False)[0]
+        return convert((part,), (src,), (dst,), Coordinate("sp", 2, rank, group.name), False)[0]
 
     parts = run_ranks(2, body)
     assert all(part.dtype is dtype for part in parts)
@@ -150,18 +167,17 @@ def test_tensors_of_one_message_take_one_collective_each_way(pair):
     assert all(log == forward + backward for _, _, log in found)
 
 
-STEPS = {"exchange": "all_to_all", "gather": "all_gather", "scatter_sum": "reduce_scatter", "all_reduce": "all_reduce"}
-LOCAL = ("cut", "pad", "keep", "only_first")
-
-
-@pytest.mark.parametrize("pair", sorted(TABLE), ids="-".join)
+@pytest.mark.parametrize("pair", sorted(TRANSITIONS), ids="-".join)
 def test_the_solver_prices_what_the_lowering_sends(pair):
-    """The collectives of the cost model are those that run."""
+    """The collectives that the table names are those that run."""
     src, dst = KINDS.get(pair[0], Split(0, 1, 4, 1)), KINDS.get(pair[1], Split(1, 1, 4, 1))
-    assert (word(src), word(dst)) == pair
-    priced = [k for k in conversion(src, dst) if k not in ("none", "slice")]
-    steps = [step.split()[0].removesuffix("_back") for step in TABLE[pair]]
-    assert priced == [STEPS[s] for s in steps if s not in LOCAL]
+    dst = Split(0, 2, 2, 1) if pair[1] == "split of the same dim" else dst
+    assert words(src, dst) == pair
+    row = transition(src, dst)
+    named = [step.kind for step in (row.forward, row.backward) if step.wire.communicates]
+    _, _, found = run(2, [((4, 4), src, dst)], pair, 0)
+    assert all(log == named for _, _, log in found)
+    assert {step.kind for step in (row.forward, row.backward)} - set(named) <= {"slice", "none"}
 
 
 @SHORT
@@ -173,10 +189,10 @@ def test_even_and_uneven_paths_agree(p, times, seed):
 
     def outputs(s, d):
         def body(rank, group):
-            part = shard(x, Split(*s), p, rank)
-            (out,) = convert((part,), ("split", "split"), (s,), (d,), p, rank, group.name, False)
-            (all_,) = convert((part,), ("split", "replicate"), (s,), (None,), p, rank, group.name, False)
-            (summed,) = convert((x,), ("partial", "split"), (None,), (s,), p, rank, group.name, False)
+            part, here = shard(x, s, p, rank), Coordinate("sp", p, rank, group.name)
+            (out,) = convert((part,), (s,), (d,), here, False)
+            (all_,) = convert((part,), (s,), (REPLICATE,), here, False)
+            (summed,) = convert((x,), (PARTIAL,), (s,), here, False)
             return out, all_, summed
 
         return run_ranks(p, body)
@@ -187,8 +203,8 @@ def test_even_and_uneven_paths_agree(p, times, seed):
         def __mod__(self, other):
             return 1 if other == p else int(self) % other
 
-    fine = (0, 1, Hidden(p * times), 1), (2, 1, Hidden(2 * p), 1)
-    coarse = (0, 1, p, times), (2, 1, p, 2)
+    fine = Split(0, 1, Hidden(p * times), 1), Split(2, 1, Hidden(2 * p), 1)
+    coarse = Split(0, 1, p, times), Split(2, 1, p, 2)
     for a, b in zip(outputs(*coarse), outputs(*fine)):
         assert all(torch.equal(u, v) for u, v in zip(a, b))
 
@@ -204,7 +220,7 @@ def test_a_rank_that_fails_wakes_the_others_and_is_named():
     def body(rank, group):
         if rank == 1:
             raise ValueError("no such thing")
-        return convert((torch.ones(2),), ("partial", "replicate"), (None,), (None,), 3, rank, group.name, False)
+        return convert((torch.ones(2),), (PARTIAL,), (REPLICATE,), Coordinate("sp", 3, rank, group.name), False)
 
     with pytest.raises(RuntimeError, match=r"^rank 1: ValueError: no such thing$"):
         run_ranks(3, body)
@@ -212,9 +228,8 @@ def test_a_rank_that_fails_wakes_the_others_and_is_named():
 
 def test_ranks_that_call_different_collectives_are_told():
     def body(rank, group):
-        pair = ("partial", "replicate") if rank == 0 else ("split", "replicate")
-        split = None if rank == 0 else (0, 1, 2, 1)
-        return convert((torch.ones(1),), pair, (split,), (None,), 2, rank, group.name, False)
+        src = PARTIAL if rank == 0 else Split(0, 1, 2, 1)
+        return convert((torch.ones(1),), (src,), (REPLICATE,), Coordinate("sp", 2, rank, group.name), False)
 
     with pytest.raises(RuntimeError, match="ranks disagree on the collective"):
         run_ranks(2, body)

@@ -9,6 +9,7 @@ from torch import fx
 
 from autosp.lower import Rank, convert, lower, scale_gradient
 from autosp.parity import run_ranks
+from autosp.sharding import INVARIANT, REPLICATE, Split
 from tests.lower.models import Program, Toy, captured, misses, named, planned, reference
 
 aten = torch.ops.aten
@@ -41,9 +42,14 @@ def nothing(gm: fx.GraphModule, rank: int) -> None:
     pass
 
 
+def kinds(node: fx.Node) -> tuple[str, str]:
+    """What a conversion is from, and to."""
+    return node.args[1][0].word, node.args[2][0].word
+
+
 def changes(gm: fx.GraphModule, src: str, dst: str) -> list[fx.Node]:
     """The conversions between two kinds, in order."""
-    return [n for n in gm.graph.nodes if n.target is convert and n.args[1] == (src, dst)]
+    return [n for n in gm.graph.nodes if n.target is convert and kinds(n) == (src, dst)]
 
 
 def bypass(node: fx.Node) -> None:
@@ -64,7 +70,7 @@ def dropped_all_reduce(gm, rank):
 
 def all_reduce_with_the_wrong_backward(gm, rank):
     """The gradient of a loss that all ranks hold, summed once more."""
-    set_arg(changes(gm, "partial", "invariant")[0], 1, ("partial", "replicate"))
+    set_arg(changes(gm, "partial", "invariant")[0], 2, (REPLICATE,))
 
 
 def incomplete_parameter(gm, rank):
@@ -82,7 +88,7 @@ def wrong_gradient_scale(gm, rank):
 def swapped_units(gm, rank):
     """Heads dealt in turn instead of in blocks, one way only."""
     node = changes(gm, "split", "split")[0]
-    set_arg(node, 3, tuple((dim, inner, units, outer) for dim, outer, units, inner in node.args[3]))
+    set_arg(node, 2, tuple(Split(s.dim, s.inner, s.units, s.outer) for s in node.args[2]))
 
 
 def swapped_tensors(gm, rank):
@@ -94,7 +100,8 @@ def swapped_tensors(gm, rank):
 
 def wrong_adjoint_of_a_cut(gm, rank):
     """Keys and values of a gathered attention, whose gradients are parts, taken for whole ones."""
-    set_arg(changes(gm, "split", "replicate")[0], 1, ("split", "invariant"))
+    node = changes(gm, "split", "replicate")[0]
+    set_arg(node, 2, tuple(INVARIANT for _ in node.args[2]))
 
 
 def _loss(gm) -> fx.Node:
@@ -104,10 +111,10 @@ def _loss(gm) -> fx.Node:
 def labels_cut_before_the_shift(gm, rank):
     loss, call = _loss(gm), gm.graph.call_function
     whole = next(n for n in gm.graph.nodes if n.target in (aten.pad.default, aten.constant_pad_nd.default))
-    labels, group = whole.args[0], changes(gm, "partial", "invariant")[0].args[6]
+    labels, here = whole.args[0], changes(gm, "partial", "invariant")[0].args[3]
     with gm.graph.inserting_before(whole):
-        split = (1, 1, UNEVEN.length, 1)
-        cut = call(convert, ((labels,), ("replicate", "split"), (None,), (split,), P, rank, group, False))
+        split = Split(1, 1, UNEVEN.length, 1)
+        cut = call(convert, ((labels,), (REPLICATE,), (split,), here, False))
         own = call(operator.getitem, (cut, 0))
         padded = call(aten.constant_pad_nd.default, (own, [0, 1], -100))
         shifted = call(aten.slice.Tensor, (padded, 1, 1, 2**62))

@@ -11,11 +11,11 @@ import torch
 from autosp.capture.own import own_of
 from autosp.engine.traced import planned
 from autosp.errors import CheckError, PlanError
-from autosp.layout import INVARIANT, REPLICATE
 from autosp.lower import Rank, check, convert, lower
 from autosp.lower.checker import Typed
 from autosp.lower.own import local_own
 from autosp.lower.own_check import own_faults
+from autosp.sharding import INVARIANT, REPLICATE, Sharding
 from autosp.spec import parse
 from tests.execute import own_functions as own
 
@@ -31,7 +31,7 @@ def program(name: str):
 
 
 def changes(body, kinds: tuple[str, str]):
-    return [n for n in body.graph.nodes if n.target is convert and n.args[1] == kinds]
+    return [n for n in body.graph.nodes if n.target is convert and (n.args[1][0].word, n.args[2][0].word) == kinds]
 
 
 def left_out(body, kinds: tuple[str, str]) -> None:
@@ -94,10 +94,12 @@ def test_a_backward_that_is_not_linear_is_never_given_partial_sums():
     """Whole on every rank is right with equal gradients alone: neither is another one made, nor would it pass."""
     plan, _, call = program("ClippedGradientNorm")
     (op,) = [op for op in plan.chosen if op.own is not None]
-    assert plan.chosen[op].needs == (INVARIANT,)
+    assert plan.chosen[op].needs == (Sharding.alone("sp", INVARIANT),)
+    where = Rank(1, "none").on(plan.mesh)
+    parts, equal = (Sharding.alone("sp", kind) for kind in (REPLICATE, INVARIANT))
     with pytest.raises(PlanError, match="cannot be split as planned"):
-        local_own(op, (REPLICATE,), (REPLICATE,), 2, 1, "none")
-    given = Typed(op.operands[0].id, REPLICATE, True)
-    assert not list(own_faults(op, call, [attrs.evolve(given, placement=INVARIANT)], (INVARIANT,), plan, 1))
-    ((what, _),) = own_faults(op, call, [given], (REPLICATE,), plan, 1)
+        local_own(op, (parts,), (parts,), where)
+    given = Typed(op.operands[0].id, parts, True)
+    assert not list(own_faults(op, call, [attrs.evolve(given, sharding=equal)], (equal,), plan, where))
+    ((what, _),) = own_faults(op, call, [given], (parts,), plan, where)
     assert what == "aten.linalg_vector_norm.default in a body has no strategy for partial"

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from autosp.engine.planning import planned
 from autosp.engine.resolve import spec_for
-from autosp.layout import Split
 from autosp.lower import Note, Rank, convert, lower
 from autosp.parity.trial import Trial, batches, build
 from tests.execute.matrix import trial
@@ -57,7 +56,7 @@ SUMS = {
 
 
 def kind_of(note: Note):
-    return spmd.V if isinstance(note.placement, Split) else KINDS[repr(note.placement)]
+    return KINDS[note.sharding.on("sp").word]
 
 
 class Witness(fx.Interpreter):

@@ -82,7 +82,7 @@ def test_a_constraint_in_a_spec_is_met_exactly(line: str) -> None:
     model = Net()
     plan, inputs = planned(model, f"constrain mlp output {line}\n")
     fixed = next(op for op in plan.problem.ops if op.node.target is torch.ops.autosp.constrain.default)
-    whole_or_split = repr(plan.placements[fixed.results[0].id])
+    whole_or_split = repr(plan.shardings[fixed.results[0].id])
     assert ("split(1" in whole_or_split) == ("seq@sp" in line)
     assert ("split(2" in whole_or_split) == ("hidden@sp" in line)
     assert_exact(model, plan, inputs)
@@ -142,6 +142,6 @@ def test_shards_draw_different_masks_and_agree_on_the_loss() -> None:
     model = Net(dropout=0.5)
     plan, inputs = planned(model, p=2)
     chosen = {str(op.node.target): s for op, s in plan.chosen.items()}
-    assert chosen["aten.dropout.default"].kind == "split"
+    assert chosen["aten.dropout.default"].split
     losses = [float(outputs[0].detach()) for outputs, _ in simulate(plan, inputs)]
     assert losses[0] == losses[1]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import empty
 
-from autosp.errors import RuleError
 from autosp.compat.tested import dropped
+from autosp.errors import RuleError
 from autosp.rules import Projection, default_rules, read
 from autosp.rules.book import RuleBook
 

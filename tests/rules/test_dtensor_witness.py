@@ -18,12 +18,12 @@ from torch.distributed.tensor._op_schema import OpSchema
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from autosp.compat.tested import release
-from autosp.layout import PARTIAL, Split
 from autosp.rules import Projection, tensor_args, tensor_results
 from autosp.rules.book import shipped_rules
 from autosp.rules.call import resolve
 from autosp.rules.cases import cases_of
 from autosp.rules.strategies import project, splittable
+from autosp.sharding import PARTIAL, Split
 
 CALLS = 5  # of each operator
 RANKS = 2

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autosp.layout import Split, assemble, local_shape, shard
 from autosp.rules import project, splittable
 from autosp.rules.refine import refine
+from autosp.sharding import Split, assemble, local_shape, shard
 
 s, t = sympy.symbols("s t", integer=True, positive=True)
 

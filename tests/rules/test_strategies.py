@@ -6,9 +6,9 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autosp.layout import PARTIAL, Split
 from autosp.rules import Projection, factor_of, project
 from autosp.rules.strategies import splittable
+from autosp.sharding import PARTIAL, Split
 
 LINEAR = Projection(
     operands=(((0,), (1,), (2,)), ((3,), (2,)), ((3,),)),

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from autosp.capture.masks import SDPA
 from autosp.engine.planning import planned
-from autosp.layout import Split
+from autosp.sharding import Split
 from autosp.solve import load_device
 from autosp.solve.cost import flops, operator_seconds, pairs_seen
 from autosp.spec import parse

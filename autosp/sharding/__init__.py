@@ -1,5 +1,6 @@
-"""The arithmetic of layouts on sizes: placements, shards, local shapes."""
+"""How values lie over a mesh: placements, the sharding of several axes, and every change of them with its backward."""
 
+from .mesh import Axis, Coordinate, Mesh, ranks
 from .placement import (
     INVARIANT,
     PARTIAL,
@@ -17,21 +18,32 @@ from .placement import (
     shard,
     start,
 )
+from .sharding import Sharding
+from .transitions import TRANSITIONS, Transition, transition, words
 
 __all__ = [
     "INVARIANT",
     "PARTIAL",
     "REPLICATE",
+    "TRANSITIONS",
+    "Axis",
+    "Coordinate",
     "Kind",
+    "Mesh",
     "Placement",
+    "Sharding",
     "Size",
     "Split",
+    "Transition",
     "as_size",
     "assemble",
     "count",
     "divide",
     "local_shape",
     "make_split",
+    "ranks",
     "shard",
     "start",
+    "transition",
+    "words",
 ]

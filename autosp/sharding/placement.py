@@ -1,4 +1,4 @@
-"""How one tensor lies over one mesh axis: the four kinds, and the arithmetic of a split.
+"""How a tensor lies over one mesh axis: the four kinds with those of their gradients, and the arithmetic of a split.
 
 A dim of size `outer * units * inner` is split by dealing its `units` to the ranks in order, sizes
 differing by at most one. `[seq@sp]` is (1, seq, 1); the merged dim `[(batch seq@sp)]` is
@@ -11,9 +11,8 @@ Sizes are ints, or sympy expressions where a dim is dynamic.
 from __future__ import annotations
 
 import enum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-import attrs
 import sympy
 import torch
 
@@ -23,11 +22,25 @@ Size: TypeAlias = "int | sympy.Expr"
 
 
 class Kind(enum.Enum):
-    """A value that is not split. The second word is the kind of its gradient."""
+    """A value that is not split."""
 
-    REPLICATE = "replicate"  # equal on all ranks, used differently by each; gradient partial
-    INVARIANT = "invariant"  # equal on all ranks, the same work on each; gradient invariant
-    PARTIAL = "partial"  # the value is the sum over ranks; gradient replicate
+    REPLICATE = "replicate"  # equal on all ranks, used differently by each
+    INVARIANT = "invariant"  # equal on all ranks, the same work on each
+    PARTIAL = "partial"  # the value is the sum over ranks
+
+    @property
+    def word(self) -> str:
+        return self.value
+
+    @property
+    def dims(self) -> frozenset[int]:
+        """The dims that are split."""
+        return frozenset()
+
+    @property
+    def gradient(self) -> Kind:
+        """The kind of the value's gradient (spmd_types, docs/design.md)."""
+        return {"replicate": PARTIAL, "partial": REPLICATE, "invariant": INVARIANT}[self.value]
 
     def __repr__(self) -> str:
         return self.value
@@ -36,14 +49,38 @@ class Kind(enum.Enum):
 REPLICATE, INVARIANT, PARTIAL = Kind.REPLICATE, Kind.INVARIANT, Kind.PARTIAL
 
 
-@attrs.frozen
-class Split:
-    """Dim `dim`, of size `outer * units * inner`, has its units dealt to the ranks in order."""
+class Split(NamedTuple):
+    """Dim `dim`, of size `outer * units * inner`, has its units dealt to the ranks in order.
+
+    A tuple, so that one may stand among the arguments of a graph's call, with nodes for its sizes.
+    """
 
     dim: int
     outer: Any
     units: Any
     inner: Any
+
+    @property
+    def word(self) -> str:
+        return "split"
+
+    @property
+    def dims(self) -> frozenset[int]:
+        return frozenset((self.dim,))
+
+    @property
+    def gradient(self) -> Split:
+        """A gradient is split as its value is."""
+        return self
+
+    @property
+    def size(self) -> Any:
+        """Of the whole dim."""
+        return self.outer * self.units * self.inner
+
+    def held(self, p: int, rank: int) -> Any:
+        """The size of the dim on one of `p` ranks."""
+        return self.outer * count(self.units, p, rank) * self.inner
 
     def __repr__(self) -> str:
         parts = f"{self.outer}x" if self.outer != 1 else ""
@@ -84,14 +121,15 @@ def make_split(dim: int, outer: Size, units: Size, inner: Size, p: int) -> Split
     return Split(dim, as_size(outer), as_size(units), as_size(inner))
 
 
-def count(units: Size, p: int, rank: int) -> Size:
-    """How many of `units` the rank holds: the first `units mod p` ranks hold one more."""
-    return as_size((units + (p - 1 - rank)) // p)
+def count(units: Any, p: int, rank: int) -> Any:
+    """How many of `units` the rank holds: the first `units mod p` ranks hold one more. A SymInt gives a SymInt."""
+    n = (units + (p - 1 - rank)) // p
+    return n if isinstance(n, torch.SymInt) else as_size(n)
 
 
-def start(units: Size, p: int, rank: int) -> Size:
+def start(units: Any, p: int, rank: int) -> Any:
     """The first unit that the rank holds."""
-    return as_size(sum((count(units, p, r) for r in range(rank)), 0))
+    return sum((count(units, p, r) for r in range(rank)), 0)
 
 
 def local_shape(shape: tuple[Size, ...], placement: Placement, p: int, rank: int) -> tuple[Size, ...]:
@@ -99,7 +137,7 @@ def local_shape(shape: tuple[Size, ...], placement: Placement, p: int, rank: int
     if not isinstance(placement, Split):
         return tuple(shape)
     out = list(shape)
-    out[placement.dim] = as_size(placement.outer * count(placement.units, p, rank) * placement.inner)
+    out[placement.dim] = as_size(placement.held(p, rank))
     return tuple(out)
 
 
@@ -129,4 +167,4 @@ def assemble(parts: list[torch.Tensor], placement: Placement) -> torch.Tensor:
     opened = [unit_view(x, s, count(s.units, p, r)) for r, x in enumerate(parts)]
     whole = torch.cat(opened, dim=s.dim + 1)
     shape = parts[0].shape
-    return whole.reshape(*shape[: s.dim], s.outer * s.units * s.inner, *shape[s.dim + 1 :])
+    return whole.reshape(*shape[: s.dim], s.size, *shape[s.dim + 1 :])

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autosp.layout import (
+from autosp.sharding import (
     INVARIANT,
     PARTIAL,
     REPLICATE,

@@ -1,4 +1,4 @@
-"""The wire: four collectives on plain tensors, over a process group or a simulation of one.
+"""Four collectives on plain tensors, over a process group or a simulation of one.
 
 A group is named by a string: a `torch.distributed` group name (functional collectives, which
 Inductor sees and schedules), or `sim:N`, all of whose ranks are threads of this process.
@@ -40,8 +40,8 @@ class SimGroup:
         return None if getattr(cls._local, "hidden", False) else cls._groups.get(name)
 
     def enter(self, rank: int) -> None:
-        """This thread is `rank` from now on."""
-        SimGroup._local.rank = rank
+        """This thread is `rank` of the group from now on."""
+        vars(SimGroup._local).setdefault("ranks", {})[self.name] = rank
 
     def abort(self) -> None:
         """Wakes every rank that waits for one that failed."""
@@ -52,7 +52,7 @@ class SimGroup:
 
     def exchange(self, what: str, value):
         """Every rank's value, in rank order."""
-        rank = SimGroup._local.rank
+        rank = SimGroup._local.ranks[self.name]
         self.log[rank].append(what)
         self._slots[rank] = (what, value)
         self._barrier.wait()
