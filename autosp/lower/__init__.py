@@ -5,5 +5,6 @@ from .checker import check
 from .conversions import convert, scale_gradient
 from .lowering import lower
 from .rank import Note, Rank
+from .windows import BAND, band
 
 __all__ = ["BAND", "Note", "Rank", "band", "check", "check_bands", "convert", "lower", "scale_gradient"]

@@ -31,7 +31,7 @@ from ..capture import source_line
 from ..capture.masks import drops_mask
 from ..capture.own import own_of
 from ..errors import AutospError, CheckError, Problem
-from ..sharding import INVARIANT, REPLICATE, TRANSITIONS, Coordinate, Mesh, Placement, Sharding, Split, as_size, words
+from ..sharding import INVARIANT, REPLICATE, TRANSITIONS, Placement, Sharding, Split, as_size, words
 from ..sharding.sharding import local_shape
 from ..solve import Plan
 from ..solve.problem import Op, Value
@@ -41,7 +41,7 @@ from .held import HELD
 from .match import expressions, fits, version
 from .own_check import own_faults
 from .shapes import in_numbers
-from .typed import Typed, infer, kind_of, typed_inputs
+from .typed import Typed, coordinates_of, infer, kind_of, typed_inputs
 
 aten = torch.ops.aten
 
@@ -66,7 +66,7 @@ class _Checker:
         self.whole = flow_of(self.problem, autograd)
         self.local = Flow(autograd, gm.graph, self.problem.captured)
         self.sources = {n.name: n for n in self.problem.captured.graph.graph.nodes if n.op == "placeholder"}
-        self.where = _coordinates(plan.mesh, gm)
+        self.where = coordinates_of(plan.mesh, gm)
         self.roles = {p.node: p.role for p in self.problem.captured.placeholders}
 
     def run(self) -> dict[fx.Node, Typed]:
@@ -393,12 +393,6 @@ def _is_own(node: fx.Node) -> bool:
     call = node.args[0] if node.target is operator.getitem else node
     op = call.meta.get("autosp_op")
     return isinstance(op, Op) and op.own is not None and not op.own.linear
-
-
-def _coordinates(mesh: Mesh, gm: fx.GraphModule) -> tuple[Coordinate, ...]:
-    """Where the rank of a graph stands: as its changes of each axis say; the first where there is none."""
-    said = {n.args[3].axis: n.args[3] for n in reversed(gm.graph.find_nodes(op="call_function", target=convert))}
-    return tuple(said.get(axis.name, Coordinate(axis.name, axis.size, 0, "")) for axis in mesh)
 
 
 __all__ = ["Typed", "check"]

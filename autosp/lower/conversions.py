@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ..sharding import Coordinate, Placement, comm, transition
-from ..sharding.transitions import Step
+from ..sharding.transitions import Action
 
 _BYTES = frozenset(
     getattr(torch, name)
@@ -15,7 +15,7 @@ _BYTES = frozenset(
 )
 
 
-def _run(step: Step, xs: list, srcs, dsts, at: Coordinate) -> list[torch.Tensor]:
+def _run(step: Action, xs: list, srcs, dsts, at: Coordinate) -> list[torch.Tensor]:
     """One step on tensors that travel together. Complex numbers travel as pairs of real ones, a last dim more that no
     split names: collectives know none, and every step here is linear over the reals. What only moves and has no
     arithmetic of its own travels as bytes."""

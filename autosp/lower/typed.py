@@ -10,9 +10,10 @@ from torch import fx
 from ..capture.assertions import READS
 from ..rules import Projection, factor_of, project
 from ..rules.strategies import narrowed
-from ..sharding import INVARIANT, PARTIAL, REPLICATE, Sharding, Split
+from ..sharding import INVARIANT, PARTIAL, REPLICATE, Coordinate, Mesh, Sharding, Split
 from ..solve import Plan
 from ..solve.problem import SHAPE_READS, Op
+from .conversions import convert
 
 NUMBERS = {*READS, *SHAPE_READS}  # what gives a number is not looked behind: each is a call of its own
 
@@ -98,3 +99,9 @@ def typed_inputs(node: fx.Node, types: Mapping) -> list[tuple[fx.Node, Typed]]:
             seen.add(n)
             stack += reversed(_flat(n))
     return found
+
+
+def coordinates_of(mesh: Mesh, gm: fx.GraphModule) -> tuple[Coordinate, ...]:
+    """Where the rank of a graph stands: as its changes of each axis say; the first where there is none."""
+    said = {n.args[3].axis: n.args[3] for n in reversed(gm.graph.find_nodes(op="call_function", target=convert))}
+    return tuple(said.get(axis.name, Coordinate(axis.name, axis.size, 0, "")) for axis in mesh)

@@ -11,7 +11,7 @@ from ..capture.casts import under
 from ..compat.torch import example_size
 from ..lower import Rank
 from ..passes import Context, Program, run
-from ..sharding import Axis, Mesh, ranks
+from ..sharding import Mesh, MeshAxis, ranks
 from ..sharding.comm import SimGroup
 from ..solve import Plan
 from ..spec import Tile
@@ -87,7 +87,7 @@ class SimMesh:
 
 def run_ranks(p: int, body: Callable[[int, SimGroup], object], timeout: float = 60.0) -> list:
     """`body(rank, group)` on every rank of one axis at once; their results in rank order."""
-    mesh = SimMesh((Axis("", p),), timeout)
+    mesh = SimMesh((MeshAxis("", p),), timeout)
     return mesh.run(lambda rank: body(rank, mesh.of(rank)[0]))
 
 
@@ -111,8 +111,7 @@ class Simulation:
         names = [tuple(group.name for group in mesh.of(r)) for r in range(mesh.size)]
         each = [Rank(mesh.places(r), names[r], grad_scale, complete) for r in range(mesh.size)]
         self.programs = [
-            run(Program.of(plan), Context(rank=rank, tiles=tuple(tiles)), until="tile", verify=checked)
-            for rank in each
+            run(Program.of(plan), Context(rank=rank, tiles=tuple(tiles)), until="tile", verify=checked) for rank in each
         ]
         self.locals = [program.local for program in self.programs]
         self._around = plan.problem.captured.autocast

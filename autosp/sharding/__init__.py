@@ -1,6 +1,6 @@
 """How values lie over a mesh: placements, the sharding of several axes, and every change of them with its backward."""
 
-from .mesh import Axis, Coordinate, Mesh, ranks
+from .mesh import Coordinate, Mesh, MeshAxis, ranks
 from .placement import (
     INVARIANT,
     PARTIAL,
@@ -26,7 +26,7 @@ __all__ = [
     "PARTIAL",
     "REPLICATE",
     "TRANSITIONS",
-    "Axis",
+    "MeshAxis",
     "Coordinate",
     "Kind",
     "Mesh",

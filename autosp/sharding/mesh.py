@@ -9,14 +9,14 @@ import attrs
 
 
 @attrs.frozen
-class Axis:
+class MeshAxis:
     """A named axis of the mesh, and its number of ranks."""
 
     name: str
     size: int
 
 
-Mesh: TypeAlias = "tuple[Axis, ...]"  # outermost first
+Mesh: TypeAlias = "tuple[MeshAxis, ...]"  # outermost first
 
 
 def ranks(mesh: Mesh) -> int:

@@ -43,7 +43,7 @@ NONE = Wire("none", communicates=False)
 
 
 @attrs.frozen
-class Step:
+class Action:
     """One way of a change: its kind, and what runs, `run(tensors, sources, targets, coordinate)`."""
 
     wire: Wire
@@ -58,8 +58,8 @@ class Step:
 class Transition:
     """A change of placement. together: whether tensors may travel in one message."""
 
-    forward: Step
-    backward: Step
+    forward: Action
+    backward: Action
     together: bool = False
 
 
@@ -76,20 +76,20 @@ def _nothing(x: Tensor) -> Tensor:
     )
 
 
-_EXCHANGE = Step(ALL_TO_ALL, lambda xs, srcs, dsts, at: moves.exchange(xs, srcs, dsts, at))
-_EXCHANGE_BACK = Step(ALL_TO_ALL, lambda xs, srcs, dsts, at: moves.exchange(xs, dsts, srcs, at))
-_GATHER_SOURCE = Step(ALL_GATHER, lambda xs, srcs, dsts, at: moves.gather(xs, srcs, at))
-_GATHER_TARGET = Step(ALL_GATHER, lambda xs, srcs, dsts, at: moves.gather(xs, dsts, at))
-_SCATTER_SOURCE = Step(REDUCE_SCATTER, lambda xs, srcs, dsts, at: moves.scatter_sum(xs, srcs, at))
-_SCATTER_TARGET = Step(REDUCE_SCATTER, lambda xs, srcs, dsts, at: moves.scatter_sum(xs, dsts, at))
-_REDUCE = Step(ALL_REDUCE, _each(lambda x, _, at: comm.all_reduce(x, at.group)))
-_CUT_SOURCE = Step(SLICE, _each(moves.cut, targets=False))
-_CUT_TARGET = Step(SLICE, _each(moves.cut))
-_PAD_TARGET = Step(SLICE, _each(moves.pad))
-_KEEP = Step(NONE, _each(lambda x, _, at: x.view_as(x)))
-_ONLY_FIRST = Step(NONE, _each(lambda x, _, at: x.view_as(x) if at.rank == 0 else _nothing(x)))
-_RECUT = Step(ALL_GATHER, lambda xs, srcs, dsts, at: _CUT_TARGET.run(moves.gather(xs, srcs, at), srcs, dsts, at))
-_RECUT_BACK = Step(ALL_GATHER, lambda xs, srcs, dsts, at: _CUT_SOURCE.run(moves.gather(xs, dsts, at), srcs, dsts, at))
+_EXCHANGE = Action(ALL_TO_ALL, lambda xs, srcs, dsts, at: moves.exchange(xs, srcs, dsts, at))
+_EXCHANGE_BACK = Action(ALL_TO_ALL, lambda xs, srcs, dsts, at: moves.exchange(xs, dsts, srcs, at))
+_GATHER_SOURCE = Action(ALL_GATHER, lambda xs, srcs, dsts, at: moves.gather(xs, srcs, at))
+_GATHER_TARGET = Action(ALL_GATHER, lambda xs, srcs, dsts, at: moves.gather(xs, dsts, at))
+_SCATTER_SOURCE = Action(REDUCE_SCATTER, lambda xs, srcs, dsts, at: moves.scatter_sum(xs, srcs, at))
+_SCATTER_TARGET = Action(REDUCE_SCATTER, lambda xs, srcs, dsts, at: moves.scatter_sum(xs, dsts, at))
+_REDUCE = Action(ALL_REDUCE, _each(lambda x, _, at: comm.all_reduce(x, at.group)))
+_CUT_SOURCE = Action(SLICE, _each(moves.cut, targets=False))
+_CUT_TARGET = Action(SLICE, _each(moves.cut))
+_PAD_TARGET = Action(SLICE, _each(moves.pad))
+_KEEP = Action(NONE, _each(lambda x, _, at: x.view_as(x)))
+_ONLY_FIRST = Action(NONE, _each(lambda x, _, at: x.view_as(x) if at.rank == 0 else _nothing(x)))
+_RECUT = Action(ALL_GATHER, lambda xs, srcs, dsts, at: _CUT_TARGET.run(moves.gather(xs, srcs, at), srcs, dsts, at))
+_RECUT_BACK = Action(ALL_GATHER, lambda xs, srcs, dsts, at: _CUT_SOURCE.run(moves.gather(xs, dsts, at), srcs, dsts, at))
 
 TRANSITIONS: dict[tuple[str, str], Transition] = {
     ("split", "split"): Transition(_EXCHANGE, _EXCHANGE_BACK, together=True),

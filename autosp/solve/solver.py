@@ -14,7 +14,7 @@ from ..capture import Captured
 from ..capture.masks import SDPA
 from ..errors import PlanError
 from ..rules import RuleBook, default_rules
-from ..sharding import INVARIANT, REPLICATE, Axis, Placement, Sharding, Split
+from ..sharding import INVARIANT, REPLICATE, MeshAxis, Placement, Sharding, Split
 from ..syntax import Layout
 from .alike import Alike, alike
 from .answers import Plan
@@ -76,12 +76,12 @@ def solve(captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, 
     chosen = _choose(problem, ways, wanted, costs)
     sharded = {op: OpSharding.alone(axis, way) for op, way in chosen.items()}
     outputs = tuple(at if at is None else Sharding.alone(axis, at) for at in wanted)
-    found = assembled(problem, (Axis(axis, p),), sharded, outputs)
+    found = assembled(problem, (MeshAxis(axis, p),), sharded, outputs)
     moves = [c.on(axis) for c in found.changes]
     refuse_gathering(problem, ways, moves, chosen, axis)
     return Plan(
         problem=problem,
-        mesh=(Axis(axis, p),),
+        mesh=(MeshAxis(axis, p),),
         device=device,
         attention=ends.attention,
         shardings=found.shardings,

@@ -218,9 +218,7 @@ def flag(src: str, dst: str) -> Callable:
 def test_a_conversion_without_a_backward_is_refused(program, attention, src, dst):
     plan = planned(program, P, attention)
     if not changes(lower(plan, Rank(0, "none")), src, dst):
-        src, dst = next(
-            kinds(n) for n in lower(plan, Rank(0, "none")).graph.nodes if n.target is convert and n.args[4]
-        )
+        src, dst = next(kinds(n) for n in lower(plan, Rank(0, "none")).graph.nodes if n.target is convert and n.args[4])
     assert "changed as if it had none" in refused(plan, flag(src, dst))
 
 

@@ -13,7 +13,7 @@ from autosp.errors import CheckError
 from autosp.lower import Rank, check, convert, lower
 from autosp.parity import Simulation
 from autosp.rules import default_rules, factor_of
-from autosp.sharding import INVARIANT, REPLICATE, Axis, Sharding, Split
+from autosp.sharding import INVARIANT, REPLICATE, MeshAxis, Sharding, Split
 from autosp.sharding.sharding import assemble, local_shape, shard
 from autosp.solve import Plan, assembled, load_device, sharded_by_hand
 from autosp.solve.problem import Op, build
@@ -21,7 +21,7 @@ from tests.lower.models import captured, misses, named, reference
 from tests.lower.test_faults import bypass, kinds, set_arg
 
 aten = torch.ops.aten
-MESH = (Axis("tp", 2), Axis("sp", 2))
+MESH = (MeshAxis("tp", 2), MeshAxis("sp", 2))
 COLUMNS, ROWS = ("q", "k", "v", "up"), ("o", "down")  # weights that tp splits by their output, and by their input
 
 
