@@ -38,7 +38,7 @@ from ..solve.problem import Op, Value
 from .autograd import Flow, Meta, autograd_of_ranks, flow_of
 from .conversions import convert, scale_gradient
 from .held import HELD
-from .match import expressions, fits, version
+from .match import by_operand, expressions, fits, version
 from .own_check import own_faults
 from .shapes import in_numbers
 from .typed import Typed, coordinates_of, infer, kind_of, typed_inputs
@@ -248,8 +248,7 @@ class _Checker:
                 "a local call takes the same values",
             )
             return
-        by_value = {t.value: t for _, t in found}
-        operands = [by_value.get(v.id) for v in op.operands]
+        operands = by_operand([v.id for v in op.operands], [(t.value, t) for _, t in found])
         placed = infer(self.plan, op, operands)
         if placed is None:
             have = ", ".join(f"{v.name} {t.sharding!r}" for v, t in zip(op.operands, operands, strict=True) if t)

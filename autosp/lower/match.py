@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -126,6 +126,41 @@ def fits(actual: Any, wanted: Any, value_of: Callable[[fx.Node], int | None], si
         return not isinstance(a, fx.Node) and type(a) is type(b) and (a == b or a != a)
 
     return same(actual, wanted)
+
+
+def known_reads(
+    node: fx.Node, known: Callable[[fx.Node], bool], through: Callable[[fx.Node], bool] = lambda n: True
+) -> list[fx.Node]:
+    """The known nodes that a call reads, itself or through calls that are not known: in the order of its arguments, as
+    often as it reads them."""
+    found, stack, seen = [], [*reversed(_arguments(node))], set()
+    while stack:
+        n = stack.pop()
+        if known(n):
+            found.append(n)
+        elif n not in seen and n.op == "call_function" and through(n):
+            seen.add(n)
+            stack += reversed(_arguments(n))
+    return found
+
+
+def _arguments(node: fx.Node) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), found.append)
+    return found
+
+
+def by_operand(wanted: Sequence[Hashable], found: Iterable[tuple[Hashable, Any]]) -> list[Any]:
+    """What a call reads for each of its operands; None for one that it does not read. found: the values that it reads,
+    in order, each with how it lies: a value that is read in several ways is told apart by its place."""
+    ways: dict[Hashable, list[Any]] = {}
+    for value, way in found:
+        ways.setdefault(value, []).append(way)
+    out = []
+    for value in wanted:
+        have = ways.get(value, [])
+        out.append(None if not have else have.pop(0) if len(set(have)) > 1 else have[0])
+    return out
 
 
 def _undetached(n: fx.Node, value_of: Callable[[fx.Node], int | None]) -> fx.Node:

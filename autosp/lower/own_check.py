@@ -22,6 +22,7 @@ from ..solve import Plan
 from ..solve.bodies import BodyStep, Ref
 from ..solve.problem import Op, hint_of
 from .conversions import convert
+from .match import by_operand, known_reads
 from .own import STEP, axis_of
 from .shapes import OnShapes, placement_in_numbers
 
@@ -114,23 +115,12 @@ class _Walk:
         return ref, after
 
     def _step(self, node: fx.Node, step: BodyStep) -> None:
-        found = dict(self._inputs(node))
-        if set(found) != set(step.operands):
+        found = [self.types[n] for n in known_reads(node, self.types.__contains__)]
+        if {ref for ref, _ in found} != set(step.operands):
             raise _WrongOwn(f"{step.node.target} in a body is called on other values than the program calls it on")
-        gives = self._infer(node, step, [found[r] for r in step.operands])
+        gives = self._infer(node, step, by_operand(step.operands, found))
         typed = tuple(zip(step.results, gives, strict=True))
         self.types[node] = typed[0] if isinstance(step.node.meta["val"], torch.Tensor) else typed
-
-    def _inputs(self, node: fx.Node) -> Iterator[Typed]:
-        """The typed values that a local version reads, through the calls that it is made of."""
-        stack, seen = list(node.all_input_nodes), set()
-        while stack:
-            n = stack.pop()
-            if n in self.types:
-                yield self.types[n]
-            elif n not in seen:
-                seen.add(n)
-                stack += n.all_input_nodes
 
     def _infer(self, node: fx.Node, step: BodyStep, have: list[Placement]) -> tuple[Placement, ...]:
         """What a step gives, by its rule alone."""

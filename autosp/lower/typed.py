@@ -14,6 +14,7 @@ from ..sharding import INVARIANT, PARTIAL, REPLICATE, Coordinate, Mesh, Sharding
 from ..solve import Plan
 from ..solve.problem import SHAPE_READS, Op
 from .conversions import convert
+from .match import known_reads
 
 NUMBERS = {*READS, *SHAPE_READS}  # what gives a number is not looked behind: each is a call of its own
 
@@ -82,23 +83,10 @@ def _split_results(projection: Projection, part, placements, p: int):
     return (tuple(gives), part) if all(have in (None, need) for have, need in pairs) else None
 
 
-def _flat(node: fx.Node) -> list[fx.Node]:
-    found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), found.append)
-    return found
-
-
 def typed_inputs(node: fx.Node, types: Mapping) -> list[tuple[fx.Node, Typed]]:
     """The typed values that a local version reads, through the calls that it is made of."""
-    found, stack, seen = [], list(reversed(_flat(node))), set()
-    while stack:
-        n = stack.pop()
-        if isinstance(types.get(n), Typed):
-            found.append((n, types[n]))
-        elif n not in seen and n.op == "call_function" and n.target not in NUMBERS:
-            seen.add(n)
-            stack += reversed(_flat(n))
-    return found
+    known = known_reads(node, lambda n: isinstance(types.get(n), Typed), lambda n: n.target not in NUMBERS)
+    return [(n, types[n]) for n in known]
 
 
 def coordinates_of(mesh: Mesh, gm: fx.GraphModule) -> tuple[Coordinate, ...]:

@@ -14,7 +14,7 @@ the example's numbers are equal; and the graph before: masks that were given the
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -27,7 +27,7 @@ from ..capture.casts import REGION, casts_of
 from ..compat.torch import SET_GRAD_ENABLED
 from ..errors import CheckError, Problem
 from ..lower.held import HELD
-from ..lower.match import Anything, Calls, GlobalValue, Size, fits
+from ..lower.match import Anything, Calls, GlobalValue, Size, by_operand, fits, known_reads
 from ..rules import default_rules, factor_of, localise_on_axis
 from ..rules.strategies import split_of
 from ..sharding import PARTIAL, REPLICATE, Placement, Split, as_size, count
@@ -226,11 +226,12 @@ class _TileChecker:
     def _in_tile(self, node: fx.Node, old: fx.Node, cut: str, tile: int) -> None:
         """A tile's call is its operator's local version, on the tile's parts."""
         call, tiles, refs = self.values.call(old), self.tiles[cut], self.values.operands(old)
-        have = {t.ref: t for t in self._read(node)}
-        if call is None or set(have) != set(refs) or not all(_held(t, tile, tiles) for t in have.values()):
+        read = self._read(node)
+        if call is None or {t.ref for t in read} != set(refs) or not all(_held(t, tile, tiles) for t in read):
             self._fault(node, f"{old.target} does not read the parts of its operands", "a tile reads its own parts")
             return
-        splits = [(i, have[r].at) for i, r in enumerate(refs) if have[r].at is not REPLICATE]
+        have = [t.at for t in by_operand(refs, [(t.ref, t) for t in read])]
+        splits = [(i, at) for i, at in enumerate(have) if at is not REPLICATE]
         part = factor_of(call, *splits[0]) if splits else node.meta.get(PART)
         needs = gives = None
         if part is None and not splits:
@@ -239,7 +240,7 @@ class _TileChecker:
             needs = tuple(split_of(call, dims, *part, UNCUT) or REPLICATE for dims in call.operands)
             summed = call.kinds[part[0]] == "reduce"
             gives = tuple(PARTIAL if summed else split_of(call, d, *part, UNCUT) or REPLICATE for d in call.results)
-        if needs is None or list(needs) != [have[r].at for r in refs] or (PARTIAL in gives and call.once):
+        if needs is None or list(needs) != have or (PARTIAL in gives and call.once):
             self._fault(node, f"{old.target} has no strategy for its parts", f"the operator's rule: {call.rule}")
             return
         args, kwargs = fx.map_arg((old.args, old.kwargs), self._wanted)
@@ -259,17 +260,10 @@ class _TileChecker:
         )
         self.types[node] = made if isinstance(old.meta["val"], (tuple, list)) else made[0]
 
-    def _read(self, node: fx.Node) -> Iterator[TilePart]:
+    def _read(self, node: fx.Node) -> list[TilePart]:
         """The parts that a call reads, through the calls that its local version is made of."""
-        stack, seen = list(node.all_input_nodes), set()
-        while stack:
-            n = stack.pop()
-            if isinstance(self.types.get(n), TilePart):
-                if n not in self.numbers:
-                    yield self.types[n]
-            elif n not in seen:
-                seen.add(n)
-                stack += n.all_input_nodes
+        known = known_reads(node, lambda n: isinstance(self.types.get(n), TilePart))
+        return [self.types[n] for n in known if n not in self.numbers]
 
     def _wanted(self, n: fx.Node) -> Any:
         val = n.meta.get("val")
