@@ -16,7 +16,14 @@ import torch
 from torch import fx
 from torch.autograd.graph import get_gradient_edge
 
-from ..compat.torch import UNKNOWN, FakeTensorMode, OpOverload, data_dependent, symbol_of_data
+from ..compat.torch import (
+    UNKNOWN,
+    FakeTensorMode,
+    OpOverload,
+    data_dependent,
+    symbol_of_data,
+    unlogged_fakes,
+)
 from ..sharding import Size, as_size
 from .assertions import READS
 from .captured import differentiable, tensors_of
@@ -112,7 +119,7 @@ class Autograd:
                 return operands[-1]
             return x
 
-        with self.mode, torch.set_grad_enabled(grad), under(casts), self.within():
+        with unlogged_fakes(), self.mode, torch.set_grad_enabled(grad), under(casts), self.within():
             given = mapped(fake, tuple(args)), {name: mapped(fake, x) for name, x in kwargs.items()}
             found = target(*given[0], **given[1])
         results = [x for x in leaves(found) if isinstance(x, torch.Tensor)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import attrs
 import torch
@@ -198,13 +199,18 @@ def _checkpoints(gm: fx.GraphModule) -> list[fx.Node]:
 
 def _plain(gm: fx.GraphModule) -> fx.GraphModule:
     """The graph without gradient checkpointing's wrappers: recomputation is a stage of its own."""
-    if not _checkpoints(gm):
-        return gm
+    while _checkpoints(gm):  # one may stand in another
+        gm = _unwrapped(gm)
+    return gm
+
+
+def _unwrapped(gm: fx.GraphModule) -> fx.GraphModule:
+    """The graph with the bodies of its checkpoints in their place."""
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in gm.graph.nodes:
         if node.target is _CHECKPOINT:
-            body = getattr(gm, node.args[0].target)
+            body = attrgetter(node.args[0].target)(gm)
             values = [env[a] if isinstance(a, fx.Node) else a for a in node.args[1:]]
             known = dict(zip(_inputs_of(body), values))
             env[node] = graph.graph_copy(body.graph, known)

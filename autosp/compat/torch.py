@@ -224,15 +224,22 @@ def dynamo_settings(ignored_loggers: Iterable[Callable]) -> Iterator[None]:
     calls of these loggers do not break the graph. An operator that fails is told once, by what is raised."""
     config = _named("dynamo_config")
     ignored = {*config.ignore_logging_functions, *ignored_loggers}
+    with (
+        unlogged_fakes(),
+        _named("shapes_config").patch(use_duck_shape=False),
+        config.patch(specialize_float=True, ignore_logging_functions=ignored),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def unlogged_fakes() -> Iterator[None]:
+    """A call that fails on fake tensors is told by what it raises alone, not by a traceback in the log as well."""
     log = logging.getLogger(_named("FakeTensor").__module__)
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with (
-            _named("shapes_config").patch(use_duck_shape=False),
-            config.patch(specialize_float=True, ignore_logging_functions=ignored),
-        ):
-            yield
+        yield
     finally:
         log.setLevel(level)
 

@@ -78,7 +78,7 @@ def operand(
     name: str, kind: str, form: Operand, sizes: dict[str, int], pack: list[int], draw: Draw, variant: int
 ) -> Any:
     """A tensor (a list of them, or None) for an operand; later variants broadcast it."""
-    if kind.startswith("Optional") and variant == 2:
+    if form.maybe and kind.startswith("Optional") and variant == 2:
         return None
     make = VALUES.get((name, form.name), VALUES.get(name, Draw.x))
     shape = shape_of(form.dims, sizes, pack, draw, variant)

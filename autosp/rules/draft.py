@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import torch
 
-from ..compat.torch import FakeTensorMode, without_fakes
+from ..compat.torch import FakeTensorMode, unlogged_fakes, without_fakes
 from ..sharding import Size
 from .call import Call, is_tensor, tensor_results
 
@@ -106,7 +106,7 @@ class _OtherSizes:
         """The shapes of the results; None where the call fails."""
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         try:
-            with without_fakes(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with unlogged_fakes(), without_fakes(), torch.no_grad(), torch.random.fork_rng(devices=[]):
                 if self.real:
                     self._call(grown, "cpu")
                 with mode:

@@ -118,7 +118,8 @@ def against_schema(each: Rule, form: Signature, name: str, schema: Any) -> Itera
     for word in dict.fromkeys(a for a in asked if a not in types):
         fix = did_you_mean(word, types, f"use one of {', '.join(types) or 'none'}")
         yield Problem(f"'{word}' is no argument of {name}", law, fix, each.where)
-    for word in (a for a, kind in types.items() if "Tensor" in kind and a not in operands):
+    needed = [a for a, kind in types.items() if "Tensor" in kind and not kind.startswith("Optional")]
+    for word in (a for a in needed if a not in operands):
         what = f"'{word}' of {name} is a tensor, and the rule does not say its dims"
         yield Problem(what, law, f"add '{word}[...]' with its dims to the operands", each.where)
     if len(form.results) != len(schema.returns) and not form.each:

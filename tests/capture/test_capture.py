@@ -117,14 +117,26 @@ def test_one_name_for_two_sizes_is_an_input_error(dynamic):
     )
 
 
-def test_gradient_checkpointing_is_inlined():
+def again(function, x):
+    return torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False)
+
+
+CHECKPOINTED = {
+    "once": lambda f, x: again(f, x),
+    "a part of a part": lambda f, x: again(lambda y: again(f, y) + y, x),
+    "two parts of a part": lambda f, x: again(lambda y: again(f, again(f, y)), x),
+}
+
+
+@pytest.mark.parametrize("how", CHECKPOINTED)
+def test_gradient_checkpointing_is_inlined(how: str):
     class Checkpointed(nn.Module):
         def __init__(self):
             super().__init__()
             self.layer = nn.Linear(6, 6)
 
         def forward(self, x, y):
-            z = torch.utils.checkpoint.checkpoint(lambda v: torch.tanh(self.layer(v)), x, use_reentrant=False)
+            z = CHECKPOINTED[how](lambda v: torch.tanh(self.layer(v)), x)
             return (z - y).square().mean()
 
     torch.manual_seed(0)

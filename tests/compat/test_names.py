@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -206,6 +208,22 @@ def _dynamo_settings():
     assert not [v for v in values if isinstance(v, torch.SymFloat)], "numbers stay numbers"
 
 
+def _unlogged_fakes():
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    seen: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = seen.append
+    log.addHandler(handler)
+    try:
+        for quiet in (contextlib.nullcontext, compat.unlogged_fakes):
+            with quiet(), compat.FakeTensorMode(), pytest.raises(RuntimeError):
+                torch.ones(2) + torch.ones(3)
+            assert bool(seen) is (quiet is contextlib.nullcontext)
+            seen.clear()
+    finally:
+        log.removeHandler(handler)
+
+
 def _whole_graph_under_ddp():
     assert compat.dynamo_config.optimize_ddp
     with compat.whole_graph_under_ddp():
@@ -352,6 +370,7 @@ USES: dict[str, tuple[str, Callable[[], None]]] = {
     "carry_sources": ("GraphModule._param_name_to_source", _sources),
     "trace_to_aten": ("make_fx(pre_dispatch, _allow_non_fake_inputs)", _trace_to_aten),
     "trace_below": ("make_fx, disable_proxy_modes_tracing", _trace_below),
+    "unlogged_fakes": ("_subclasses.fake_tensor's logger", _unlogged_fakes),
     "dynamo_settings": ("_dynamo.config, fx.experimental._config", _dynamo_settings),
     "whole_graph_under_ddp": ("_dynamo.config.optimize_ddp", _whole_graph_under_ddp),
     "recompile_limit": ("_dynamo.config.recompile_limit", _recompile_limit),

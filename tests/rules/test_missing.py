@@ -7,11 +7,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from autosp.cli import main
+from autosp.errors import RuleError
 from autosp.rules import default_rules, read, user
 from autosp.rules.book import RuleBook
+from autosp.rules.call import make_call
+from autosp.rules.draft import draft_rule
 
 HERE = "tests.rules.own_operators"
 needs_transformers = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers")
@@ -43,6 +47,22 @@ def test_a_factory_may_bring_its_own_inputs():
     assert gaps[0]["source"].startswith("own_operators.py:")
     (rule,) = read(gaps[0]["draft"])
     assert RuleBook((rule,)).names() == ("aten._cdist_forward.default",)
+
+
+def test_a_draft_of_an_operator_with_tensors_that_the_call_leaves_out_is_installed(tmp_path: Path, monkeypatch):
+    """Batch normalization without running statistics: its draft speaks of the tensors that are there."""
+    text = "rule aten.batch_norm.default(input[a, b, c], weight[b], bias[b]) -> [a, b, c]\n     whole a, b, c\n"
+    call = torch.ops.aten.batch_norm.default, (torch.randn(3, 4, 5), torch.ones(4), torch.zeros(4))
+    args = (*call[1], None, None, True, 0.1, 1e-5, False)
+    drafted = draft_rule("aten.batch_norm.default", make_call(call[0], args, {}, call[0](*args)))
+    assert drafted + "\n" == text
+    (tmp_path / "norm.rule").write_text(text)
+    result = CliRunner().invoke(main, ["rules", "add", str(tmp_path / "norm.rule")])
+    assert result.exit_code == 0, result.output
+    (bound,) = [r for r in default_rules().by_name["aten.batch_norm.default"] if r.where.startswith("norm.rule")]
+    running = (*call[1], torch.zeros(4), torch.ones(4), True, 0.1, 1e-5, False)
+    with pytest.raises(RuleError, match="operand 'running_mean' is not in the rule"):
+        RuleBook((bound,)).bind(call[0], running, {}, call[0](*running))
 
 
 def test_nothing_missing_is_said():
