@@ -105,12 +105,19 @@ def _checked(node: fx.Node, cat: fx.Node) -> None:
             raise _WrongBand(
                 f"queries {q.first} to {q.last} have the keys {k.first} to {k.last}, of a window of {window}"
             )
-        causal, near = Sum(before, (1, -1)), Sum(window - 1 - before, (-1, 1))
-        if _mask(block.args[3]) != All(frozenset({causal, near}), 2):
+        if _mask(block.args[3]) != _window(before, window, q.last - q.first, k.last - k.first):
             raise _WrongBand(f"the mask of queries {q.first} to {q.last} is another than a window of {window}")
         at = q.last
     if at != length:
         raise _WrongBand(f"its blocks have {at} of {length} queries")
+
+
+def _window(before: int, window: int, queries: int, keys: int) -> All:
+    """What a block's mask is to let through: `0 <= query + before - key < window`. An index of one alone is no variable."""
+    i, j = int(queries > 1), int(keys > 1)
+    sums = Sum(before, (i, -j)), Sum(window - 1 - before, (-i, j))
+    held = frozenset(s for s in sums if not s.is_constant)
+    return All(held, 2, never=any(s.is_constant and s.constant < 0 for s in sums))
 
 
 def _rows(x: fx.Node) -> _Rows:

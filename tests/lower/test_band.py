@@ -20,6 +20,7 @@ MISTRAL = Trial("tests.execute.families:MistralForCausalLM", sp=2, lengths=(32,)
 TRIALS = {
     "mistral": MISTRAL,
     "length that the window does not divide": attrs.evolve(MISTRAL, lengths=(37,)),
+    "a last block of one query": attrs.evolve(MISTRAL, lengths=(33,)),
     "3 ranks": attrs.evolve(MISTRAL, sp=3, lengths=(29,)),
     "gemma3, local and global layers": attrs.evolve(MISTRAL, model="tests.execute.families:Gemma3ForCausalLM"),
     "padding keeps the mask": attrs.evolve(MISTRAL, mask="right"),

@@ -21,6 +21,19 @@ def before() -> fx.GraphModule:
     return local_graph(64)
 
 
+@pytest.mark.parametrize("length", [17, 33, 65])
+def test_a_last_block_of_one_query_checks_and_one_that_sees_another_key_does_not(length: int):
+    before = local_graph(length)
+    gm = copy_graph(before)
+    assert band(gm) == 2
+    check_bands(before, gm)
+    last = blocks(gm)[-1].args[3]
+    (near,) = [n for n in last.all_input_nodes if n.target is aten.lt.Scalar]
+    set_arg(near, 1, near.args[1] - 1)
+    with pytest.raises(CheckError, match="is another than a window of 8"):
+        check_bands(before, gm)
+
+
 def blocks(gm: fx.GraphModule) -> list[fx.Node]:
     return next(n for n in gm.graph.nodes if BLOCK in n.meta).args[0]
 
