@@ -126,11 +126,11 @@ def _not_optional(name: str, optional: list[str]) -> Problem:
 
 def dump(program: Program, context: Context) -> None:
     """Writes the program after its last pass as text, where `AUTOSP_DUMP` names a folder."""
-    number = context.rank.rank if context.rank is not None else 0
-    if not os.environ.get(DUMP) or (number and program.local is None):
+    places = context.rank.rank if context.rank is not None else ()
+    if not os.environ.get(DUMP) or (any(places) and program.local is None):
         return
     last = program.passes[-1]
-    whose = f".rank{number}" if number else ""
+    whose = f".rank{'-'.join(map(str, places))}" if any(places) else ""
     write(f"{NAMES.index(last.name) + 1:02}_{last.name}{whose}.txt", text(program))
 
 
