@@ -11,13 +11,23 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from ..compat.torch import HigherOrderOperator
+from ..compat.torch import HigherOrderOperator, OpOverload, schema_of
 
 # Those whose body's operators the trace holds in their place, and what stands for an own backward.
 INLINED = {
     "associative_scan", "autograd_function_apply", "foreach_map", "tag_activation_checkpoint", "wrap",
     "wrap_activation_checkpoint", "wrap_with_autocast", "wrap_with_set_grad_enabled",
 }  # fmt: skip
+
+
+def sparse_gradients(graph: fx.GraphModule) -> Iterator[fx.Node]:
+    """The calls whose backward gives a tensor of another layout than strided: `nn.Embedding(sparse=True)`."""
+    for node in graph.graph.nodes:
+        if isinstance(node.target, OpOverload):
+            names = [a.name for a in schema_of(node.target).arguments]
+            given = {**dict(zip(names, node.args)), **node.kwargs}
+            if given.get("sparse") is True:
+                yield node
 
 
 def lost_effects(dynamos: fx.GraphModule, traced: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import fx
 
 from ..compat.torch import BackendCompilerFailed, dynamo_settings
+from ..compat.transformers import without_gradient_hooks
 from ..errors import AutospError
 from ..spec import Constraint, Map
 from .captured import Captured
@@ -41,7 +42,7 @@ def trace(
         return _not_run
 
     torch.compiler.reset()
-    with tracing():
+    with tracing(model):
         try:
             torch.compile(model, backend=backend, fullgraph=True, dynamic=dynamic)(**inputs)
         except BackendCompilerFailed as e:
@@ -62,10 +63,13 @@ def _not_run(*args):
     raise _Traced
 
 
-def tracing() -> contextlib.AbstractContextManager:
-    """How Dynamo is to trace for us: equal sizes keep their own symbols, numbers stay numbers, and
-    loggers (GPT-2's `warning_once`) do not break the graph."""
-    return dynamo_settings(_loggers())
+@contextlib.contextmanager
+def tracing(model: torch.nn.Module) -> Iterator[None]:
+    """How Dynamo is to trace for us: equal sizes keep their own symbols, numbers stay numbers, and loggers (GPT-2's
+    `warning_once`) do not break the graph. Nor do hooks that ask for the gradient of a module's output, so that parts
+    may be computed again: no parameter's gradient depends on them."""
+    with dynamo_settings(_loggers()), without_gradient_hooks(model):
+        yield
 
 
 def _loggers() -> set:

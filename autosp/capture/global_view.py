@@ -33,7 +33,7 @@ from .canonical import canonicalise
 from .captured import Captured, GraphOutput, Placeholder, module_path, source_line, tensors_of
 from .casts import open_regions
 from .constraints import constrain_modules
-from .effects import lost_effects
+from .effects import lost_effects, sparse_gradients
 from .functional import functionalise
 from .masks import mark_causal
 from .means import weigh_tokens
@@ -89,7 +89,8 @@ def capture(
     placeholders = _placeholders(gm, graph, example_inputs, names)
     keep_assertions(graph)
     written = functionalise(graph, placeholders, torch.is_grad_enabled(), hints_of(mode))
-    if faults := [messages.effect_lost(*effect) for effect in lost_effects(interpreter.module, graph)]:
+    faults = [messages.effect_lost(*effect) for effect in lost_effects(interpreter.module, graph)]
+    if faults := [*faults, *map(messages.sparse_gradient, sparse_gradients(graph))]:
         raise CaptureError(faults)
     if lost := _lost(graph):
         raise CaptureError(messages.value_lost(lost, _higher_order(gm)))

@@ -43,6 +43,16 @@ def value_lost(node: fx.Node, higher_order: list[str]) -> Problem:
     )
 
 
+def sparse_gradient(node: fx.Node) -> Problem:
+    """A weight whose gradient is a sparse tensor."""
+    return Problem(
+        what=f"{node.target} is called with sparse=True: its weight's gradient is a sparse tensor",
+        rule="gradients are summed over ranks as dense (strided) tensors",
+        fix="leave sparse=True out: the gradient has the same values, dense",
+        where=place(node),
+    )
+
+
 def effect_lost(node: fx.Node, name: str) -> Problem:
     """An operator that takes functions, of which a trace keeps nothing."""
     if name == "register_hook":

@@ -30,7 +30,10 @@ from ..errors import AutospError, CaptureError, Problem
 from ..spec.paths import common_pattern
 
 # Kinds of graph breaks by Dynamo's name for them, and what to do about each; others get `_ANY_FIX`.
+_ASKED = "leave requires_grad_() out: parameters get their gradients without it, and a graph keeps none of a value"
 FIXES = {
+    "returning intermediate with requires_grad_()": _ASKED,
+    "Unsupported Tensor.requires_grad_() call": _ASKED,  # torch 2.11
     "Data-dependent branching": "compute both sides and choose with torch.where, or decide outside the model",
     "Unsupported Tensor.item() call with capture_scalar_outputs=False": "keep the value a tensor",
     "Dynamic shape operator": "keep sizes independent of values: a mask instead of indexing by one",

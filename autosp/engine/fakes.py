@@ -46,8 +46,6 @@ def fake_model(model: torch.nn.Module, dtype: torch.dtype) -> tuple[FakeTensorMo
         cast = isinstance(x, torch.nn.Parameter) and x.is_floating_point()
         fake = fake_tensor(x, mode, dtype if cast else x.dtype)
         known[id(x)] = torch.nn.Parameter(fake, x.requires_grad) if isinstance(x, torch.nn.Parameter) else fake
-    if plan := getattr(model, "autosp_plan", None):
-        known[id(plan)] = None
     return mode, copy.deepcopy(model, known).train()
 
 

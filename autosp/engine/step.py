@@ -77,7 +77,7 @@ class Step:
         before = len(self.backend.plans)
         limit = max(compiles.LIMIT, recompile_limit())
         try:
-            with tracing(), whole_graph_under_ddp(), compiling_up_to(limit):
+            with tracing(self.module), whole_graph_under_ddp(), compiling_up_to(limit):
                 found = self._program(inputs)
         except FailOnRecompileLimitHit:
             raise self.compiles.too_many(inputs, self._training(), limit) from None

@@ -43,6 +43,7 @@ class Report:
         """
         plan, memory = self.plan, self.plan.memory
         return {
+            "mesh": {axis.name: axis.size for axis in plan.mesh},
             "axis": plan.axis,
             "p": plan.p,
             "attention": plan.attention,

@@ -15,6 +15,14 @@ from .plan import Solution, no_memory
 class Plan(Solution):
     """A layout per value, a reshard per edge, and why; its fields are those of `Solution`. A plan knows no rank."""
 
+    def __deepcopy__(self, memo: dict) -> Plan:
+        """The plan itself, which nothing changes: a copy of the model that holds it has the same."""
+        return self
+
+    def __reduce__(self) -> tuple:
+        """None: a plan holds graphs that belong to its process. A model that is saved has none until its next step."""
+        return type(None), ()
+
     _longest: Callable[[], Plan | None] | None = attrs.field(default=None, repr=False)
 
     def longest(self) -> Plan | None:

@@ -11,6 +11,7 @@ from autosp.compat.tested import release
 from autosp.parity.judging import judge
 from autosp.parity.messages import page
 from autosp.parity.trial import Trial
+from tests.execute import families
 from tests.execute.experts import SPEC
 
 
@@ -48,6 +49,48 @@ class Checkpointed(Net):
 class ByFunction(Net):
     def halved(self, y):
         return Halved.apply(y)
+
+
+class Sparse(ByFunction):
+    def __init__(self, sparse: bool = True):
+        super().__init__()
+        self.embed = nn.Embedding(64, 16, sparse=sparse)
+
+
+def dense():
+    return Sparse(sparse=False)
+
+
+def adapted():
+    """A Llama with LoRA under gradient checkpointing, as trainers set it up: the embedding's output asks for one."""
+    model = families.lora()
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    return model
+
+
+class Asks(Net):
+    def halved(self, y):
+        return y.detach().requires_grad_()
+
+
+def test_a_gradient_of_an_embedding_that_trainers_ask_for_is_no_hindrance():
+    verdict = judge(Trial("tests.capture.test_effects:adapted", sp=2, lengths=(14,), lr=0.1), simulate=True)
+    assert verdict.exact, page(verdict)
+
+
+def test_a_gradient_asked_for_inside_is_refused():
+    refusal = verdict_of("Asks").refusal
+    assert "requires_grad_()" in refusal.what and "fix: leave requires_grad_() out" in refusal.text
+
+
+def test_a_sparse_gradient_is_refused_and_the_fix_is_exact():
+    refusal = verdict_of("Sparse").refusal
+    assert refusal.what == (
+        "aten.embedding.default is called with sparse=True: its weight's gradient is a sparse tensor"
+    )
+    verdict = verdict_of("dense")
+    assert verdict.exact, page(verdict)
 
 
 def verdict_of(name: str):

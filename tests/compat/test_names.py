@@ -424,6 +424,25 @@ def test_hooks_of_transformers():
         torch.compile(model, backend="eager", fullgraph=True)(torch.zeros(1, 4, dtype=torch.int64), use_cache=False)
 
 
+def test_hooks_that_ask_for_gradients():
+    with _moved_if_it_fails("transformers", "make_inputs_require_grads", "without_gradient_hooks"):
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        config = LlamaConfig(
+            hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8
+        )
+        model = LlamaForCausalLM(config)
+        embeddings, own = model.get_input_embeddings(), lambda *_: None
+        model.enable_input_require_grads()
+        embeddings.register_forward_hook(own)
+        before = dict(embeddings._forward_hooks)
+        with compat_transformers.without_gradient_hooks(model):
+            assert list(embeddings._forward_hooks.values()) == [own]
+        assert list(embeddings._forward_hooks.items()) == list(before.items()) and len(before) == 2
+        with compat_transformers.without_gradient_hooks(len):  # what is no module has none
+            pass
+
+
 def test_a_config_of_deepspeed():
     with _moved_if_it_fails("deepspeed", "DeepSpeedEngine._config", "config_entry"), _one_process():
         import deepspeed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import io
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -193,3 +195,23 @@ def _mean_over_dp(model: torch.nn.Module, dp: int) -> list[float]:
         return SimpleNamespace(loss=sum(losses) / dp)
 
     return train(model, [{"step": i} for i in range(3)], call=call)
+
+
+@path
+def copies_after_a_step() -> dict:
+    """A compiled model is copied, averaged, saved and loaded like one that is not; a copy runs as plain PyTorch."""
+    eager, model = Tiny(), compiled(Tiny())
+    found = figures(eager, train(eager, [batch()]), model, train(model, [batch()]))
+    kept = io.BytesIO()
+    torch.save(model, kept)
+    kept.seek(0)
+    made = {
+        "copied": copy.deepcopy(model),
+        "averaged": torch.optim.swa_utils.AveragedModel(model),
+        "loaded": torch.load(kept, weights_only=False),
+    }
+    expected = eager(**batch(1)).loss.detach()
+    apart = {
+        name: float((each(**batch(1)).loss.detach() - expected).abs() / expected) / 1e-5 for name, each in made.items()
+    }
+    return found | apart | {"plans": [made["copied"].autosp_plan is model.autosp_plan, made["loaded"].autosp_plan]}

@@ -30,9 +30,11 @@ EXACT = {
     "lengths_static": {"plans": [1, 2, 2, 2]},
     "lengths_dynamic": {"plans": [1, 1, 1, 1]},
     "marked_inputs_of_a_compiled_model": {"split": True},
+    "copies_after_a_step": {"plans": [True, None]},
     "evaluation_after_training": {"plan": True, "bare_loss": None, "training_logits": "Absent"},
 }
 WITHIN = {
     "evaluation_after_training": ("eval_loss", "eval_logits", "bare_logits", "back_in_training"),
     "two_models_in_turn": ("first",),
+    "copies_after_a_step": ("copied", "averaged", "loaded"),
 }
