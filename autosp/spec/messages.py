@@ -108,7 +108,7 @@ def local_loss() -> Said:
 def bad_include(name: str) -> Said:
     return (
         f"include of '{name}', which is outside the spec's folder",
-        "a spec includes files of its own folder only, by name",
+        "a spec includes files of its own folder, and shipped specs, by name",
         f"copy the file beside the spec and write: include {name.replace(chr(92), '/').split('/')[-1] or 'FILE'}",
     )
 
@@ -124,7 +124,7 @@ def no_folder(name: str) -> Said:
 def no_include(name: str, known: list[str]) -> Said:
     return (
         f"no file '{name}' beside the spec",
-        "a spec includes files of its own folder only, by name",
+        "a spec includes files of its own folder, and shipped specs, by name",
         did_you_mean(name, known, "create the file, or drop the line"),
     )
 

@@ -112,18 +112,31 @@ def with_included(draft: Draft, chain: tuple[Path, ...]) -> Draft:
     return draft
 
 
+def included_path(name: str, folder: Path) -> Path:
+    """The file that an include line of a spec in `folder` names: one beside the spec, else a shipped one."""
+    beside = (folder / name).resolve()
+    if not beside.is_file() and name in shipped_files():
+        return resources.path("models", name).resolve()
+    return beside
+
+
+def shipped_files() -> list[str]:
+    """The file names of the shipped specs."""
+    return [f"{name}.spec" for name in resources.listing("models")]
+
+
 def include_fault(name: str, chain: tuple[Path, ...]) -> messages.Said | None:
     """Why a file may not be included, if it may not."""
     if not chain:
         return messages.no_folder(name)
     folder = chain[-1].parent
-    path = (folder / name).resolve()
-    if path.parent != folder or Path(name).name != name:
+    path = included_path(name, folder)
+    if path.parent not in (folder, resources.folder("models").resolve()) or Path(name).name != name:
         return messages.bad_include(name)
     if path in chain:
         return messages.include_cycle([p.name for p in (*chain, path)])
     if not path.is_file():
-        return messages.no_include(name, sorted(p.name for p in folder.glob("*.spec")))
+        return messages.no_include(name, sorted({*shipped_files(), *(p.name for p in folder.glob("*.spec"))}))
     return None
 
 
@@ -133,8 +146,10 @@ def included(line: Statement, chain: tuple[Path, ...], draft: Draft) -> list[Sta
     if fault:
         draft.fail("include", [problem_at(line.at, *fault)])
         return []
-    path = chain[-1].parent / line.value
-    name = os.path.join(os.path.dirname(line.at.source.name), line.value)
+    path = included_path(line.value, chain[-1].parent)
+    name = line.value
+    if path.parent == chain[-1].parent:
+        name = os.path.join(os.path.dirname(line.at.source.name), line.value)
     try:
         inner = read_draft(read_file(path, name), (*chain, path))
     except SpecError as error:

@@ -44,7 +44,7 @@ def test_a_use_names_the_line_of_the_spec(name: str, absent: Absent):
     with pytest.raises(autosp.SpecError) as raised:
         USES[name](absent)
     (problem,) = raised.value.problems
-    assert problem == absent.problem and problem.where == "llama.spec:13:9" and "logits" in problem.excerpt
+    assert problem == absent.problem and problem.where == "causal_lm.spec:12:9" and "logits" in problem.excerpt
 
 
 def test_what_walks_through_outputs_passes_it_over(absent: Absent):
@@ -60,7 +60,7 @@ def test_what_walks_through_outputs_passes_it_over(absent: Absent):
     assert not torch.is_tensor(absent) and absent is not None and absent == absent and absent in [absent]
     for copied in (copy.copy(absent), copy.deepcopy(absent), pickle.loads(pickle.dumps(out)).logits):
         assert isinstance(copied, Absent) and copied.problem == absent.problem
-    assert repr(absent) == "<logits: not produced, llama.spec:13:9 leaves it out>"
+    assert repr(absent) == "<logits: not produced, causal_lm.spec:12:9 leaves it out>"
     assert pickle.loads(pickle.dumps(AbsentOutput(absent.problem))).problems == (absent.problem,)
 
 

@@ -1,39 +1,73 @@
 """Every shipped spec: read, canonical, chosen by its classes, and fitting their models."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 
 from autosp import resources
-from autosp.spec import check_model, for_class, format_text, load
+from autosp.spec import check_model, for_class, format_text, load, parse
 from autosp.spec.build import from_class
 
-FAMILIES = (
-    "bert",
-    "causal_lm",
-    "classification",
-    "classification_pairs",
-    "encoder_decoder",
-    "falcon",
-    "gemma2",
-    "gemma3",
-    "gpt2",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "mixtral",
-    "olmo2",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "qwen3_moe",
-    "starcoder2",
-)
+FAMILIES = resources.listing("models")
 needs_transformers = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers")
 
 
-def test_the_list_is_whole():
-    assert resources.listing("models") == FAMILIES
+# Specs that include another one, written out: what each says is what it said as a text of its own.
+DECODER = """\
+family  {name}
+match   {match}
+
+mesh    [dp: local, sp]
+
+input   input_ids       [batch@dp, seq@sp]
+input   labels          [batch@dp, seq@sp]  optional
+input   position_ids    [batch@dp, seq@sp]  optional
+input   attention_mask  [batch@dp, seq]     optional
+{inputs}
+output  loss            []
+output  logits          none
+{outputs}
+attention ulysses
+{maps}
+recompute sac budget auto
+tile      loss auto
+"""
+PAIRS = "input token_type_ids [batch@dp, seq@sp] optional"
+EXPERTS = {
+    "outputs": "output aux_loss []\noutput router_logits none",
+    "maps": "map model.layers.*.mlp.experts over seq",
+}
+WRITTEN_OUT = {
+    "bert": ("BertForMaskedLM", {"inputs": PAIRS}),
+    "falcon": ("FalconForCausalLM", {}),
+    "gemma2": ("Gemma2ForCausalLM", {}),
+    "gemma3": ("Gemma3ForCausalLM", {}),
+    "gpt2": ("GPT2LMHeadModel", {"inputs": PAIRS}),
+    "gpt_neox": ("GPTNeoXForCausalLM", {}),
+    "llama": ("LlamaForCausalLM", {}),
+    "mistral": ("MistralForCausalLM", {}),
+    "mixtral": ("MixtralForCausalLM", EXPERTS),
+    "olmo2": ("Olmo2ForCausalLM", {}),
+    "phi3": ("Phi3ForCausalLM", {}),
+    "qwen2": ("Qwen2ForCausalLM", {}),
+    "qwen3": ("Qwen3ForCausalLM", {}),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", EXPERTS),
+    "starcoder2": ("Starcoder2ForCausalLM", {}),
+}
+
+
+def test_the_folder_is_the_list_and_no_family_has_gone():
+    folder = Path(__file__).parents[2] / "specs" / "models"
+    assert FAMILIES == tuple(sorted(path.stem for path in folder.iterdir()))
+    assert {*WRITTEN_OUT, "causal_lm", "classification", "classification_pairs", "encoder_decoder"} <= set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_a_spec_that_includes_another_says_what_it_says_written_out(name):
+    match, parts = WRITTEN_OUT[name]
+    text = DECODER.format(name=name, match=match, **{"inputs": "", "outputs": "", "maps": "", **parts})
+    assert load(name) == parse(text)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

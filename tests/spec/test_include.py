@@ -1,3 +1,4 @@
+import attrs
 import pytest
 
 from autosp.errors import SpecError
@@ -85,3 +86,25 @@ def test_a_circle_is_named(write):
 def test_a_near_miss_is_suggested(write):
     write("base.spec", BASE)
     assert fails(write("mine.spec", "include bsae.spec\n"))[0].fix == "did you mean 'base.spec'?"
+
+
+def test_a_shipped_spec_is_included_from_anywhere(write):
+    spec = load(write("opt.spec", "family opt\nmatch OPTForCausalLM\ninclude causal_lm.spec\nattention auto\n"))
+    assert spec == attrs.evolve(load("causal_lm"), family="opt", match=("OPTForCausalLM",), attention="auto")
+
+
+def test_a_file_beside_the_spec_goes_before_a_shipped_one(write):
+    write("causal_lm.spec", "mesh [sp]\ninput x [seq@sp]\n")
+    assert load(write("mine.spec", "include causal_lm.spec\n")) == parse("mesh [sp]\ninput x [seq@sp]")
+    assert fails(write("causal_lm.spec", "include causal_lm.spec\n"))[0].what == (
+        "files include each other: causal_lm.spec -> causal_lm.spec"
+    )
+
+
+def test_what_a_shipped_spec_says_is_named_by_its_own_file(write):
+    spec = load(write("mine.spec", "include mixtral.spec\n"))
+    assert {str(each.at).split(":")[0] for each in spec.outputs} == {"mixtral.spec", "causal_lm.spec"}
+
+
+def test_a_near_miss_of_a_shipped_one_is_suggested(write):
+    assert fails(write("mine.spec", "include casual_lm.spec\n"))[0].fix == "did you mean 'causal_lm.spec'?"
