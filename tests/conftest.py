@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import expected
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -16,6 +18,14 @@ FAST = (
     "recompute/test_choose.py", "recompute/test_kernels.py", "recompute/test_state.py",
     "recompute/test_tile_words.py", "report", "rules", "solve", "spec", "syntax",
 )  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew", action="store_true", help="write the golden texts of the tests that run anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    expected.renewing = config.getoption("--renew")
 
 
 @pytest.hookimpl(tryfirst=True)

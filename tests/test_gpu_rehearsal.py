@@ -15,9 +15,10 @@ from click.testing import CliRunner
 
 from examples.benchmarks.gpu import __main__ as command
 from examples.benchmarks.gpu import install, page, runner, sizes
+from tests import expected
 
 ROOT = Path(__file__).parents[1]
-GOLDEN = Path(__file__).parent / "golden" / "gpu"
+GOLDEN = expected.GOLDEN / "gpu"
 COMMAND = (sys.executable, "-m", "examples.benchmarks.gpu")
 WHEELS = "AUTOSP_GPU_WHEELS"  # a folder of the wheels that a GPU machine lacks
 
@@ -77,7 +78,7 @@ def test_parts_by_letter_and_by_name():
 
 def test_the_page_of_a_made_up_run():
     run = json.loads((GOLDEN / "run.json").read_text())
-    assert page.written(run) == (GOLDEN / "page.md").read_text()
+    expected.expect("gpu/page.md", page.written(run))
 
 
 def test_the_page_in_the_repository_is_that_of_its_json():

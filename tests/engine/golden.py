@@ -1,32 +1,14 @@
-"""Exact texts in tests/golden/engine: blocks of `=== name` and what each rank must say.
-
-`AUTOSP_UPDATE_GOLDEN=1 pytest tests/engine` rewrites them; read the diff.
-"""
+"""Exact texts in tests/golden/engine: blocks of `=== name` and what each rank must say."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-FOLDER = Path(__file__).parents[1] / "golden" / "engine"
+from tests import expected
 
 
 def expect(file: str, name: str, text: str) -> None:
-    """Holds a text against its block; in update mode writes it there."""
-    path = FOLDER / f"{file}.txt"
-    blocks = _read(path)
-    if os.environ.get("AUTOSP_UPDATE_GOLDEN"):
-        blocks[name] = text
-        path.write_text("\n".join(f"=== {key}\n{value}\n" for key, value in sorted(blocks.items())))
-    assert text == blocks.get(name)
+    """Holds a text against its block."""
+    expected.expect_block(f"engine/{file}.txt", name, text)
 
 
 def names(file: str) -> set[str]:
-    return set(_read(FOLDER / f"{file}.txt"))
-
-
-def _read(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
-    parts = (block.partition("\n") for block in path.read_text().split("=== ")[1:])
-    return {name: text.strip("\n") for name, _, text in parts}
+    return expected.names(f"engine/{file}.txt")

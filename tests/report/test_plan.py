@@ -1,8 +1,7 @@
-"""A plan with memory, as text, as tables and as fields. `python -m tests.report.test_plan` writes the text anew."""
+"""A plan with memory, as text, as tables and as fields."""
 
 import io
 import json
-from pathlib import Path
 
 import attrs
 import pytest
@@ -12,10 +11,10 @@ from autosp.errors import PlanError
 from autosp.recompute.tiling import Tiled
 from autosp.report import Report
 from autosp.solve.memory import Memory
+from tests import expected
 from tests.failures import without_counts
 from tests.lower.models import Llama, planned
 
-FILE = Path(__file__).parents[1] / "golden" / "report" / "plan.txt"
 GIB = 2**30
 MEMORY = Memory(
     parameters=15 * GIB,
@@ -66,7 +65,7 @@ def text(plan, longer) -> str:
 
 
 def test_the_text(plan, longer):
-    assert without_counts(text(plan, longer)) == without_counts(FILE.read_text())
+    expected.expect("report/plan.txt", text(plan, longer), same=without_counts)
 
 
 def test_a_plan_explains_itself_in_the_same_words(plan):
@@ -113,8 +112,3 @@ def test_a_plan_without_memory_says_where_to_get_one(plan, ask):
         "   = rule: memory is predicted by autosp.plan, which knows the optimizer, the ZeRO stage and the device\n"
         "   = fix: ask autosp.plan(model, inputs, spec, sp=...)"
     )
-
-
-if __name__ == "__main__":
-    FILE.parent.mkdir(exist_ok=True, parents=True)
-    FILE.write_text(text(*with_memory()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +12,8 @@ from autosp.resources import listing
 from autosp.resources import read as read_resource
 from autosp.rules import default_rules, read
 from autosp.rules.model import Clause, FactorDim, Operand, Pack, Selector, Signature, Test
+from tests import expected
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "rule_errors" / "errors.txt"
 Test.__test__ = False
 
 MALFORMED = [
@@ -57,7 +56,7 @@ def errors_of(text: str) -> str:
 
 def test_every_malformed_rule_gives_its_text():
     shown = "\n\n".join(f"# {text!r}\n{errors_of(text)}" for text in MALFORMED) + "\n"
-    assert shown == GOLDEN.read_text()
+    expected.expect("rule_errors/errors.txt", shown)
 
 
 def test_a_rule_is_a_value():

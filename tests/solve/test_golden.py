@@ -1,11 +1,9 @@
-"""The text of plans, held whole. `python -m tests.solve.test_golden` writes the file anew."""
+"""The text of plans, held whole."""
 
-from pathlib import Path
-
+from tests import expected
 from tests.failures import without_counts
 from tests.lower.models import Llama, planned
 
-FILE = Path(__file__).parents[1] / "golden" / "solve" / "summaries.txt"
 PLANS = {
     "8 heads, 4 ranks": (Llama(), 4, "ulysses"),
     "8 heads of 1 kv head, 4 ranks, written out": (Llama(kv_heads=1, attn="eager"), 4, "ulysses"),
@@ -19,9 +17,4 @@ def text() -> str:
 
 
 def test_summaries():
-    assert without_counts(text()) == without_counts(FILE.read_text())
-
-
-if __name__ == "__main__":
-    FILE.parent.mkdir(exist_ok=True, parents=True)
-    FILE.write_text(text())
+    expected.expect("solve/summaries.txt", text(), same=without_counts)
