@@ -17,10 +17,10 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self.list_commands(ctx):
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
             return None
-        return getattr(importlib.import_module(f"{__name__}.{name}"), name)
+        return getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
 
     def invoke(self, ctx: click.Context):
         try:

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import json
 import math
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -46,7 +45,7 @@ def _set_apart(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
 
 
 @contextlib.contextmanager
-def _stdout_apart() -> Iterator[io.TextIOBase]:
+def _stdout_apart() -> Iterator[TextIO]:
     """The real stdout; `sys.stdout` and the file descriptor under it lead to stderr until the end."""
     real, number = sys.stdout, _number_of(sys.stdout)
     real.flush()
@@ -60,7 +59,7 @@ def _stdout_apart() -> Iterator[io.TextIOBase]:
 
 
 @contextlib.contextmanager
-def _descriptor_apart(number: int, encoding: str) -> Iterator[io.TextIOBase]:
+def _descriptor_apart(number: int, encoding: str) -> Iterator[TextIO]:
     flush_c()
     elsewhere = _number_of(sys.stderr)
     with open(os.dup(number), "w", encoding=encoding) as real:

@@ -93,7 +93,7 @@ def verdict(file: str, model: Any, sp: int | None = None, length: int = 0) -> Fi
 
 def say(result: FileCheck, model: Any, sp: int | None) -> None:
     """One line for a good file; its errors on stderr otherwise."""
-    if not result.ok:
+    if result.spec is None or not result.ok:
         click.echo(str(AutospError(result.problems)), err=True)
     else:
         fits = f", fits {type(model).__name__}" if model is not None else ""

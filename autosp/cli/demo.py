@@ -197,6 +197,7 @@ def _load_example():
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("autosp_example_train", example("train.py"))
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -88,7 +88,7 @@ def own_tensors(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]
     return module._parameters, module._buffers
 
 
-def compiled_call(module: Any) -> Callable | None:
+def compiled_call(module: Any) -> Any:
     """What a module's call runs since `module.compile()`; None before."""
     return getattr(module, "_compiled_call_impl", None)
 
@@ -196,9 +196,10 @@ def uncompiled(module: torch.nn.Module) -> torch.nn.Module:
 def carry_sources(old: fx.GraphModule, new: fx.GraphModule, constants: Iterable[str] = ()) -> None:
     """The sources of a graph's parameters, which AOTAutograd looks up. constants: names of the
     buffers that the new graph alone holds."""
-    sources = getattr(old, "_param_name_to_source", None)
+    sources: Any = getattr(old, "_param_name_to_source", None)
     if sources is not None:
-        new._param_name_to_source = {name: _named("ConstantSource")(name) for name in constants} | sources
+        own = {name: _named("ConstantSource")(name) for name in constants}
+        setattr(new, "_param_name_to_source", own | sources)  # noqa: B010  # a Module's attributes are typed
 
 
 # Traces and symbolic sizes.

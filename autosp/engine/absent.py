@@ -40,14 +40,14 @@ class Absent:
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None) -> NoReturn:
-        _first((args, kwargs))._used()
+        raise AbsentOutput(_first((args, kwargs)).problem)
 
     def _used(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise AbsentOutput(self.problem)
 
 
-def _first(values: Any) -> Absent | None:
-    """The first that is found among the arguments of a call."""
+def _first(values: Any) -> Any:
+    """The first `Absent` among the arguments of a call; None where there is none."""
     if isinstance(values, Absent):
         return values
     if isinstance(values, Mapping):

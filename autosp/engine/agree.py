@@ -13,6 +13,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -34,7 +35,7 @@ class FirstFailed(RankError):
         super().__init__(problems)
         self.kind = kind
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return RankError, (self.problems,)
 
 

@@ -45,7 +45,10 @@ def _of_mesh(mesh: DeviceMesh, shared: tuple[str, ...]) -> tuple[int, int]:
     if shared and not set(shared) & set(names):
         raise EngineError(_nothing_shared(names, shared))
     shares, place = 1, 0
-    for i, coordinate in enumerate(mesh.get_coordinate()):
+    here = mesh.get_coordinate()
+    if here is None:
+        raise EngineError(_outside(names))
+    for i, coordinate in enumerate(here):
         if i >= len(names) or names[i] not in shared:
             shares, place = shares * mesh.size(i), place * mesh.size(i) + coordinate
     return shares, place
@@ -66,6 +69,15 @@ def _nothing_shared(names: tuple[str, ...], shared: tuple[str, ...]) -> Problem:
         what=f"the DeviceMesh ({', '.join(names) or 'unnamed dims'}) has no axis among {', '.join(shared)}",
         rule="the ranks along a shared axis read the same samples, all others different ones",
         fix=did_you_mean(shared[0], names, "name the axis: sampler(dataset, mesh, shared=('...',))"),
+        where="autosp.engine.sampler",
+    )
+
+
+def _outside(names: tuple[str, ...]) -> Problem:
+    return Problem(
+        what=f"this rank is not part of the DeviceMesh ({', '.join(names) or 'unnamed dims'})",
+        rule="a rank reads samples by its place in the mesh",
+        fix="make the sampler on the mesh's own ranks only",
         where="autosp.engine.sampler",
     )
 

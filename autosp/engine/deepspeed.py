@@ -7,6 +7,7 @@ alone. Nothing of DeepSpeed's is patched.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import torch.distributed as dist
@@ -104,7 +105,7 @@ def _one_of(key: tuple, partition: list[list[int]]) -> dist.ProcessGroup:
     key = (*key, id(dist.group.WORLD))
     if key not in _groups:
         for ranks in partition:
-            group = dist.new_group(ranks)
+            group: Any = dist.new_group(ranks)
             if dist.get_rank() in ranks:
                 _groups[key] = group
     return _groups[key]

@@ -131,13 +131,15 @@ class Backend:
 
     def _program(self, gm: fx.GraphModule, example_inputs: Sequence, names: Names, dynamic: bool) -> Callable:
         program, absent = self._passed(gm, example_inputs, names, dynamic)
+        plan, local = program.plan, program.local
+        assert plan is not None and local is not None
         with _no_local_guards(dynamic):
-            inner = inner_for(self.options.inner, program.plan)
-            compiled = compile_inner(inner, program.local, example_inputs, program.decision and program.decision.choice)
+            inner, decision = inner_for(self.options.inner, plan), program.decision
+            compiled = compile_inner(inner, local, example_inputs, None if decision is None else decision.choice)
         if dynamic and self.options.dynamic is None and self._budgeted():
             _guard_memory(gm)
         compiled = asserting(compiled, program.captured)
-        return with_absent(with_own_stream(compiled, program.plan, self.mesh.rank), absent)
+        return with_absent(with_own_stream(compiled, plan, self.mesh.rank), absent)
 
     def _budgeted(self) -> bool:
         """Whether what is kept depends on how long the inputs are."""
@@ -181,12 +183,15 @@ class Backend:
             specialise(example_inputs)  # last: what is a number from then on was a symbol to the planner
         eager = self.options.inner == "eager"  # without a joint graph all is held anyway
         program = run(program, context, until="tile", skip={"tile"} if eager else ())
+        plan = program.plan
+        assert plan is not None
         if program.captured.training and not eager:
             said = offload_notes(self._offloads, self.options.device.host if torch.cuda.is_available() else 0.0)
-            notes = (*program.plan.notes, *tile_notes(program.tiled, program.notes), *said)
-            program = attrs.evolve(program, plan=attrs.evolve(program.plan, notes=notes))
-        self.plans.append(program.plan)
-        self.on_plan(program.plan)
+            notes = (*plan.notes, *tile_notes(program.tiled, program.notes), *said)
+            plan = attrs.evolve(plan, notes=notes)
+            program = attrs.evolve(program, plan=plan)
+        self.plans.append(plan)
+        self.on_plan(plan)
         self.program = run(program, context)
         captured = program.captured
         absent = left_out(captured, ends(self.spec, captured), statements(self.spec, captured), self.spec)
@@ -269,7 +274,7 @@ def _mode(said: Said | None) -> Literal["none", "local", "whole"]:
     if said is None:
         return "whole"
     if said.mode == "layout":
-        return "local" if said.layout.axes else "whole"
+        return "local" if said.layout is not None and said.layout.axes else "whole"
     return said.mode
 
 

@@ -82,7 +82,7 @@ def _of_the_model(message: str, problem: Problem) -> Exception:
     """An exception of the user's own code as a CaptureError that is of its type, too, caused by one like it."""
     said = _RAISED.search(message)
     kind = getattr(builtins, said[1], None) if said else None
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+    if said is None or not (isinstance(kind, type) and issubclass(kind, Exception)):
         return CaptureError(problem)
 
     class _Own(CaptureError, kind):

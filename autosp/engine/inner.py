@@ -17,7 +17,7 @@ def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence, choi
     if inner == "eager":
         return gm.forward
     if inner == "aot_eager":
-        return aot_eager(choice and Partitioner(choice))(gm, example_inputs)
+        return aot_eager(None if choice is None else Partitioner(choice))(gm, example_inputs)
     from ..recompute.tile_order import InOrder
 
     patches = {} if choice is None else {"custom_partitioner_fn": Partitioner(choice)}

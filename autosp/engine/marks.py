@@ -22,8 +22,8 @@ def layout_of(spec: Spec, name: str, tensor: torch.Tensor) -> Layout | None:
     Raises InputError where it does not fit the tensor, or a mark does not fit the spec.
     """
     marked, named = annotation_of(tensor), spec.input(name)
-    for axis in spec.axes if marked else ():
-        marked = join(marked, axis)
+    for axis in spec.axes:
+        marked = None if marked is None else join(marked, axis)
     layout = named.layout if named else marked
     if layout is None:
         return None

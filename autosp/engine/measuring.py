@@ -84,6 +84,7 @@ def _step(model_or_engine) -> Step:
 def _predicted(backend: Backend) -> tuple[Plan, State, Decision | None]:
     """Of the very program that runs."""
     program, options, policy = backend.program, backend.options, backend.policy
+    assert program is not None and program.local is not None, "compiled"
     captured, plan = program.captured, backend.plans[-1]
     vals = {n.name: n.meta.get("val") for n in captured.graph.graph.nodes if n.op == "placeholder"}
     examples = [_example(vals[p.node], p.requires_grad) for p in captured.placeholders]

@@ -73,7 +73,7 @@ def from_device_mesh(spec: Spec, mesh: DeviceMesh | None) -> Mesh:
     missing = [a for a in spec.reduce if a not in sizes]
     if missing:
         raise EngineError(no_axis(missing[0], names))
-    others = {a: (mesh.get_group(a).group_name, sizes[a]) for a in spec.reduce if a != axis}
+    others = {a: (str(mesh.get_group(a).group_name), sizes[a]) for a in spec.reduce if a != axis}
     return attrs.evolve(bound, others=others)
 
 

@@ -57,7 +57,7 @@ def decided(
         if not plan.problem.captured.training or policy.mode == "none":
             return None
         limit = limit_of(policy, states.of(plan.problem.captured, examples), device_memory(plan.device).usable)
-        if policy.budget == "auto" and _most(plan) <= limit:
+        if policy.budget == "auto" and limit is not None and _most(plan) <= limit:
             return None
         found = decide(
             local, examples, policy, device=plan.device, p=plan.p, limit=limit,
@@ -80,9 +80,9 @@ def device_memory(device: Device) -> Device:
 def limit_of(policy: Recompute, state: State, usable: int) -> int | None:
     """What a policy leaves to activations and gradients on a device of so many usable bytes; None where
     it says nothing in bytes."""
-    if not policy.in_bytes:
-        return None
-    return (usable if policy.budget == "auto" else policy.budget) - state.lasting
+    if policy.budget == "auto":
+        return usable - state.lasting
+    return policy.budget - state.lasting if isinstance(policy.budget, int) else None
 
 
 def _most(plan: Plan) -> float:
@@ -123,7 +123,7 @@ def _read(text: str) -> Decision | None:
 
 def _too_little(policy: Recompute, found: Decision) -> str:
     return (
-        f"'{policy}' leaves {size(max(found.limit, 0))} for activations, and the least peak is {size(found.peak)} "
+        f"'{policy}' leaves {size(max(found.limit or 0, 0))} for activations, and the least peak is {size(found.peak)} "
         f"({found.phase}, {found.at}); it is taken. Give a larger budget, more ranks or shorter sequences"
     )
 

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from itertools import chain
+from typing import Any
 
 import attrs
 import torch
@@ -107,8 +108,10 @@ def shallow(model: torch.nn.Module, layers: int) -> torch.nn.Module:
     """A copy of the first layers only, on the same tensors."""
     known: dict = {id(x): x for x in chain(model.parameters(), model.buffers())}
     whole = layers_of(model)
+    assert whole is not None, "a depth of 0 is not cut"
     known[id(whole)] = torch.nn.ModuleList(copy.deepcopy(x, known) for x in whole[:layers])
     made = copy.deepcopy(model, known)
-    if getattr(getattr(made, "config", None), "num_hidden_layers", None) == len(whole):
-        made.config.num_hidden_layers = layers
+    config: Any = getattr(made, "config", None)
+    if getattr(config, "num_hidden_layers", None) == len(whole):
+        config.num_hidden_layers = layers
     return made

@@ -58,6 +58,7 @@ class Planner:
                 context = Context(ends=partial(ends, self.spec), axis=self.axis, ranks=sp, device=chip, mapped=refused)
                 made = sharded(Program(captured), context)
                 known[str(self.spec), sp] = refused
+                assert made.plan is not None
                 return made.plan, made.captured, examples
             except NeedsSymbols as needed:
                 if symbols:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -32,7 +33,7 @@ class Outcome:
     """What one rank made of one item: a value, or the text of its failure (`silent`: it gave no answer)."""
 
     rank: int
-    value: object = None
+    value: Any = None
     error: str = ""
     silent: bool = False
 
@@ -112,8 +113,9 @@ def _await_item(ranks: Ranks, folder: Path, index: int, seconds: float) -> tuple
     waiting_for_the_rest = False
     while True:
         answers = [_answer(folder, rank, index) for rank in range(len(ranks.processes))]
-        if all(answers):
-            return tuple(answers)
+        there = tuple(answer for answer in answers if answer)
+        if len(there) == len(answers):
+            return there
         trouble = ranks.failed() or any(answer and answer.error for answer in answers)
         if trouble and not waiting_for_the_rest:
             deadline = min(deadline, time.monotonic() + GRACE)

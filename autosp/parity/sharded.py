@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -46,9 +47,9 @@ def _plain(trial: Trial, spec: Spec) -> Trained:
 
     def mean_over_dp() -> None:  # what DDP would do
         if trial.dp > 1:
-            for parameter in (p for p in model.parameters() if p.grad is not None):
-                dist.all_reduce(parameter.grad, group=mesh.get_group("dp"))
-                parameter.grad /= trial.dp
+            for grad in (p.grad for p in model.parameters() if p.grad is not None):
+                dist.all_reduce(grad, group=mesh.get_group("dp"))
+                grad /= trial.dp
 
     rank = mesh.get_local_rank("dp")
     return run(trial, model, batches(trial, spec, model, given), [rank], call=compiled, finish=mean_over_dp)
@@ -57,7 +58,7 @@ def _plain(trial: Trial, spec: Spec) -> Trained:
 def _deepspeed(trial: Trial, spec: Spec) -> Trained:
     model, given = build(trial)
     batch = batches(trial, spec, model, given)
-    engine = initialize(model, make_optimizer(trial, model), deepspeed_config(trial))
+    engine: Any = initialize(model, make_optimizer(trial, model), deepspeed_config(trial))
     compile(engine, spec, backend=trial.backend, dynamic=trial.dynamic or None, recompute=trial.recompute)
     losses = []
     for step in range(trial.steps):

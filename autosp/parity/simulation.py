@@ -113,7 +113,7 @@ class Simulation:
         self.programs = [
             run(Program.of(plan), Context(rank=rank, tiles=tuple(tiles)), until="tile", verify=checked) for rank in each
         ]
-        self.locals = [program.local for program in self.programs]
+        self.locals = [program.local for program in self.programs if program.local is not None]
         self._around = plan.problem.captured.autocast
         for group in mesh.groups:
             group.close()

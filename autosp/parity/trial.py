@@ -91,7 +91,7 @@ def build(trial: Trial) -> tuple[torch.nn.Module, Batch | None]:
 
 def _set_attention(model: torch.nn.Module, name: str) -> None:
     """The attention of every transformers model that it is, or holds."""
-    held = [m for m in model.modules() if hasattr(m, "set_attn_implementation")]
+    held: list[Any] = [m for m in model.modules() if hasattr(m, "set_attn_implementation")]
     if not held:
         raise SpecError(
             Problem(

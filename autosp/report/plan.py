@@ -70,7 +70,7 @@ class Report:
             return ()
         if self.longest is None:
             return (f"no length fits on {self.plan.device.name}",)
-        tokens, ranks = self.longest.length, self.longest.p
+        tokens, ranks = self.longest.length or 0, self.longest.p
         return (f"longest sequence that fits: {tokens:,} tokens ({tokens // ranks:,} a rank)",)
 
 

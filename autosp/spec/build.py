@@ -38,7 +38,7 @@ def from_factory(name: str) -> torch.nn.Module:
 def from_class(name: str) -> torch.nn.Module:
     """A transformers class with its default configuration."""
     library = transformers()
-    found = getattr(library, name, None)
+    found: Any = getattr(library, name, None)
     if getattr(found, "config_class", None) is None:
         classes = [n for n in dir(library) if n.endswith(("LMHeadModel", "ForCausalLM", "ForMaskedLM"))]
         raise SpecError(Problem(*messages.no_model(name, did_you_mean(name, classes, messages.MODEL_FIX))))

@@ -53,7 +53,7 @@ def text_of_p(*entries: object) -> str:
     return str(P(*entries))
 
 
-@torch.compiler.substitute_in_graph(P)
+@torch.compiler.substitute_in_graph(P)  # pyrefly: ignore[bad-argument-type]  # a text for a Layout, as below
 def _(*entries: object) -> str:
     """`P(...)` written inside a model: Dynamo cannot build the value, and its text serves as well."""
     return text_of_p(*entries)

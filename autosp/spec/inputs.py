@@ -102,14 +102,15 @@ def check_merged(
     known = [
         part.size if part.name is None else bound[part.name].size if part.name in bound else None for part in dim.parts
     ]
-    if None in known:
+    sizes = [each for each in known if each is not None]
+    if len(sizes) < len(known):
         return None
     axes = [pair for part in dim.parts for pair in local_share(part, spec, axis_sizes)]
     whole = size * prod(n for _, n in axes)
-    if whole == prod(known):
+    if whole == prod(sizes):
         return None
     where = messages.place(given.name, given.shape, messages.share(axes))
-    return Problem(*messages.other_product(str(dim), whole, where, prod(known)))
+    return Problem(*messages.other_product(str(dim), whole, where, prod(sizes)))
 
 
 def size_problems(inputs: list[Given], spec: Spec, axis_sizes: Sizes) -> Iterator[Problem]:
@@ -134,8 +135,8 @@ def fact_problems(bound: Mapping[str, Seen], spec: Spec, axis_sizes: Sizes) -> I
             continue
         if fact.size is not None and fact.size != seen.size:
             yield Problem(*messages.other_size(fact.name, seen.size, seen.where, fact.size), where=str(fact.at or ""))
-        parts = axis_sizes.get(fact.axis, 1)
-        if seen.size % parts:
+        parts = 1 if fact.axis is None else axis_sizes.get(fact.axis, 1)
+        if fact.axis is not None and seen.size % parts:
             said = messages.not_divided(fact.name, seen.size, fact.axis, parts)
             yield Problem(*said, where=str(fact.at or ""))
 

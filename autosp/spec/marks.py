@@ -24,7 +24,7 @@ def mark(tensor: torch.Tensor, layout: Layout) -> None:
     _layouts[tensor] = layout
     tag = getattr(tensor, "tag", None)
     if tag is None or (isinstance(tag, str) and tag.startswith(TAG)):
-        tensor.tag = f"{TAG}{layout}"
+        setattr(tensor, "tag", f"{TAG}{layout}")  # noqa: B010  # an attribute of our own
 
 
 def misfit(name: str, tensor: torch.Tensor, layout: Layout) -> Problem | None:

@@ -18,7 +18,7 @@ from ..syntax.read import LayoutError
 from . import messages
 from .checks import marks_against_mesh, spec_problems
 from .spec import Spec
-from .statements import FIRST_WORD, KEYWORDS, Statement, read_statement, spans
+from .statements import KEYWORDS, Statement, first_word, read_statement, spans
 from .values import Statements
 
 FIELD_OF = {
@@ -78,7 +78,7 @@ def read_draft(source: Source, chain: tuple[Path, ...]) -> Draft:
         except SpecError as error:
             if isinstance(error, LayoutError):
                 draft.faulty.append((error.marks, error.at))
-            draft.fail(FIRST_WORD.match(source.text, begin, end)[0], error.problems)
+            draft.fail(first_word(source, begin, end), error.problems)
     draft.problems += said_twice(draft.statements)
     return with_included(draft, chain)
 

@@ -17,7 +17,7 @@ def as_recompute(said: Recompute | str | None, spec: Spec | None, where: str) ->
     Raises SpecError, at `where`, for text that says nothing of the kind.
     """
     if said is None:
-        return spec.recompute
+        return Recompute() if spec is None else spec.recompute
     if isinstance(said, Recompute):
         return said
     words = said.split()

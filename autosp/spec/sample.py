@@ -41,8 +41,8 @@ def samples(
 
 def made_up(name: str, layout: Layout, sizes: Mapping[str, int], length: int) -> torch.Tensor:
     """A tensor of a layout's dims: whole numbers where its name says ids, labels or a mask."""
-    parts = (part.name for dim in layout.dims for part in dim.parts if part.name != "...")
-    shape = [sizes.get(part, int(part) if part.isdigit() else length) for part in parts]
+    parts = [part for dim in layout.dims for part in dim.parts]
+    shape = [sizes.get(part.name or "", length) if part.size is None else part.size for part in parts]
     return torch.zeros(shape, dtype=torch.int64 if any(word in name for word in COUNTED) else torch.float32)
 
 
@@ -75,7 +75,7 @@ def on_fakes(model: torch.nn.Module, inputs: Mapping[str, Any], mode: FakeTensor
 def switch_off_cache(model: torch.nn.Module) -> bool:
     """Switches off the cache of keys and values in the configurations of a model and of the models in it: in training
     it is no use, and no graph should hold one. Whether one was on."""
-    found = [config for part in model.modules() if (config := getattr(part, "config", None)) is not None]
+    found: list[Any] = [config for part in model.modules() if (config := getattr(part, "config", None)) is not None]
     found = [config for config in found if getattr(config, "use_cache", False) is True]
     for config in found:
         config.use_cache = False

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
 from ..errors import SpecError
 from ..syntax import At, Source, problem_at
-from ..syntax.read import parse_text, read_layout
+from ..syntax.read import parse_text, read_layout, start_of, tokens_under
 from . import messages
 from .values import UNITS, Axis, Constraint, DimFact, Input, Map, Output, Recompute, Tile
 
@@ -85,13 +85,13 @@ class Reader:
 
     def at(self, token: Token, *others: Token) -> At:
         """The place of a token, with those of `others` as its spots."""
-        start = self.begin + token.start_pos
-        spots = tuple(self.begin + other.start_pos for other in others)
+        start = self.begin + start_of(token)
+        spots = tuple(self.begin + start_of(other) for other in others)
         return At(self.source, start, start + len(token), spots)
 
     def layout(self, name: Token, token: Token) -> dict[str, Any]:
         """The fields `layout` and `at` of a value called `name`."""
-        start = self.begin + token.start_pos
+        start = self.begin + start_of(token)
         layout, spots = read_layout(self.source, start, start + len(token))
         return {"layout": layout, "at": attrs.evolve(self.at(name), spots=spots)}
 
@@ -101,13 +101,12 @@ class Reader:
 
 
 def mesh_of(read: Reader, tree: Tree) -> tuple[Axis, ...]:
-    return tuple(
-        Axis(axis.children[0].value, len(axis.children) > 1, at=read.at(axis.children[0])) for axis in tree.children
-    )
+    axes = [tokens_under(axis) for axis in tree.children]
+    return tuple(Axis(name.value, bool(local), at=read.at(name)) for name, *local in axes)
 
 
 def fact_of(read: Reader, tree: Tree) -> DimFact:
-    name, said = tree.children
+    name, said = tokens_under(tree)
     if said.type == "NAME":
         return DimFact(name.value, axis=said.value, at=read.at(name, said))
     if int(said) == 0:
@@ -116,32 +115,34 @@ def fact_of(read: Reader, tree: Tree) -> DimFact:
 
 
 def input_of(read: Reader, tree: Tree) -> Input:
-    name, layout, *optional = tree.children
+    name, layout, *optional = tokens_under(tree)
     return Input(name.value, optional=bool(optional), **read.layout(name, layout))
 
 
 def output_of(read: Reader, tree: Tree) -> Output:
-    name, said = tree.children
+    name, said = tokens_under(tree)
     if said.type == "LAYOUT":
         return Output(name.value, **read.layout(name, said))
     return Output(name.value, mode=said.value, at=read.at(name))
 
 
 def constraint_of(read: Reader, tree: Tree) -> Constraint:
-    path, port, layout = tree.children
+    path, port, layout = tokens_under(tree)
     return Constraint(path.value, port.value, **read.layout(path, layout))
 
 
 def map_of(read: Reader, tree: Tree) -> Map:
-    path, over = tree.children
+    path, over = tokens_under(tree)
     return Map(path.value, over.value, at=read.at(path, over))
 
 
-def budget_of(read: Reader, token: Token) -> int | float | str:
+def budget_of(read: Reader, token: Token) -> int | float | Literal["auto"]:
     """Bytes, a fraction or "auto"."""
     if token.type == "AUTO":
         return "auto"
-    number, unit = AMOUNT.fullmatch(token).groups()
+    found = AMOUNT.fullmatch(token)
+    assert found is not None, "the grammar's AMOUNT"
+    number, unit = found.groups()
     if unit:
         count = int(Decimal(number) * UNITS[unit])
         if count < 1:
@@ -155,23 +156,23 @@ def budget_of(read: Reader, token: Token) -> int | float | str:
 
 
 def recompute_of(read: Reader, tree: Tree) -> Recompute:
-    mode, *budget = tree.children
+    mode, *budget = tokens_under(tree)
     return Recompute(mode.value, budget_of(read, budget[0]) if budget else None)
 
 
 def tile_of(read: Reader, tree: Tree) -> Tile:
-    what, mode = tree.children
+    what, mode = tokens_under(tree)
     if mode.type == "INT" and int(mode) == 0:
         raise read.fail(mode, messages.no_tiles(what))
     return Tile(what.value, int(mode) if mode.type == "INT" else mode.value, at=read.at(what))
 
 
 def names_of(read: Reader, tree: Tree) -> tuple[str, ...]:
-    return tuple(token.value for token in tree.children if token.type == "NAME")
+    return tuple(token.value for token in tokens_under(tree) if token.type == "NAME")
 
 
 def word_of(read: Reader, tree: Tree) -> str:
-    return tree.children[0].value
+    return tokens_under(tree)[0].value
 
 
 MAKERS: dict[str, Callable[[Reader, Tree], Any]] = {
@@ -187,25 +188,32 @@ MAKERS: dict[str, Callable[[Reader, Tree], Any]] = {
     "map": map_of,
     "recompute": recompute_of,
     "tile": tile_of,
-    "offload": lambda read, tree: tree.children[1].value,
+    "offload": lambda read, tree: tokens_under(tree)[1].value,
     "reduce": names_of,
 }
 
 
+def first_word(source: Source, begin: int, end: int) -> str:
+    """What the statement in `source.text[begin:end]` begins with; a statement is not empty."""
+    found = FIRST_WORD.match(source.text, begin, end)
+    assert found is not None
+    return found[0]
+
+
 def place_of(read: Reader, tree: Tree, keyword: str) -> At:
     """The place of a statement: its first word, with the names it lists as spots."""
-    names = (t for t in tree.children if getattr(t, "type", "") in ("NAME", "FILE"))
+    names = (t for t in tokens_under(tree) if getattr(t, "type", "") in ("NAME", "FILE"))
     return At(
         read.source,
         read.begin,
         read.begin + len(keyword),
-        tuple(read.begin + token.start_pos for token in names),
+        tuple(read.begin + start_of(token) for token in names),
     )
 
 
 def read_statement(source: Source, begin: int, end: int) -> Statement:
     """The statement in `source.text[begin:end]`. Raises SpecError with every fault of it."""
-    keyword = FIRST_WORD.match(source.text, begin, end)[0]
+    keyword = first_word(source, begin, end)
     if keyword not in KEYWORDS:
         at = At(source, begin, begin + len(keyword))
         raise SpecError(problem_at(at, *messages.no_statement(keyword, KEYWORDS)))

@@ -6,7 +6,7 @@ Every value that a text wrote keeps its place in `at`, which takes no part in eq
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -30,16 +30,6 @@ UNITS = {
 }
 
 
-def name() -> str:
-    """The field that holds a name."""
-    return attrs.field(validator=check_names)
-
-
-def module() -> str:
-    """The field that holds a module path."""
-    return attrs.field(validator=attrs.validators.matches_re(PATH))
-
-
 @attrs.frozen
 class Placed:
     """A value that keeps where a text wrote it."""
@@ -51,7 +41,7 @@ class Placed:
 class Axis(Placed):
     """A mesh axis. On a `local` one every rank only ever sees its own shard."""
 
-    name: str = name()
+    name: str = attrs.field(validator=check_names)
     local: bool = False
 
     def __str__(self) -> str:
@@ -62,7 +52,7 @@ class Axis(Placed):
 class Input(Placed):
     """An argument of the forward, by name, and how it may be split (on a local axis: is split)."""
 
-    name: str = name()
+    name: str = attrs.field(validator=check_names)
     layout: Layout
     optional: bool = False
 
@@ -74,7 +64,7 @@ class Input(Placed):
 class Output(Placed):
     """An output by name: given in `layout`, not at all, as the rank's own part, or whole."""
 
-    name: str = name()
+    name: str = attrs.field(validator=check_names)
     layout: Layout | None = None
     mode: OutputMode = attrs.field(
         default=attrs.Factory(lambda self: "whole" if self.layout is None else "layout", takes_self=True)
@@ -88,7 +78,7 @@ class Output(Placed):
 class Constraint(Placed):
     """The first tensor that goes into, or comes out of, the modules of this path has this layout."""
 
-    module: str = module()
+    module: str = attrs.field(validator=attrs.validators.matches_re(PATH))
     port: Port
     layout: Layout
 
@@ -100,8 +90,8 @@ class Constraint(Placed):
 class Map(Placed):
     """The modules of this path run per shard of dim `over` as they stand."""
 
-    module: str = module()
-    over: str = name()
+    module: str = attrs.field(validator=attrs.validators.matches_re(PATH))
+    over: str = attrs.field(validator=check_names)
 
     def __str__(self) -> str:
         return f"map {self.module} over {self.over}"
@@ -165,7 +155,7 @@ class Tile(Placed):
 class DimFact(Placed):
     """What holds of a dim wherever it stands: its size, or an axis that splits it evenly."""
 
-    name: str = name()
+    name: str = attrs.field(validator=check_names)
     size: int | None = None
     axis: str | None = None
 
@@ -178,7 +168,7 @@ def default_reduce(mesh: tuple[Axis, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(axis.name for axis in mesh if not axis.local))
 
 
-def listed(convert: type = tuple) -> object:
+def listed(convert: type = tuple) -> Any:
     """A field that holds a tuple, empty unless given."""
     return attrs.field(default=(), converter=convert)
 

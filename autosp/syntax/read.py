@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..errors import Problem, SpecError
 from . import messages
@@ -33,14 +33,25 @@ def parse_text(grammar: str, start: str, source: Source, begin: int, end: int) -
         raise SpecError(syntax_problem(parser(grammar, start), source, begin, end, error)) from None
 
 
+def tokens_under(tree: Tree) -> list[Token]:
+    """The words right under a node whose grammar puts no nodes there."""
+    return cast("list[Token]", tree.children)
+
+
+def start_of(token: Token) -> int:
+    """The offset of a word; one that was read from a text has it."""
+    assert token.start_pos is not None
+    return token.start_pos
+
+
 def axes_of(trees: list[Tree]) -> tuple[str, ...]:
     """The axis names under an optional `axes` node."""
-    return tuple(token.value for tree in trees for token in tree.children)
+    return tuple(token.value for tree in trees for token in tokens_under(tree))
 
 
 def part_of(tree: Tree) -> Part:
     """The value of a `part` node."""
-    head, *axes = tree.children
+    head, axes = tokens_under(tree)[0], cast("list[Tree]", tree.children[1:])
     if head.type == "INT":
         return Part(size=int(head), axes=axes_of(axes))
     return Part(name=head.value if head.type == "NAME" else None, axes=axes_of(axes))
@@ -63,10 +74,11 @@ def layout_of(tree: Tree) -> Layout:
 def tokens_of(tree: Tree, axis: str = "axis") -> Iterator[tuple[str, Token]]:
     """Every word under a `layout` node with the kind of its mark, in reading order."""
     for child in tree.children:
-        if not hasattr(child, "children"):
-            yield (axis if tree.data == "axes" else MARK_OF[child.type]), child
+        if hasattr(child, "children"):
+            yield from tokens_of(cast("Tree", child), "sum" if child.data == "partial" else axis)
         else:
-            yield from tokens_of(child, "sum" if child.data == "partial" else axis)
+            token = cast("Token", child)
+            yield (axis if tree.data == "axes" else MARK_OF[token.type]), token
 
 
 class LayoutError(SpecError):
@@ -82,7 +94,7 @@ def good_layout(text: str) -> tuple[Layout, tuple[int, ...]] | None:
     """The layout that a text holds and the offsets of its words; None where anything is wrong."""
     try:
         tree = parse_text("terms", "layout", Source("", text), 0, len(text))
-        return layout_of(tree), tuple(token.start_pos for _, token in tokens_of(tree))
+        return layout_of(tree), tuple(start_of(token) for _, token in tokens_of(tree))
     except SpecError:
         return None
 
@@ -96,7 +108,7 @@ def read_layout(source: Source, start: int, end: int) -> tuple[Layout, tuple[int
     if good is not None:
         return good[0], tuple(start + spot for spot in good[1])
     tokens = tuple(tokens_of(parse_text("terms", "layout", source, start, end)))
-    at = At(source, start, end, tuple(start + token.start_pos for _, token in tokens))
+    at = At(source, start, end, tuple(start + start_of(token) for _, token in tokens))
     marks = tuple(Mark(kind, token.value) for kind, token in tokens)
     raise LayoutError(layout_problems(marks, at), marks, at)
 

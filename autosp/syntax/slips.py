@@ -100,7 +100,7 @@ def stopped_at(lark: Lark, text: str, error: UnexpectedInput) -> int:
     token = getattr(error, "token", None)
     if token is not None and token.type == "$END":
         return len(text.rstrip())
-    stop = error.pos_in_stream
+    stop = error.pos_in_stream or 0
     inside = INSIDE.search(text, 0, stop) if re.match(r"\w", text[stop:], re.ASCII) else None
     return inside.start() if inside else stop
 

@@ -117,3 +117,15 @@ def test_a_mesh_without_a_shared_axis():
     finally:
         dist.destroy_process_group()
     golden.expect("data", "no_shared_axis", str(caught.value))
+
+
+def test_a_rank_outside_the_mesh(monkeypatch: pytest.MonkeyPatch):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = dist.init_device_mesh("cpu", (1, 1), mesh_dim_names=("dp", "sp"))
+        monkeypatch.setattr(type(mesh), "get_coordinate", lambda self: None)
+        with pytest.raises(EngineError) as caught:
+            sampler(DATA, mesh)
+    finally:
+        dist.destroy_process_group()
+    golden.expect("data", "outside", str(caught.value))
