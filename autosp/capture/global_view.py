@@ -73,7 +73,7 @@ def capture(
     args, mode = (_dynamic_args if dynamic else _static_args)(gm, example_inputs)
     interpreter = _Interpreter(_plain(gm))
     try:
-        with mode:
+        with mode:  # pyrefly: ignore[bad-context-manager]  # Dynamo has one here
             graph = trace_to_aten(lambda *a: interpreter.run(*a), args)
             if (_lost(graph) or batches(graph)) and has_vmaps(interpreter.module):
                 own.forget()

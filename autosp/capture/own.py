@@ -86,8 +86,8 @@ class _Call:
 
     def arguments(self, tensors: Sequence, sizes: Sequence) -> list:
         """Tensors and sizes in the order of the call."""
-        tensors, sizes = iter(tensors), iter(sizes)
-        return [next(tensors) if i in self.tensors else next(sizes) for i in range(self.count)]
+        given, counts = iter(tensors), iter(sizes)
+        return [next(given) if i in self.tensors else next(counts) for i in range(self.count)]
 
 
 @torch.library.custom_op(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from itertools import pairwise
 
 import attrs
 import torch
@@ -136,7 +137,7 @@ def _rows(x: fx.Node) -> _Rows:
 
 
 def _joined(parts: Sequence[_Rows]) -> _Rows:
-    for a, b in zip(parts, parts[1:], strict=False):
+    for a, b in pairwise(parts):
         if a.of != b.of or a.last != b.first:
             raise _WrongBand(f"rows {a.first} to {a.last} are followed by {b.first} to {b.last}")
     return _Rows(parts[0].of, parts[0].first, parts[-1].last)

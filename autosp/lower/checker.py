@@ -170,9 +170,9 @@ class _Checker:
         enter a backward that is not linear; those that come out of it are scaled up again."""
         source, factor = node.args
         self.types[node] = self.types[source]
-        entering = source.op == "placeholder" and self.roles.get(source.name) != "param" or _is_own(source)
+        entering = (source.op == "placeholder" and self.roles.get(source.name) != "param") or _is_own(source)
         leaving = all(user.op == "output" or _is_own(user) for user in node.users)
-        if not (entering and factor == 1.0 / self.grad_scale or leaving and factor == self.grad_scale):
+        if not ((entering and factor == 1.0 / self.grad_scale) or (leaving and factor == self.grad_scale)):
             self._fault(
                 node,
                 f"the gradient of {source} is multiplied by {factor}",
@@ -383,7 +383,7 @@ class _Checker:
                 rule=rule,
                 fix="this is a fault of autosp or of a rule: run `autosp rules verify` and report it with AUTOSP_DUMP's files",
                 where=f"local graph, {node.name}" + (f" ({source_line(node)})" if source_line(node) else ""),
-            )  # fmt: skip
+            )
         )
 
 

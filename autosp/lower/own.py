@@ -159,7 +159,7 @@ class _Emit:
 
 def _symbols(bodies: Bodies) -> tuple[sympy.Symbol, ...]:
     """Every symbol that a size inside is made of."""
-    found: set[sympy.Symbol] = set()
+    found: set[sympy.Basic] = set()
     for body in (bodies.own.forward, bodies.own.backward):
         for node in body.graph.nodes:
             val = node.meta.get("val")

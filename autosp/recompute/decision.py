@@ -61,8 +61,8 @@ def decide(
 ) -> Decision | None:
     """What one rank saves and what it recomputes; None where no gradient flows.
 
-    compiler: what runs the graph. offload: whether the residual stream may cross in the host's memory, for a policy with a budget.
-    limit: bytes that activations and gradients may take at the peak, for `sac budget SIZE` and `sac
+    compiler: what runs the graph. offload: whether the residual stream may cross in the host's memory, for a policy
+    with a budget. limit: bytes that activations and gradients may take at the peak, for `sac budget SIZE` and `sac
     budget auto` (without parameters and optimizer); a fraction is one of the peak that `none` has. plan: the
     plan's fingerprint. Where nothing fits, the least peak is chosen and `fits` is False.
     """

@@ -139,7 +139,7 @@ def _storages(nodes):
 
 def _maker(node: fx.Node) -> fx.Node:
     while kinds.is_item(node):
-        node = node.args[0]
+        node = node.args[0]  # pyrefly: ignore[bad-assignment]
     return node
 
 

@@ -95,7 +95,7 @@ def _walk(
 
     for i, run in enumerate(runs):
         ends = {x.id: x for x in dies.get(i, ()) if x.id not in keep}
-        for new, old in run.over:
+        for _, old in run.over:
             if old.id in ends and old.id in alive:
                 now[part(old)] -= alive.pop(old.id)
         back = (x for x in run.needs if x.id in away)

@@ -188,6 +188,7 @@ class _TileChecker:
         if any(t.ref != first.ref for t in read):
             return None
         if node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
+            # pyrefly: ignore[incompatible-overload-argument]
             a, b = (t.of or ({t.tile} if t.at is PARTIAL else frozenset()) for t in map(self.types.get, node.args))
             if not a or not b or a & b:
                 return None

@@ -146,7 +146,7 @@ def run_shapes(gm: fx.GraphModule) -> None:
     if not any(map(_is_symbolic, inputs)):  # a mode of its own: ranks may be threads of one process
         mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent())
         inputs = [_fresh(x, mode) for x in inputs]
-    with mode, torch.no_grad():
+    with mode, torch.no_grad():  # pyrefly: ignore[bad-context-manager]  # a fake input has one
         _Shapes(gm, mode).run(*inputs)
 
 

@@ -31,7 +31,7 @@ class Side:
     def take(self, factor: int, size: Size) -> None:
         """Cut the outermost part of the current dim off, as a factor."""
         self.dims[self.at].append(factor)
-        self.rest = divide(self.rest, size)
+        self.rest = divide(self.rest, size)  # pyrefly: ignore[bad-assignment]  # a common divisor
         self.at += self.rest == 1
 
     def ahead(self) -> list[Size]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 
@@ -18,7 +19,7 @@ _functional = torch.ops._c10d_functional
 class SimGroup:
     """P ranks in one process: each rank's thread calls `exchange` in the same order."""
 
-    _groups: dict[str, SimGroup] = {}
+    _groups: ClassVar[dict[str, SimGroup]] = {}
     _local = threading.local()
 
     def __init__(self, size: int, timeout: float = 60.0):

@@ -97,8 +97,7 @@ def divide(a: Size, b: Size) -> Size | None:
     if isinstance(a, int) and isinstance(b, int):
         return a // b if b and a % b == 0 else None
     q = sympy.cancel(sympy.sympify(a) / sympy.sympify(b))
-    numer, denom = sympy.fraction(q)
-    if denom != 1:
+    if sympy.fraction(q)[1] != 1:
         return None
     return as_size(q)
 

@@ -253,7 +253,7 @@ def _ends(step: BodyStep, r: Ref, s: Split, p: int) -> Iterator[tuple[Ref, Split
     """What else of a step is split where one of its values is."""
     for place, other in _places(step):
         if other == r:
-            ins, outs = (
+            ins, outs = (  # pyrefly: ignore[bad-unpacking]  # without a rule `_part` raises
                 project(step.projection, *_part(step, place, s), p) if step.projection else _part(step, place, s)
             )
             for v, at in zip((*step.operands, *step.results), (*ins, *outs), strict=True):

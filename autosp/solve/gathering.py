@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ..errors import PlanError, RuleError
 from ..errors import Problem as Fault
@@ -20,7 +21,7 @@ class NeedsRule(RuleError):
         super().__init__(faults.values())
         self.faults = dict(faults)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return RuleError, (self.problems,)
 
 

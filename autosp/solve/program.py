@@ -10,6 +10,7 @@ whose relaxation is integral in nearly every graph we saw.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import attrs
 import highspy
@@ -42,7 +43,7 @@ class IntegerProgram:
         self.integer.append(integer)
         return len(self.costs) - 1
 
-    def equal(self, plus: list[int], minus: list[int] = (), to: float = 0.0) -> None:
+    def equal(self, plus: list[int], minus: Sequence[int] = (), to: float = 0.0) -> None:
         """sum(plus) - sum(minus) == to"""
         self.rows.append(([*plus, *minus], [1.0] * len(plus) + [-1.0] * len(minus), to, to))
 
@@ -50,7 +51,7 @@ class IntegerProgram:
         """big - small >= 0"""
         self.covers([big], [small])
 
-    def covers(self, big: list[int], small: list[int] = (), by: float = 0.0) -> None:
+    def covers(self, big: list[int], small: Sequence[int] = (), by: float = 0.0) -> None:
         """sum(big) - sum(small) >= by"""
         self.rows.append(([*big, *small], [1.0] * len(big) + [-1.0] * len(small), by, highspy.kHighsInf))
 

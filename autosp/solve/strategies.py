@@ -56,7 +56,10 @@ def _constrained(problem: Problem, op: Op, split: list[Strategy], axis: str, p: 
     found = [
         s for s in split
         if s.gives[0].dim == dim
-        and (s.gives[0] == make_split(dim, 1, value.shape[dim], 1, p) if alone else any(overlaps(problem, s.gives[0], r) for r in own))
+        and (
+            s.gives[0] == make_split(dim, 1, value.shape[dim], 1, p)
+            if alone else any(overlaps(problem, s.gives[0], r) for r in own)
+        )
     ]  # fmt: skip
     if not found:
         raise PlanError(_no_such_split(op, str(layout), dim, value.hint[dim], axis, p))
@@ -180,4 +183,4 @@ def _unique(found: list[Strategy]) -> tuple[Strategy, ...]:
     return tuple(seen.values())
 
 
-__all__ = ["Strategy", "contracts_length", "strategies", "Split"]
+__all__ = ["Split", "Strategy", "contracts_length", "strategies"]
