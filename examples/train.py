@@ -1,6 +1,6 @@
 """Trains a small model on long windows of text, the sequence of each split over an sp group of ranks.
 
-    torchrun --nproc_per_node 2 examples/train.py --seq 512
+torchrun --nproc_per_node 2 examples/train.py --seq 512
 """
 
 import argparse

@@ -436,7 +436,6 @@ RunningSum = applied(Summed)
 Centring = applied(Centred)
 DrawsInside = applied(Dropped)
 Branching = applied(Forked)
-OwnOperator = applied(ByOperator)
 
 
 class Activation(Decoder):

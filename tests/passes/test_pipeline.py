@@ -123,7 +123,7 @@ def test_every_pass_is_dumped_by_its_number(tmp_path, monkeypatch):
 
 def test_an_optional_pass_is_left_out_by_its_name(monkeypatch):
     monkeypatch.setenv(SKIP, "window_attention, tile")
-    model, program = compiled()
+    _, program = compiled()
     assert [ran.name for ran in program.passes] == [n for n in NAMES if n not in ("window_attention", "tile")]
     assert program.windows == 0
 

@@ -54,11 +54,11 @@ class One:
     examples: tuple
     inner: str
 
-    @cache
+    @cache  # noqa: B019  # of a few values, for a process
     def joint(self):
         return trace_joint(self.local, self.examples, compiler_of(self.inner, ()).decompositions())[0]
 
-    @cache
+    @cache  # noqa: B019
     def decide(self, setting: str, limit: int | None = None) -> Decision:
         return decide(
             self.local, self.examples, as_recompute(setting, None, "test"), device=self.plan.device, p=self.plan.p,

@@ -18,9 +18,7 @@ TILES = resources.read("models", "llama").replace("tile      loss auto", "tile m
 FIRST = [
     attrs.evolve(LLAMA, recompute="sac"),
     attrs.evolve(LLAMA, recompute="full", spec=TILES, dynamic=True, lengths=(32, 27)),
-    attrs.evolve(
-        LLAMA, recompute="sac budget 0.6", spec=TILES, zero=1, optimizer="adam", labels="empty", mask="left"
-    ),  # fmt: skip
+    attrs.evolve(LLAMA, recompute="sac budget 0.6", spec=TILES, zero=1, optimizer="adam", labels="empty", mask="left"),
 ]
 REST = [
     *(attrs.evolve(LLAMA, recompute=s) for s in ("none", "sac budget 0.6", "sac budget 1GiB", "sac budget auto")),
