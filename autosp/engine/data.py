@@ -26,13 +26,30 @@ def sampler(
 ) -> DistributedSampler:
     """A sampler that gives the ranks of one sp group the same samples, and different dp ranks different ones.
 
-    mesh_or_engine: a DeviceMesh, or a DeepSpeed engine, compiled or not, whose config says
-      "sequence_parallel_size". shared: the axes of a DeviceMesh whose ranks read the same samples.
-    It is a DistributedSampler: call `set_epoch` before each epoch to shuffle anew. With DeepSpeed,
-    `engine.deepspeed_io(dataset, data_sampler=sampler(dataset, engine))` is a loader; one made by
+    With DeepSpeed, `engine.deepspeed_io(dataset, data_sampler=sampler(dataset, engine))` is a loader; one made by
     `deepspeed.initialize(training_data=...)` samples by the global rank, which the first step refuses.
 
-    Raises EngineError where the mesh has none of the shared axes.
+    Args:
+        dataset: as for a DistributedSampler.
+        mesh_or_engine: a DeviceMesh, or a DeepSpeed engine, compiled or not, whose config says
+            "sequence_parallel_size".
+        shuffle, seed, drop_last: as for a DistributedSampler.
+        shared: the axes of a DeviceMesh whose ranks read the same samples.
+
+    Returns:
+        A DistributedSampler: call `set_epoch` before each epoch to shuffle anew.
+
+    Raises:
+        EngineError: the mesh has none of the shared axes, or this rank is not part of it.
+
+    Example:
+        >>> import torch.distributed as dist
+        >>> from autosp.engine import sampler
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> mesh = dist.init_device_mesh("cpu", (1, 1), mesh_dim_names=("dp", "sp"))
+        >>> list(sampler(range(4), mesh, shuffle=False))
+        [0, 1, 2, 3]
+        >>> dist.destroy_process_group()
     """
     on_mesh = isinstance(mesh_or_engine, DeviceMesh)
     shares, share = _of_mesh(mesh_or_engine, tuple(shared)) if on_mesh else _of_engine(mesh_or_engine)

@@ -49,10 +49,27 @@ class Measured:
 
 
 def measure(model_or_engine) -> Measured:
-    """Predicted against measured, of a model or a DeepSpeed engine that autosp.compile gave back.
+    """What was predicted of a compiled model against what its last training step took.
 
     The peak is predicted here, if it was not when the model was compiled: that takes a trace.
-    Raises EngineError for what was not compiled, and before three training steps.
+
+    Args:
+        model_or_engine: what `autosp.compile` gave back, after three training steps or more.
+
+    Returns:
+        A `Measured`: peaks of one rank in bytes (measured on CUDA alone, else None) and seconds of a step, predicted
+        and measured. `str` words it.
+
+    Raises:
+        EngineError: it was not compiled by autosp, or has not made three training steps.
+
+    Example:
+        >>> import autosp, torch
+        >>> autosp.measure(torch.nn.Linear(1, 1))
+        Traceback (most recent call last):
+        ...
+        autosp.errors.EngineError: error: this Linear was not compiled by autosp
+        ...
     """
     step = _step(model_or_engine)
     clock = step.clock

@@ -36,16 +36,50 @@ def plan(
     optimizer: str = "adamw",
     recompute: Recompute | str | None = None,
 ) -> Plan:
-    """The plan for a training step of `model(**inputs)` split over `sp` ranks. Nothing is computed.
+    """Plans a training step of `model(**inputs)` over `sp` ranks. Nothing is computed: no GPU, no process group and no
+    weights are needed.
 
-    model: a module (real, fake or on the meta device; it is left as it is), a callable that makes
-    one, or a configuration of transformers. inputs: one data-parallel rank's whole batch. spec, and
-    recompute: as in `autosp.compile`. device: a Device, or a name in specs/devices. dp, zero, dtype
-    and optimizer say what a rank holds of the model's states (`autosp.recompute.state`).
+    Args:
+        model: a module (real, fake or on the meta device; it is left as it is), a callable that makes one, or a
+            configuration of transformers.
+        inputs: one data-parallel rank's whole batch, by the names of the forward's arguments: tensors of (batch, seq)
+            and the like, of which only shapes and dtypes are read.
+        spec: a `Spec`, the name of a shipped one, a path, or text; None chooses by the model's class.
+        sp: ranks that a sequence is split over.
+        dp: data-parallel replicas of those, for what ZeRO shards.
+        device: a `Device`, or the name of one in `specs/devices`.
+        zero: DeepSpeed's ZeRO stage, 0 to 3, for what a rank holds (0 and 1 are compiled).
+        dtype: of parameters and activations.
+        optimizer: its name ("adamw", "sgd", ...), for the bytes of its states.
+        recompute: what the backward computes again, as in `autosp.compile`; None takes the spec's.
 
-    `plan.explain()` tells where each collective stands and why, and what a rank holds;
-    `plan.reshards` are those of the forward, in order; `plan.peak_bytes` and `plan.max_seq_len()`
-    answer whether it fits. Raises what the first call of a compiled model raises, and PlanError.
+    Returns:
+        A `Plan`: `reshards`, the forward's collectives in order, with bytes that a rank sends and seconds;
+        `explain()`, where each stands and why, in words; `memory` and `peak_bytes`, what the fullest rank holds, in
+        bytes; `fits`; `max_seq_len()`, the longest sequence that fits, in tokens; `step_seconds`, predicted.
+
+    Raises:
+        SpecError, InputError, CaptureError, RuleError: as the first call of a compiled model.
+        PlanError: no plan exists, or a setting is not one of those above.
+
+    Source:
+        The integer program is Alpa's layout assignment (Zheng et al., OSDI 2022, section 4.2).
+
+    Example:
+        >>> import autosp, torch
+        >>> class Head(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.linear = torch.nn.Linear(8, 16)
+        ...     def forward(self, x, labels):
+        ...         return torch.nn.functional.cross_entropy(self.linear(x).flatten(0, 1), labels.flatten())
+        >>> spec = "mesh [dp: local, sp]\\ninput x [batch@dp, seq@sp, hidden]\\ninput labels [batch@dp, seq@sp]"
+        >>> batch = {"x": torch.zeros(2, 32, 8), "labels": torch.zeros(2, 32, dtype=torch.int64)}
+        >>> plan = autosp.plan(Head(), batch, spec, sp=4)
+        >>> [(r.kind, r.before, r.after) for r in autosp.plan(Head(), batch, spec, sp=4).reshards][-1]
+        ('all_reduce', ('[] sum@sp',), ('[]',))
+        >>> plan.fits
+        True
     """
     asked = request(
         model, inputs, spec, sp=sp, dp=dp, device=device, zero=zero, dtype=dtype, optimizer=optimizer,

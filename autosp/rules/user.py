@@ -33,9 +33,28 @@ def rule(text: str, *, cases: Cases | None = None) -> Callable[[Op], Op]:
         @torch.library.custom_op("mylib::scale", mutates_args=())
         def scale(x: torch.Tensor) -> torch.Tensor: ...
 
-    `cases` gives the arguments of calls (a tuple each) on which `autosp rules verify` tries the rule,
-    where random tensors of the rule's dims would not do. A second rule for an operator replaces the
-    first. Raises RuleError with every problem of the text.
+    Args:
+        text: one rule or several, in the rule language (docs/tutorial_operator.md). A second rule for an operator
+            replaces the first.
+        cases: gives the arguments of calls (a tuple each) on which `autosp rules verify` tries the rule, where random
+            tensors of the rule's dims would not do.
+
+    Returns:
+        A decorator that gives the operator back.
+
+    Raises:
+        RuleError: every problem of the text, and of the operator that it decorates.
+
+    Source:
+        Factors are those of Shardy's sharding rules (openxla/shardy).
+
+    Example:
+        >>> import autosp
+        >>> autosp.rules.rule("rule aten.relu.default(x[*]) -> [*]")
+        Traceback (most recent call last):
+        ...
+        autosp.errors.RuleError: error: ...
+        ...
     """
     caller = sys._getframe(1)
     found = read(text, f"{os.path.basename(caller.f_code.co_filename)}:{caller.f_lineno} rule")

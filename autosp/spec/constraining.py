@@ -60,9 +60,28 @@ def _(*entries: object) -> str:
 
 
 def constrain(x: torch.Tensor, layout: str | Layout) -> torch.Tensor:
-    """`x`, its layout fixed there in what autosp compiles; elsewhere nothing but `x`.
+    """Fixes the layout of a value inside a model, as JAX's `with_sharding_constraint` does.
 
-    Raises SpecError where the layout cannot be read or has another number of dims.
+    A graph that autosp captures holds it as an operator, which the solver's plan keeps to; anywhere else the call does
+    nothing.
+
+    Args:
+        x: a tensor of any shape.
+        layout: its layout, as text or as `autosp.P(...)`, with a dim for each of `x`.
+
+    Returns:
+        `x`.
+
+    Raises:
+        SpecError: the layout cannot be read, or has another number of dims than `x`.
+
+    Example:
+        >>> import autosp, torch
+        >>> x = torch.ones(2, 8, 4)
+        >>> autosp.constrain(x, "[batch@dp, seq@sp, hidden]") is x
+        True
+        >>> autosp.constrain(x, autosp.P("dp", "sp", None)) is x
+        True
     """
     text = layout_text(getattr(layout, "text", layout), x.dim())  # in torch 2.11 text alone is a constant
     if not torch.compiler.is_compiling():

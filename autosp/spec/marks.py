@@ -55,10 +55,28 @@ def annotate_batch(batch: Mapping[str, Any], spec: Spec) -> None:
 
 
 def annotate(value: T, layout: str | Layout | Spec) -> T:
-    """Mark a tensor with a layout, or the tensors of a batch (a mapping) with those of a spec.
+    """Marks a tensor with a layout, or the tensors of a batch with those of a spec.
 
-    Returns what was given. Raises InputError where a tensor does not fit its layout or `value` is
-    neither, and SpecError where the layout cannot be read.
+    For tensors that no spec names, and for code that has none: inputs that a spec names are known by name. A mark is
+    kept by the tensor's identity, so a copy (`x.to(...)`, `x + 0`) has none.
+
+    Args:
+        value: a tensor, or a batch: a mapping of names to tensors.
+        layout: of a tensor, its layout, as text or as `autosp.P(...)`, with a dim for each of its own; of a batch, the
+            `Spec` that names its tensors.
+
+    Returns:
+        `value` itself.
+
+    Raises:
+        InputError: a tensor does not fit its layout, or `value` is neither a tensor nor a batch.
+        SpecError: the layout cannot be read.
+
+    Example:
+        >>> import autosp, torch
+        >>> ids = torch.zeros(2, 128, dtype=torch.int64)
+        >>> autosp.annotate(ids, "[batch@dp, seq@sp]") is ids
+        True
     """
     if isinstance(layout, Spec):
         if not isinstance(value, Mapping):

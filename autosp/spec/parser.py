@@ -203,17 +203,52 @@ def draft_problems(fields: dict[str, Any], read: Draft) -> list[Problem]:
 
 
 def parse(text: str, filename: str = "<spec>") -> Spec:
-    """The spec that `text` says; `filename` names it in errors.
+    """A spec from its text.
 
-    Raises SpecError, which lists everything that is wrong with it.
+    Args:
+        text: statements of the spec language, one a line, `#` before a comment.
+        filename: the name of the text in errors.
+
+    Returns:
+        A frozen `Spec`, whose `str` is canonical text that parses to an equal one.
+
+    Raises:
+        SpecError: the text cannot be read, or its statements do not fit each other; every problem is listed.
+
+    Example:
+        >>> import autosp
+        >>> spec = autosp.parse("mesh [dp: local, sp]\\ninput x [batch@dp, seq@sp]")
+        >>> spec.axes, str(spec.input("x").layout)
+        (('dp', 'sp'), '[batch@dp, seq@sp]')
+        >>> autosp.parse("mesh [dp, sp]\\ninput x [seq@ps]")
+        Traceback (most recent call last):
+        autosp.errors.SpecError: error: no axis 'ps' in mesh [dp, sp]
+          --> <spec>:2:14
+           input x [seq@ps]
+                        ^^
+           = rule: a layout names axes of the spec's mesh
+           = fix: did you mean 'sp'?
     """
     return spec_of(Source(filename, text))
 
 
 def load(name: str | os.PathLike[str]) -> Spec:
-    """The spec in the file `name`, or the one that ships under that name: `load("llama")`.
+    """A spec from a file, or one that ships with autosp.
 
-    Raises SpecError where there is none, or with everything that is wrong with it.
+    Args:
+        name: the name of a shipped spec (a file of `specs/models`, without its ending), or a path.
+
+    Returns:
+        The `Spec`, with what its `include` lines bring.
+
+    Raises:
+        SpecError: there is no such spec, or it is wrong; every problem is listed.
+
+    Example:
+        >>> import autosp
+        >>> llama = autosp.load("llama")
+        >>> llama.match, llama.attention, [each.name for each in llama.inputs]
+        (('LlamaForCausalLM',), 'ulysses', ['input_ids', 'labels', 'position_ids', 'attention_mask'])
     """
     shipped = resources.listing("models")
     if str(name) in shipped:

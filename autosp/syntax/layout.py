@@ -176,8 +176,21 @@ def dim_of_entry(entry: object) -> Dim:
 
 
 def P(*entries: object) -> Layout:
-    """A layout from axis names alone: `P("dp", "sp", None)` is `[_@dp, _@sp, _]`.
+    """A layout from axis names alone, as JAX's `PartitionSpec`.
 
-    Each entry is an axis, a tuple of axes (outermost first), None, or `...`. Raises SpecError.
+    Args:
+        entries: one for each dim: an axis of the mesh, a tuple of axes (outermost first), None for a dim that is not
+            split, or `...` for any number of those.
+
+    Returns:
+        The `Layout`, whose dims have no names.
+
+    Raises:
+        SpecError: an entry is something else, or an axis occurs twice.
+
+    Example:
+        >>> import autosp
+        >>> str(autosp.P("dp", "sp", None)), str(autosp.P(("sp", "tp"), ...))
+        ('[_@dp, _@sp, _]', '[_@(sp tp), ...]')
     """
     return Layout(tuple(map(dim_of_entry, entries)))
