@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from autosp import resources
+from autosp.spec import load
+from tests.models import tiny
 
 VOCAB = 128
 _COMMON = dict(
@@ -253,12 +258,23 @@ VARIANTS = {
     "LlamaLoRA": lora, "LlamaTied": tied, "LlamaCheckpointed": checkpointed, "Phi3LongRope": longrope,
     "LlamaDistilled": Distilled, "LlavaForConditionalGeneration": pictures,
 }  # fmt: skip
+CLASSIFIERS = ("LlamaForSequenceClassification", "BertForSequenceClassification")
+SEQUENCES = (*CLASSIFIERS, "T5ForConditionalGeneration", "BartForConditionalGeneration")  # tests/execute/sequences.py
 OWN = {"NanoGPT": NanoGPT, "WeightedLoss": WeightedLoss, "SoftLabels": SoftLabels, "ComplexRotary": RotaryLlama}
 OWN_SPEC = """
 mesh    [dp: local, sp]
 input   idx      [batch@dp, seq@sp]
 input   targets  [batch@dp, seq@sp]
 """
+
+
+def unlisted(matches: Iterable[tuple[str, ...]], known: Container[str]) -> list[str]:
+    """The first class of each shipped spec that serves none of the `known` classes: a family that is a spec file and
+    nothing more. Its tiny configuration is made by rule (tests/models/tiny.toml)."""
+    return [match[0] for match in matches if match and not any(name in known for name in match)]
+
+
+UNLISTED = unlisted((load(n).match for n in resources.listing("models")), {*FAMILIES, *EXPERTS, *SEQUENCES})
 
 
 def build(name: str) -> nn.Module | tuple[nn.Module, dict]:
@@ -274,12 +290,15 @@ def build(name: str) -> nn.Module | tuple[nn.Module, dict]:
         return model
     import transformers
 
+    stated = (FAMILIES | EXPERTS).get(name)
+    if stated is None:
+        return tiny.build(name)
     cls = getattr(transformers, name)
-    return cls(cls.config_class(**(FAMILIES | EXPERTS)[name]))
+    return cls(cls.config_class(**stated))
 
 
 def __getattr__(name: str):
     """`tests.execute.families:LlamaForCausalLM` is a factory, as `--model` takes one."""
-    if name in FAMILIES or name in EXPERTS or name in VARIANTS or name in OWN:
+    if name in FAMILIES or name in EXPERTS or name in VARIANTS or name in OWN or name in UNLISTED:
         return partial(build, name)
     raise AttributeError(name)

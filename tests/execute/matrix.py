@@ -16,12 +16,10 @@ from pathlib import Path
 
 import attrs
 
-from tests.execute.families import EXPERTS, FAMILIES, OWN, OWN_SPEC, VARIANTS
+from tests.execute.families import CLASSIFIERS, EXPERTS, FAMILIES, OWN, OWN_SPEC, SEQUENCES, UNLISTED, VARIANTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "parity.md"
-CLASSIFIERS = ["LlamaForSequenceClassification", "BertForSequenceClassification"]
-SEQUENCES = [*CLASSIFIERS, "T5ForConditionalGeneration", "BartForConditionalGeneration"]
-ROWS = [*FAMILIES, *EXPERTS, *VARIANTS, *SEQUENCES, *OWN]
+ROWS = [*FAMILIES, *UNLISTED, *EXPERTS, *VARIANTS, *SEQUENCES, *OWN]
 ITS_OWN_BATCH = ("LlavaForConditionalGeneration",)
 RESULTS = PAGE.with_suffix(".json")
 PEER = "DeepSpeed's pass"

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from autosp.parity.messages import page as words_of
+from tests.execute import families
 from tests.execute.families import FAMILIES
-from tests.execute.matrix import BY_TITLE, COLUMNS, PAGE, PEER, ROWS, not_there
+from tests.execute.matrix import BY_TITLE, COLUMNS, PAGE, PEER, ROWS, not_there, simulate_row
 
 SIMULATED = [column.title for column in COLUMNS if column.simulated]
 ALIKE = ("sp 2", "sp 4", "dp 2 x sp 4", "no label", "accumulate", "right", "left")  # two traces serve them all
@@ -53,3 +54,11 @@ def test_no_cell_of_the_page_is_empty_and_none_is_a_miss():
                 assert cell
             elif not (cell.startswith("refused: ") or cell == f"({not_there(row[0], title)})"):
                 assert re.fullmatch(r"[01]\.\d\d", cell) and float(cell) <= 1, f"{row[0]}, {title}: {cell}"
+
+
+def test_a_family_that_is_one_spec_file_gets_a_row(monkeypatch: pytest.MonkeyPatch):
+    found = families.unlisted([("LlamaForCausalLM",), (), ("OPTForCausalLM", "XGLMForCausalLM")], FAMILIES)
+    assert found == ["OPTForCausalLM"]
+    monkeypatch.setattr(families, "UNLISTED", found)
+    verdict = simulate_row([("OPTForCausalLM", "sp 4")])["OPTForCausalLM", "sp 4"]
+    assert verdict.exact, words_of(verdict)
