@@ -49,11 +49,23 @@ From the text of a spec to the collective (`tests/lower/test_layouts_way.py` fol
 WAY = (
     ("autosp.syntax.layout:Layout", "the text as a value: the axes of each dim, by its name"),
     ("autosp.capture.captured:Captured", "`layouts`: that of each input of the global graph"),
-    ("autosp.solve.candidates:Region", "where in a value's dim a dim of the inputs is, and the axes that the spec gives it"),
-    ("autosp.solve.strategies:Strategy", "one way to run an operator on one axis: a placement of each operand and result"),
-    ("autosp.solve.assembly:OpSharding", "the chosen one: a sharding, a placement per axis, of each operand and result"),
+    (
+        "autosp.solve.candidates:Region",
+        "where in a value's dim a dim of the inputs is, and the axes that the spec gives it",
+    ),
+    (
+        "autosp.solve.strategies:Strategy",
+        "one way to run an operator on one axis: a placement of each operand and result",
+    ),
+    (
+        "autosp.solve.assembly:OpSharding",
+        "the chosen one: a sharding, a placement per axis, of each operand and result",
+    ),
     ("autosp.solve.assembly:Change", "a value's two shardings where an operator's result and its reader differ"),
-    ("autosp.lower.conversions:convert", "a call in a rank's graph for each hop of it, an axis each, with both placements"),
+    (
+        "autosp.lower.conversions:convert",
+        "a call in a rank's graph for each hop of it, an axis each, with both placements",
+    ),
     ("autosp.sharding.transitions:Transition", "the row of the two placements: what runs forward and backward"),
 )
 PASSED = """
@@ -75,7 +87,17 @@ def written() -> str:
     rows = [row(number, each) for number, each in enumerate(PASSES, 1)]
     drawn = IMPORTED + stages_drawn() + "\n```\n"
     followed = FOLLOWED + "".join(hop(number, *each) for number, each in enumerate(WAY, 1))
-    return HEAD + "\n".join(stages) + "\n" + drawn + followed + PASSED + "\n".join(rows) + "\n" + "".join(map(example, PASSES))
+    return (
+        HEAD
+        + "\n".join(stages)
+        + "\n"
+        + drawn
+        + followed
+        + PASSED
+        + "\n".join(rows)
+        + "\n"
+        + "".join(map(example, PASSES))
+    )
 
 
 def stages_drawn() -> str:

@@ -17,13 +17,13 @@ FAST = (
     "capture", "cli/test_plan.py", "compat", "engine/test_longest.py", "engine/test_words.py",
     "lower",
     "recompute/test_choose.py", "recompute/test_kernels.py", "recompute/test_state.py",
-    "recompute/test_tile_words.py", "report", "rules", "solve", "spec", "syntax",
+    "recompute/test_tile_words.py", "report", "rules", "sharding", "solve", "spec", "syntax",
 )  # fmt: skip
 # What `pytest -m unit` runs: text and values. No model is captured but a tiny one, nothing is started, all of it in less
 # than a minute on two cores. Folders and files, and what is left out of them.
 UNIT = (
-    "compat", "engine/test_longest.py", "layout", "recompute/test_state.py", "recompute/test_tile_words.py", "report",
-    "rules", "solve/test_cost.py", "spec", "syntax",
+    "compat", "engine/test_longest.py", "recompute/test_state.py", "recompute/test_tile_words.py", "report",
+    "rules", "sharding", "solve/test_cost.py", "spec", "syntax",
 )  # fmt: skip
 MORE = (
     "compat/test_names.py", "rules/test_dtensor_witness.py", "rules/test_missing.py", "rules/test_saves.py",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import conftest
 from tests.conftest import group_of
 
 ROOT = Path(__file__).parents[1]
@@ -20,10 +21,15 @@ def test_launches_are_one_group_and_fast_files_one_each():
     assert group_of("tests/spec/test_sample.py::test_c") == "tests/spec/test_sample.py"
 
 
+def test_what_markers_name_is_there():
+    named = {*conftest.FAST, *conftest.UNIT, *conftest.MORE}
+    assert [each for each in named if not (conftest.TESTS / each).exists()] == []
+
+
 def test_workers_get_whole_groups():
     """As pytest and pytest-xdist of today hand them out."""
     pytest.importorskip("xdist")
-    files = ("tests/execute/test_reference.py", "tests/layout/test_placement.py", "tests/spec/test_sample.py")
+    files = ("tests/execute/test_reference.py", "tests/sharding/test_placement.py", "tests/spec/test_sample.py")
     command = [sys.executable, "-m", "pytest", "-v", "-n", "2", "-p", "no:cacheprovider", *files]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0, said.stdout

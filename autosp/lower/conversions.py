@@ -67,7 +67,7 @@ class _ScaleGradient(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # pyrefly: ignore[bad-override]
         return grad * ctx.factor, None
 
 
@@ -82,7 +82,7 @@ class _MeanOver(torch.autograd.Function):
         return comm.all_reduce(x if x.is_floating_point() else x.double(), group) / size
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # pyrefly: ignore[bad-override]
         return grad, None, None
 
 

@@ -32,7 +32,7 @@ def page(verdict: Verdict) -> str:
         lines.append(
             f"  gradients   {verdict.gradients.parameter:.1e} of their largest value, in {verdict.gradients.name}"
         )
-    if verdict.distance:
+    if verdict.distance and verdict.own:
         lines.append(
             f"  to fp32     loss {verdict.distance.loss:.1e}, parameters {verdict.distance.parameters:.1e}; the "
             f"unsharded program's own: {verdict.own.loss:.1e}, {verdict.own.parameters:.1e}; a loss of its dtype resolves "
