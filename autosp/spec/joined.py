@@ -6,6 +6,8 @@ spec over one axis `sp_tp`, whose ranks are those of both, `tp` running fastest.
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from ..syntax import Dim, Layout
@@ -22,7 +24,10 @@ def joined(spec: Spec) -> Spec:
     if not all(_together(layout, axes) for layout in layouts):
         return spec
     name = "_".join(axes)
-    over = lambda x: x if x.layout is None else attrs.evolve(x, layout=join(x.layout, name))  # noqa: E731
+
+    def over(x: Any) -> Any:  # an Input, an Output or a Constraint
+        return x if x.layout is None else attrs.evolve(x, layout=join(x.layout, name))
+
     mesh = [axis for axis in spec.mesh if axis.local]
     at = next(i for i, axis in enumerate(spec.mesh) if not axis.local)
     return attrs.evolve(

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from ..errors import SpecError
+from ..errors import Problem, SpecError
 from ..syntax import Source
 from .statements import Statement, read_statement, spans
 from .values import Axis, Statements, default_reduce
@@ -130,7 +130,8 @@ def comment_of(line: str) -> str:
 
 def read_all(source: Source) -> dict[int, tuple[int, Statement]]:
     """Per statement: first line -> (last line, what it says). Raises SpecError with every problem."""
-    found, problems = {}, []
+    found: dict[int, tuple[int, Statement]] = {}
+    problems: list[Problem] = []
     for begin, end in spans(source.text):
         try:
             first, last = (source.text.count("\n", 0, offset) for offset in (begin, end))
