@@ -17,6 +17,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 EXAMPLES = sorted(path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text(encoding="utf-8"))
 FUNCTIONS = {
     **{name: value for name in autosp.__all__ if inspect.isfunction(value := getattr(autosp, name))},
+    "deepspeed.prepare_autosp_inputs": autosp.deepspeed.prepare_autosp_inputs,
     "engine.sampler": autosp.engine.sampler,
     "rules.rule": autosp.rules.rule,
 }

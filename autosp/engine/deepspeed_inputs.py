@@ -17,8 +17,26 @@ def prepare_autosp_inputs(
 ):
     """Marks a batch as DeepSpeed's function of this name does: `seq_dim` of each may be split.
 
-    Takes (batch, seq) tensors, an attention mask of (batch, seq) or (batch, ..., seq). Gives the
-    four back, as they were given. Raises InputError where `seq_dim` is not a dim of the inputs.
+    Args:
+        input_id, label_id, position_id: (batch, seq); the last may be left out.
+        attention_mask: (batch, seq) or (batch, ..., seq), or left out. It is not marked: it stays whole.
+        seq_dim: the dim of the sequence.
+
+    Returns:
+        The four, as they were given.
+
+    Raises:
+        InputError: `seq_dim` is not a dim of the inputs.
+
+    Source:
+        DeepSpeed's function of this name, whose users change one import.
+
+    Example:
+        >>> import torch
+        >>> from autosp.deepspeed import prepare_autosp_inputs
+        >>> ids = torch.zeros(2, 8, dtype=torch.int64)
+        >>> prepare_autosp_inputs(ids, ids)[0] is ids
+        True
     """
     named = {"input_id": input_id, "label_id": label_id, "position_id": position_id}
     for name, tensor in named.items():
