@@ -40,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
     expected.renewing = config.getoption("--renew")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Under `-m unit` no other file is read: the libraries that those import take seconds."""
+    other = collection_path.name.startswith("test_") and not is_unit(collection_path)
+    return True if other and config.option.markexpr == "unit" else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
