@@ -24,7 +24,7 @@ from ..compat.torch import (
     symbol_of_data,
     unlogged_fakes,
 )
-from ..sharding import Size, as_size
+from ..sharding import Coordinate, Size, Split, as_size
 from .assertions import READS
 from .captured import differentiable, tensors_of
 from .casts import Casts, under
@@ -186,7 +186,7 @@ def mapped(function: Callable, x: Any) -> Any:
     if not isinstance(x, (list, tuple)):
         return function(x)
     found = [mapped(function, i) for i in x]
-    if hasattr(x, "_fields"):  # a named tuple
+    if isinstance(x, (Split, Coordinate)):
         return type(x)(*found)
     return tuple(found) if type(x) is tuple else found
 
