@@ -25,6 +25,7 @@ from ..compat.torch import (
     trace_to_aten,
 )
 from ..errors import AutospError, CaptureError, InputError, Problem
+from ..rules.book import WHOLE_REGION
 from ..spec import Constraint, Map
 from ..syntax import Layout
 from . import messages, own
@@ -293,7 +294,7 @@ def _untraceable(e: Exception, at: fx.Node | None) -> Problem:
     return Problem(
         what=f"the model's graph cannot be traced to ATen operators: {kind}: {first}",
         rule="autosp works on one full graph of ATen operators, whose sizes follow from the inputs' sizes",
-        fix=messages.WHOLE_REGION
+        fix=WHOLE_REGION
         if at is not None and str(at.target) == "invoke_subgraph"
         else _VALUE_FIXES.get(
             kind,

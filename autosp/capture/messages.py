@@ -9,15 +9,12 @@ from pathlib import PurePath
 from torch import fx
 
 from ..errors import Problem
+from ..rules.inplace import is_out
 from .captured import module_path, source_line
-from .inplace import is_out
 
 KEPT = (
     "a compiled forward leaves its inputs and parameters as they are, and the memory of its buffers; a buffer keeps "
     "what an operator's result gives it, which every rank has whole"
-)
-WHOLE_REGION = (
-    "leave the decorator torch.compiler.nested_compile_region out: the region's operators are then the model's"
 )
 RULE = "autosp splits values, so an operator that writes in place is replaced by one that gives a new value"
 

@@ -72,7 +72,7 @@ def list_(missing: bool, model: str | None, spec: str | None, as_json: bool) -> 
 
 def list_missing(model: str | None, spec: str | None, book: Any, as_json: bool) -> None:
     """What a model's graph lacks."""
-    from ..rules.missing import gap_text
+    from ..solve.missing import gap_text
 
     if model is None:
         raise RuleError(
@@ -96,7 +96,7 @@ def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
     from ..capture import trace
     from ..compat.torch import FakeTensorMode
     from ..engine.failures import as_raised
-    from ..rules.missing import gaps
+    from ..solve.missing import gaps
     from ..spec import for_class, load
     from ..spec.build import build_model
     from ..spec.sample import on_fakes, samples, switch_off_cache
@@ -178,7 +178,7 @@ def add(file: str) -> None:
     if problems:
         raise RuleError(problems)
     others = [r for r in default_rules().rules if not r.where.startswith(f"{path.with_suffix('.rule').name}:")]
-    names = list(dict.fromkeys(t for r in found for t in r.targets))
+    names = list(dict.fromkeys(t for r in found if r.form is not None for t in r.targets))
     reports = list(prove(RuleBook((*found, *others)), names))
     for report in reports:
         click.echo(report_text(report) if report.called else f"unproved {report.name}  {report.failures[0]}")

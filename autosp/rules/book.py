@@ -2,40 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Any
 
 import attrs
 
-from ..capture.messages import WHOLE_REGION
 from ..compat.torch import OpOverload
 from ..errors import Problem, RuleError
 from ..resources import listing
 from ..resources import read as read_resource
 from . import user
 from .binding import bind_signature
-from .call import Call, Mismatch, all_hold, make_call, op_name
+from .call import Call, Mismatch, all_hold, make_call, op_name, resolve
 from .coded import TABLE
 from .draft import draft_rule
 from .flex import FLEX, flex_projection
 from .model import Rule, Signature
+from .operator_traits import Traits, names_of, traits_of
 from .projection import Projection
 from .rule_text import read
+
+WHOLE_REGION = (
+    "leave the decorator torch.compiler.nested_compile_region out: the region's operators are then the model's"
+)
 
 
 @attrs.frozen
 class RuleBook:
-    """Rules by operator name; an operator's rules are tried in the order in which they were read."""
+    """Rules by operator name; an operator's rules are tried in the order in which they were read.
+
+    speaking: all that is said of an operator, its kinds included, by its name or by that of all its overloads.
+    """
 
     rules: tuple[Rule, ...]
     by_name: dict[str, tuple[Rule, ...]] = attrs.field(init=False, eq=False, repr=False)
+    speaking: dict[str, tuple[Rule, ...]] = attrs.field(init=False, eq=False, repr=False)
+    _functional: dict[str, str] = attrs.field(init=False, eq=False, repr=False)
+    _traits: dict[Any, Traits] = attrs.field(init=False, eq=False, repr=False, factory=dict)
 
     @by_name.default
     def _index(self) -> dict[str, tuple[Rule, ...]]:
-        found: dict[str, tuple[Rule, ...]] = {}
-        for rule in self.rules:
-            for target in rule.targets:
-                found[target] = (*found.get(target, ()), rule)
+        return by_target(r for r in self.rules if r.form is not None)
+
+    @speaking.default
+    def _all(self) -> dict[str, tuple[Rule, ...]]:
+        return by_target(self.rules)
+
+    def functional_of(self, target: Any) -> Any:
+        """The operator of which a rule says that `target` is the in-place form; None where none says it."""
+        return resolve(self._functional[op_name(target)]) if op_name(target) in self._functional else None
+
+    @_functional.default
+    def _forms(self) -> dict[str, str]:
+        """In-place operators by name, with the operator whose rule names each."""
+        said = ((t, c) for r in self.rules for t in r.targets for c in r.said("kind"))
+        return {names[0]: target for target, c in said for word, *names in c.names if word == "inplace"}
+
+    def traits(self, target: Any) -> Traits:
+        """What kind of operator a call's target is. An overload that no rule names is of its default's kind."""
+        found = self._traits.get(target)
+        if found is None:
+            own, *every = names_of(target)
+            speaking = [r for name in (own, *every) for r in self.speaking.get(name, ())]
+            base = self.speaking.get(f"{every[0]}.default", ()) if every else ()
+            found = self._traits[target] = traits_of(target, speaking or [r for r in base if not r.guards])
         return found
 
     def names(self) -> tuple[str, ...]:
@@ -64,6 +95,15 @@ class RuleBook:
     def with_rules(self, rules: tuple[Rule, ...]) -> RuleBook:
         """A book in which `rules` are tried before the present ones."""
         return RuleBook((*rules, *self.rules))
+
+
+def by_target(rules: Iterable[Rule]) -> dict[str, tuple[Rule, ...]]:
+    """The rules of each operator, in their order."""
+    found: dict[str, tuple[Rule, ...]] = {}
+    for rule in rules:
+        for target in rule.targets:
+            found[target] = (*found.get(target, ()), rule)
+    return found
 
 
 def bind_rule(rule: Rule, call: Call) -> Projection:
@@ -126,7 +166,31 @@ def default_rules() -> RuleBook:
 
     Raises RuleError where a file of one's own cannot be read as rules.
     """
-    return book_of(user.stamp())
+    LATEST[:] = [tuple(user.REGISTERED), book_of(user.stamp())]
+    return LATEST[1]
+
+
+LATEST: list[Any] = []  # the rules that were registered, and the book, when it was last asked for
+
+
+def traits(target: Any) -> Traits:
+    """What kind of operator a call's target is, by the rules that ship with autosp and one's own.
+
+    Asked of every node of a graph: files of one's own are looked at where `default_rules` is called, as a plan begins.
+    """
+    return latest().traits(target)
+
+
+def functional_of(target: Any) -> Any:
+    """The operator of which a rule says that `target` is the in-place form, under a name that does not say so."""
+    return latest().functional_of(target)
+
+
+def latest() -> RuleBook:
+    """The rules as a plan last read them, and those that were registered since."""
+    if not LATEST or ((LATEST[0] or user.REGISTERED) and LATEST[0] != tuple(user.REGISTERED)):
+        default_rules()
+    return LATEST[1]
 
 
 @lru_cache(maxsize=8)

@@ -49,6 +49,16 @@ def arguments(target: OpOverload, args: Any, kwargs: Any) -> dict[str, Any]:
     return named
 
 
+def with_arguments(target: OpOverload, args: Any, kwargs: Any, /, **changes: Any) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of a call with some changed; those before a changed one are given by place."""
+    positional = [a.name for a in schema_of(target).arguments if not a.kwarg_only]
+    named = arguments(target, args, kwargs) | changes
+    last = max((positional.index(n) + 1 for n in changes if n in positional), default=0)
+    by_place = positional[: max(last, len(args))]
+    rest = {n: v for n, v in {**kwargs, **changes}.items() if n not in by_place}
+    return tuple(named[n] for n in by_place), rest
+
+
 def operand_indices(target: OpOverload, args: Any, kwargs: Any) -> dict[str, list[int]]:
     """For each argument that holds tensors, their places in `tensor_args`."""
     places: dict[str, list[int]] = {}
@@ -124,14 +134,25 @@ def is_floating(tensor: Any) -> bool:
     return tensor.dtype.is_floating_point or tensor.dtype.is_complex
 
 
-def value_of(call: Call, name: str) -> Any:
+@attrs.frozen(eq=False)
+class GivenArguments:
+    """The arguments of a call by name, and nothing of what it gave."""
+
+    named: dict[str, Any]
+
+    def meets(self, tests: tuple[Test, ...]) -> bool:
+        """Whether every test is true of the arguments; a test of one that the call does not have is not."""
+        return all(t.arg in self.named for t in tests) and all_hold(tests, self)
+
+
+def value_of(call: Call | GivenArguments, name: str) -> Any:
     """An argument's value."""
     if name not in call.named:
         raise Mismatch(f"{call.target} has no argument '{name}'")
     return call.named[name]
 
 
-def holds(test: Test, call: Call) -> bool:
+def holds(test: Test, call: Call | GivenArguments) -> bool:
     """Whether a test is true of the call."""
     value = value_of(call, test.arg)
     if test.op == "is tensor":
@@ -149,7 +170,7 @@ def same(value: Any, literal: Any) -> bool:
     return value is literal or (literal is not None and not isinstance(value, (list, tuple)) and value == literal)
 
 
-def all_hold(tests: tuple[Test, ...], call: Call) -> bool:
+def all_hold(tests: tuple[Test, ...], call: Call | GivenArguments) -> bool:
     """Whether every test is true of the call."""
     return all(holds(t, call) for t in tests)
 

@@ -54,6 +54,7 @@ VALUES: dict[Any, Callable] = {
     **_family("acosh.default arccosh.default special_zeta.default special_zeta.self_scalar mvlgamma.default "
               "special_multigammaln.default", lambda d, *s: d.positive(*s) + 1.5),
     **_family("binomial.default", Draw.positive),
+    ("aten.binomial.default", "count"): lambda d, *shape: _ints(d, *shape).float() * 4,
     **_family("bitwise_not.default count_nonzero.default floor_divide.Scalar", _ints),
     **_family("eq.Tensor ne.Tensor eq.Scalar ne.Scalar", _ints),
     **_family("logical_and.default logical_or.default logical_xor.default logical_not.default any.default all.default "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import Problem, did_you_mean
+from .kinds import KINDS, WORKSPACES
 from .model import Clause, Dims, FactorDim, Pack, Rule, Signature
 
 CODED = ("whole", "view", "permute", "index", "lookup", "einsum", "repeat", "interleave", "sized")
@@ -12,12 +13,56 @@ CODED = ("whole", "view", "permute", "index", "lookup", "einsum", "repeat", "int
 
 def check_rule(rule: Rule) -> Iterator[Problem]:
     """Every problem of one rule, without its place."""
+    yield from check_kinds(rule)
+    if rule.form is None:
+        return
     if isinstance(rule.form, str):
         yield from check_code(rule.form)
         return
     yield from check_operands(rule.form)
     yield from check_names(rule, rule.form)
     yield from check_factors(rule, rule.form)
+
+
+def check_kinds(rule: Rule) -> Iterator[Problem]:
+    """`kind` says words that there are, and each names as many things as it has to."""
+    for word, *names in (n for c in rule.said("kind") for n in c.names):
+        kind = KINDS.get(word)
+        if kind is None:
+            yield Problem(
+                f"there is no kind '{word}'",
+                "'kind' takes words that autosp asks for, autosp/rules/kinds.py",
+                did_you_mean(word, KINDS, f"use one of {', '.join(KINDS)}"),
+            )
+            continue
+        if not (bool(names) if kind.many else len(names) == len(kind.names)):
+            wanted = ", ".join(kind.names).upper() + (", ..." if kind.many else "")
+            yield Problem(
+                f"'{word}' names {len(names)} thing{'' if len(names) == 1 else 's'}",
+                f"'{word}' says of an operator: {kind.says}",
+                f"write '{word}({wanted})'" if wanted else f"write '{word}' alone",
+            )
+            continue
+        operands = [o.name for o in rule.form.operands] if isinstance(rule.form, Signature) else None
+        for name, what in zip(names, kind.names * (len(names) if kind.many else 1), strict=True):
+            if what == "operand" and operands is not None and name not in operands:
+                yield Problem(
+                    f"'{word}' names '{name}', which is no operand",
+                    f"this rule's operands are {', '.join(operands) or 'none'}",
+                    did_you_mean(name, operands, "name an operand of the signature"),
+                )
+            if what == "operator" and name.count(".") != 2:
+                yield Problem(
+                    f"'{word}' names '{name}', which is no operator",
+                    "an operator is written namespace.name.overload",
+                    f"write '{name}.default', or another overload" if name.count(".") == 1 else "name an operator",
+                )
+            if what == "word" and name not in WORKSPACES:
+                yield Problem(
+                    f"there is no formula '{name}'",
+                    f"'{word}' takes one of {', '.join(WORKSPACES)}",
+                    did_you_mean(name, WORKSPACES, "leave it out"),
+                )
 
 
 def check_code(name: str) -> Iterator[Problem]:
@@ -54,7 +99,7 @@ def check_names(rule: Rule, form: Signature) -> Iterator[Problem]:
     factors = sorted({n for dims in every_dims(form) for n in factor_names(dims)})
     for clause in rule.clauses:
         known = [*operands, "result"] if clause.word == "saves" else operands
-        for name in (n for names in clause.names for n in names if n not in known):
+        for name in (n for names in clause.names for n in names if n not in known and clause.word != "kind"):
             yield Problem(
                 f"'{clause.word}' names '{name}', which is no operand",
                 f"this rule's operands are {', '.join(operands) or 'none'}",

@@ -171,13 +171,17 @@ def lookup(call: Call) -> Projection:
     letters = Letters(kinds={names[dim]: "whole"})
     looked = [f"{n}'" if d == dim else n for d, n in enumerate(names)]
     places = looked[dim : dim + len(index)]
-    if call.target is torch.ops.aten.gather.default:
+    gathers = call.target is torch.ops.aten.gather.default
+    if gathers:
         short = [d for d in range(len(source)) if d != dim and source[d] != index[d]]
         looked = places = [f"{n}'" if d in short or d == dim else n for d, n in enumerate(names)]
         letters.kinds |= {n: "whole" for d in short for n in (names[d], looked[d])}
     operands = (letters.dims(names, source), letters.dims(places, index))
     return letters.projection(
-        operands, (letters.dims(looked, call.results[0]),), linear=linear_in_all(call), saves=(1,)
+        operands,
+        (letters.dims(looked, call.results[0]),),
+        linear=linear_in_all(call),
+        saves=(0, 1) if gathers else (1,),
     )
 
 

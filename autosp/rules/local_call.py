@@ -211,6 +211,11 @@ TABLE = _table(
 )  # fmt: skip
 
 
+def has_sizes(target: Any) -> bool:
+    """Whether a rank's call of an operator may have other arguments than the whole one: sizes, counts, bounds."""
+    return op_name(target) in TABLE
+
+
 def localise(
     target: Any,
     args: tuple[Any, ...],

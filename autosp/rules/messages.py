@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
+
 from ..sharding import PARTIAL, Placement, Split
 from ..syntax.layout import layout_of
 from .book import RuleBook
@@ -46,7 +48,10 @@ def passes(form: Signature, kinds: list[Clause]) -> Iterator[str]:
 def explain(book: RuleBook, name: str) -> str:
     """An operator's rules, and on an example how every tensor lies under each split."""
     rules = book.by_name[name]
+    family = name.rsplit(".", 1)[0]
+    alone = [r for n in (name, family) for r in book.speaking.get(n, ()) if r.form is None]
     parts = [f"{rule.where}\n{indent(str(rule))}" for rule in rules]
+    parts += [f"{r.where}\n{indent(str(attrs.evolve(r, targets=(name,))))}" for r in alone]
     target = resolve(name)
     if target is not None and any(r.form != "whole" for r in rules):
         parts += [example(p, r) for p, r in examples(book, name, target)]

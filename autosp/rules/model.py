@@ -108,9 +108,10 @@ class Selector:
 
 @attrs.frozen
 class Clause:
-    """What the rule says of factors (`whole`, `reduce`) or of operands (`once`, `linear`, `saves`)."""
+    """What the rule says of factors (`whole`, `reduce`), of operands (`once`, `linear`, `saves`), or of the operator
+    (`kind`, whose `names` are a word of `kinds.KINDS` each, and what that word names)."""
 
-    word: Literal["whole", "reduce", "once", "linear", "saves", "movement", "random", "when"]
+    word: Literal["whole", "reduce", "once", "linear", "saves", "movement", "random", "kind", "when"]
     selectors: tuple[Selector, ...] = ()
     names: tuple[tuple[str, ...], ...] = ()
     tests: tuple[Test, ...] = ()
@@ -119,7 +120,8 @@ class Clause:
         tests = " and ".join(map(str, self.tests))
         if self.word == "when":
             return f"when {tests}"
-        what = ", ".join([str(s) for s in self.selectors] + [set_text(n) for n in self.names])
+        text = kind_text if self.word == "kind" else set_text
+        what = ", ".join([str(s) for s in self.selectors] + [text(n) for n in self.names])
         return f"{self.word} {what}".rstrip() + (f" if {tests}" if tests else "")
 
 
@@ -128,18 +130,28 @@ def set_text(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else f"({' '.join(names)})"
 
 
+def kind_text(names: tuple[str, ...]) -> str:
+    """`view`, or `matmul(input, weight)`"""
+    word, *names_of = names
+    return f"{word}({', '.join(names_of)})" if names_of else word
+
+
 @attrs.frozen
 class Rule:
-    """One rule for one or several operators: a signature, or the name of the code that binds it."""
+    """One rule for one or several operators: a signature, or the name of the code that binds it.
+
+    form: None where it says nothing of dims, but only what kind of operators its targets are; a target may then be
+    `namespace.name`, which stands for all overloads.
+    """
 
     targets: tuple[str, ...]
-    form: Signature | str
+    form: Signature | str | None
     clauses: tuple[Clause, ...] = ()
     where: str = attrs.field(default="", eq=False)
 
     def __str__(self) -> str:
-        form = str(self.form) if isinstance(self.form, Signature) else f" by {self.form}"
-        head = f"rule {' | '.join(self.targets)}{form}"
+        form = str(self.form) if isinstance(self.form, Signature) else f" by {self.form}" if self.form else ""
+        head = f"{'operator' if self.form is None else 'rule'} {' | '.join(self.targets)}{form}"
         return "\n".join([head, *(f"     {clause}" for clause in self.clauses)])
 
     @property

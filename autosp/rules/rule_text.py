@@ -13,11 +13,12 @@ from ..resources import read as read_resource
 from .check import check_rule
 from .model import Clause, FactorDim, Operand, Pack, Rule, Selector, Signature, Test
 
-WORDS = ("rule", "by", "whole", "reduce", "once", "linear", "saves", "movement", "random", "when", "if",
-         "at", "last", "padded", "resized", "each", "with", "without")  # fmt: skip
+WORDS = ("rule", "operator", "by", "whole", "reduce", "once", "linear", "saves", "movement", "random", "kind", "when",
+         "if", "at", "last", "padded", "resized", "each", "with", "without")  # fmt: skip
 SHOWN = {
     **{"LSQB": "'['", "RSQB": "']'", "LPAR": "'('", "RPAR": "')'", "COMMA": "','", "VBAR": "'|'", "MAYBE": "'?'"},
     **{"NAME": "a name", "PACK": "'*' or '...'", "TARGET": "an operator", "INT": "a number", "$END": "the end"},
+    "ALL_OVERLOADS": "an operator",
     **{"_ARROW": "'->'", "_EQUAL": "'=='", "_DIFFERENT": "'!='"},
 }
 FORM = "a rule is 'rule OPERATOR(operand[dims], ...) -> [dims]' or 'rule OPERATOR by CODE', then its clauses"
@@ -41,8 +42,18 @@ class ToRules(lark.Transformer):
         targets, form, *clauses = parts
         return Rule(targets, form, tuple(clauses), where=f"{meta.line}:{meta.column}")
 
+    @lark.v_args(meta=True)
+    def operator(self, meta, parts):
+        targets, *clauses = parts
+        return Rule(targets, None, tuple(clauses), where=f"{meta.line}:{meta.column}")
+
     def targets(self, names):
         return tuple(map(str, names))
+
+    overloads = targets
+
+    def kind(self, names):
+        return tuple(str(n) for n in names if n is not None)
 
     def coded(self, parts):
         return str(parts[0])
@@ -113,6 +124,7 @@ class ToRules(lark.Transformer):
     linear = lambda self, p: Clause("linear", names=tuple(p[:-1]), tests=p[-1] or ())  # noqa: E731
     movement = lambda self, p: Clause("movement")  # noqa: E731
     random = lambda self, p: Clause("random", tests=p[0] or ())  # noqa: E731
+    kinds = lambda self, p: Clause("kind", names=tuple(p[:-1]), tests=p[-1] or ())  # noqa: E731
     when = lambda self, p: Clause("when", tests=p[0])  # noqa: E731
 
 
@@ -154,7 +166,7 @@ def place(rule: Rule, line: int, file: str) -> Rule:
 
 def blocks(text: str) -> list[tuple[str, int]]:
     """The text cut before each line that starts a rule, with the number of lines before each cut."""
-    starts = [m.start() for m in re.finditer(r"^[ \t]*rule\b", text, re.MULTILINE)]
+    starts = [m.start() for m in re.finditer(r"^[ \t]*(?:rule|operator)\b", text, re.MULTILINE)]
     cuts = [0, *[s for s in starts if s > 0], len(text)]
     return [(text[a:b], text.count("\n", 0, a)) for a, b in pairwise(cuts)]
 
@@ -178,7 +190,7 @@ def explain(error: lark.UnexpectedInput, shown: str, column: int) -> tuple[str, 
         what, fix = f"'{name.group(1)}' names no overload", f"write '{name.group(1)}.default', or the graph's overload"
         return what, "an operator is written namespace.name.overload", fix
     what = f"unexpected '{word}'" if word else "the rule ends too soon"
-    likely = did_you_mean(word, WORDS, "") if len(word) > 2 else ""
+    likely = did_you_mean(word, WORDS, "") if len(word) > 2 and word not in WORDS else ""
     fix = {"=": "write '==' to compare"}.get(word) or likely or f"expected {expected(error)}"
     return what, FORM, fix
 
@@ -202,7 +214,7 @@ def located(problem: Problem, rule: Rule, text: str) -> Problem:
     quoted = re.search(r"'([^']+)'", problem.what)
     first = int(at) - 1
     for i in range(first, len(lines)):
-        if i > first and re.match(r"\s*rule\b", lines[i]):
+        if i > first and re.match(r"\s*(rule|operator)\b", lines[i]):
             break
         hit = quoted and re.search(rf"(?<!\w){re.escape(quoted.group(1))}(?!\w)", lines[i].split("#")[0])
         if hit:

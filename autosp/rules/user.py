@@ -13,6 +13,7 @@ import attrs
 from ..compat.torch import qualified_name, schema_of
 from ..errors import Problem, RuleError, did_you_mean
 from .call import resolve
+from .kinds import KINDS
 from .model import Rule, Signature
 from .rule_text import read
 
@@ -58,13 +59,13 @@ def rule(text: str, *, cases: Cases | None = None) -> Callable[[Op], Op]:
     """
     caller = sys._getframe(1)
     found = read(text, f"{os.path.basename(caller.f_code.co_filename)}:{caller.f_lineno} rule")
-    names = {target for r in found for target in r.targets}
+    names = {(target, r.form is None) for r in found for target in r.targets}
     problems = list(against_schemas(found))
     if problems:
         raise RuleError(problems)
-    REGISTERED[:] = [r for r in REGISTERED if not names & {*r.targets}] + list(found)
+    REGISTERED[:] = [r for r in REGISTERED if not names & {(t, r.form is None) for t in r.targets}] + list(found)
     if cases is not None:
-        CASES.update(dict.fromkeys(names, cases))
+        CASES.update(dict.fromkeys((target for target, _ in names), cases))
 
     def decorate(op: Op) -> Op:
         faults = [*against_schemas(found), *of_another(op, found)]
@@ -122,9 +123,11 @@ def against_schemas(rules: Iterable[Rule]) -> Iterator[Problem]:
     """Names of a rule that its operators' schemas lack, and tensors of theirs that it does not speak of."""
     for each in rules:
         for name in each.targets:
-            target = resolve(name)
-            if target is not None and isinstance(each.form, Signature):
-                yield from against_schema(each, each.form, name, schema_of(target))
+            schema = schema_of(resolve(name))
+            if schema is not None:
+                yield from kinds_against_schema(each, name, schema)
+            if schema is not None and isinstance(each.form, Signature):
+                yield from against_schema(each, each.form, name, schema)
 
 
 def against_schema(each: Rule, form: Signature, name: str, schema: Any) -> Iterator[Problem]:
@@ -144,6 +147,18 @@ def against_schema(each: Rule, form: Signature, name: str, schema: Any) -> Itera
     if len(form.results) != len(schema.returns) and not form.each:
         what = f"{name} gives {len(schema.returns)} results, and the rule {len(form.results)}"
         yield Problem(what, law, "write the dims of each result after '->'", each.where)
+
+
+def kinds_against_schema(each: Rule, name: str, schema: Any) -> Iterator[Problem]:
+    """Arguments that a rule's kinds name and the operator does not have."""
+    known = [a.name for a in schema.arguments]
+    for word, *names in (n for c in each.said("kind") for n in c.names):
+        kind = KINDS[word]
+        for arg, what in zip(names, kind.names * (len(names) if kind.many else 1), strict=True):
+            if what in ("operand", "argument") and arg not in known:
+                law = f"names are those of the operator's schema: {schema}"
+                fix = did_you_mean(arg, known, f"use one of {', '.join(known) or 'none'}")
+                yield Problem(f"'{word}' names '{arg}', which is no argument of {name}", law, fix, each.where)
 
 
 def of_another(op: Any, rules: tuple[Rule, ...]) -> Iterator[Problem]:

@@ -26,6 +26,8 @@ from .draw import Arguments, Draw
 from .local_call import localise_on_axis
 from .model import Rule
 from .projection import Projection
+from .prove import prove_kinds
+from .saved import unsaid
 from .strategies import project, splittable, whole_placement
 
 NOT_LOADED = "no operator of that name is loaded"
@@ -158,9 +160,20 @@ def verify_call(book: RuleBook, target: Any, given: Arguments, ranks: tuple[int,
     except RuleError as error:
         return Proof(name, failures=(error.problems[0].what,))
     report = Proof(name, calls=1, rules=frozenset({projection.rule}))
+    if dtype is torch.float32:
+        report = merge(report, prove_call(book, target, given, whole, projection))
     for trial in trials(target, given, projection, ranks):
         report = merge(report, compare(trial, whole, draw, dtype))
     return report
+
+
+def prove_call(book: RuleBook, target: Any, given: Arguments, whole: Whole, projection: Projection) -> Proof:
+    """What the rules say that the operator is, and what it saves, on one call."""
+    found = [why for _, why in prove_kinds(book.traits(target), target, given, whole.results, projection)]
+    handles = leaves(tensor_args(*given), whole.constant)
+    if any(c is not None for c in whole.cotangents):
+        found += ["", *unsaid(target, replaced(given, handles), projection)]
+    return Proof(op_name(target), checks=len(found), failures=tuple(filter(None, found)))
 
 
 def trials(target: Any, given: Arguments, projection: Projection, ranks: tuple[int, ...]) -> Iterator[ShardedCall]:

@@ -19,8 +19,8 @@ from autosp.parity.messages import page
 from autosp.parity.trial import Trial
 from autosp.parity.verdict import of_outcomes, references
 from autosp.rules import RuleBook, default_rules, user
-from autosp.rules.missing import gaps
 from autosp.sharding import Split
+from autosp.solve.missing import gaps
 from autosp.spec import parse
 from tests.execute import own_functions as own
 

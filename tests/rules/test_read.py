@@ -44,6 +44,11 @@ MALFORMED = [
     "rule",
     "hello world",
     "rule aten.relu.default | (self[*]) -> [*]",
+    "rule aten.mm.default(self[m, k], mat2[k, n]) -> [m, n]\n     reduce k\n     kind matmull(self, mat2)",
+    "rule aten.mm.default(self[m, k], mat2[k, n]) -> [m, n]\n     reduce k\n     kind matmul(self, other), view(self)",
+    "operator aten.mm\n     kind plus(aten.addmm), workspace_cpu(cpu_atention)\nrule aten.t.default by permute\n     kind matmul",
+    "operator aten.mm",
+    "operator aten.mm\n     saves self",
 ]
 
 

@@ -55,6 +55,52 @@ WRONG = {
     ),
 }
 
+# What a rule says of its operator's kind, or of what it saves, that is not so.
+UNTRUE = {
+    "a copy as a view": ("rule aten.clone.default(self[*]) -> [*]\n kind view", "view"),
+    "a mirror as a reshape": ("rule aten.flip.default(self[*]) -> [*]\n whole at dims\n kind reshape", "reshape"),
+    "a conjugate as a permutation": ("rule aten.adjoint.default by permute\n kind permute", "permute"),
+    "a softmax as pointwise": ("rule aten.softmax.int(self[*]) -> [*]\n whole at dim\n kind pointwise", "pointwise"),
+    "a sum as a product": (
+        "rule aten.add.Tensor(self[*], other[*]) -> [*]\n kind matmul(self, other)",
+        "matmul",
+    ),
+    "a product of elements as one of matrices": (
+        "rule aten.mul.Tensor(self[*], other[*]) -> [*]\n kind matmul(self, other)",
+        "matmul",
+    ),
+    "a difference as a sum": ("rule aten.sub.Tensor(self[*], other[*]) -> [*]\n kind add", "add"),
+    "greater as less": ("rule aten.gt.Tensor(self[*], other[*]) -> [*]\n kind lt", "lt"),
+    "what does not undo it": (
+        "rule aten.view_as_real.default(self[*]) -> [*, c]\n whole c\n kind undone(aten.view_as_real.default)",
+        "undone",
+    ),
+    "what does not put it back": (
+        "rule aten.select.int(self[*]) -> [* without dim]\n whole at dim\n kind scattered(aten.slice_scatter.default)",
+        "scattered",
+    ),
+    "a scan as a reduction": ("rule aten.cumsum.default(self[*]) -> [*]\n whole at dim\n kind reduction", "reduction"),
+    "a cast as a clone": ("rule aten.to.dtype(self[*]) -> [*]\n kind clone", "clone"),
+    "another operator's in-place form": (
+        "rule aten.exp.default(self[*]) -> [*]\n saves result\n kind inplace(aten.sin_.default)",
+        "inplace form",
+    ),
+    "an addend that goes elsewhere": (
+        "rule aten.mm.default(self[m, k], mat2[k, n]) -> [m, n]\n reduce k\n kind plus(aten.baddbmm.default)",
+        "plus",
+    ),
+    "a causal flag that is none": (
+        ATTENTION.replace("HEADS", "(k g)") + " whole t, d, e, s\n kind masked(attn_mask, enable_gqa)",
+        "masked",
+    ),
+    "dropout that does not draw": ("rule aten.dropout.default(input[*]) -> [*]\n saves result", "random"),
+    "one factor of two saved": (
+        "rule aten.mul.Tensor(self[*], other[*]) -> [*]\n saves other",
+        "autograd keeps 'self'",
+    ),
+    "a result that is not said to be saved": ("rule aten.exp.default(self[*]) -> [*]", "autograd keeps 'result'"),
+}
+
 
 def failures(rule_text: str) -> list[str]:
     book = default_rules().with_rules(read(rule_text))
@@ -65,6 +111,11 @@ def failures(rule_text: str) -> list[str]:
 @pytest.mark.parametrize("text", WRONG.values(), ids=WRONG.keys())
 def test_a_wrong_rule_is_caught(text: str):
     assert failures(text)
+
+
+@pytest.mark.parametrize(("text", "what"), UNTRUE.values(), ids=UNTRUE.keys())
+def test_what_is_untrue_of_an_operator_is_caught(text: str, what: str):
+    assert any(f.startswith(what) for f in failures(text))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +137,8 @@ def test_a_missing_local_version_is_caught(name: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("file", listing("rules"))
 def test_every_shipped_rule_is_proved(file: str):
-    names = {t for rule in read(read_resource("rules", file), file) for t in rule.targets}
+    names = {t for rule in read(read_resource("rules", file), file) if rule.form is not None for t in rule.targets}
+    assert names or file == "graph"  # whose operators have kinds alone: no split value meets them
     wrong = {r.name: r.failures for r in verify(default_rules(), sorted(names)) if not r.ok}
     assert not wrong
 

@@ -13,11 +13,11 @@ from ..capture.captured import paths_of
 from ..capture.own import own_of
 from ..compat.torch import HigherOrderOperator, OpOverload
 from ..errors import RuleError
+from ..rules import RuleBook, op_name
+from ..rules.call import make_call
+from ..rules.draft import draft_rule
 from ..spec import Map
 from ..spec.paths import matches
-from .book import RuleBook
-from .call import make_call, op_name
-from .draft import draft_rule
 
 
 @attrs.frozen
