@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-COMMANDS = {"tutorial_operator.md": 8, "tutorial_family.md": 8}
+COMMANDS = {"tutorial_operator.md": 9, "tutorial_family.md": 8}
 AUTOSP = str(Path(sys.executable).with_name("autosp"))
 
 

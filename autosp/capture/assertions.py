@@ -15,32 +15,30 @@ import torch
 from torch import fx
 
 from ..errors import Problem
+from ..rules import is_a
 from .captured import module_path, source_line
 
 aten = torch.ops.aten
-ASSERTIONS = (aten._assert_scalar.default, aten._assert_async.msg, aten._assert_async.default)
 SAID = "autosp_assertion"
-READS = (aten.item.default, aten._local_scalar_dense.default)
-_FULL = (aten._is_all_true.default, aten.all.default, aten._is_any_true.default, aten.any.default)
 _GENERATED = "Runtime assertion failed for expression"  # Dynamo's own words, about a symbol
 
 
 def keep_assertions(gm: fx.GraphModule) -> None:
     """Each assertion of the user's once, with its place; reductions that only feed them as counts."""
-    if not any(n.target in ASSERTIONS for n in gm.graph.nodes):
+    if not any(is_a(n, "assertion") for n in gm.graph.nodes):
         return
     for node in gm.graph.nodes:
         if node.target is aten._assert_async.default:  # which dead code is swept with
             node.target, node.args = aten._assert_async.msg, (*node.args, "")
-        if node.target in READS and isinstance(node.meta.get("val"), torch.SymBool):
+        if is_a(node, "item") and isinstance(node.meta.get("val"), torch.SymBool):
             _assert_once(gm.graph, node)
     gm.graph.eliminate_dead_code()
     for number, node in enumerate(list(gm.graph.nodes)):
         if node.target is aten._assert_scalar.default and (node.args[0] is True or _of_any_size(node.args[0])):
             gm.graph.erase_node(node)
-        elif node.target in ASSERTIONS:
+        elif is_a(node, "assertion"):
             _say(node, number)
-        elif node.target in _FULL and _only_asserted(node):
+        elif is_a(node, "all", "any") and _only_asserted(node):
             _counted(gm.graph, node)
     gm.graph.eliminate_dead_code()
     gm.graph.lint()
@@ -77,12 +75,12 @@ def _of_any_size(condition: object) -> bool:
 
 def _only_asserted(node: fx.Node) -> bool:
     """Whether all that comes of a value is asserted."""
-    return bool(node.users) and all(u.target in ASSERTIONS or _only_asserted(u) for u in node.users)
+    return bool(node.users) and all(is_a(u, "assertion") or _only_asserted(u) for u in node.users)
 
 
 def _counted(graph: fx.Graph, node: fx.Node) -> None:
     """`all(x)` as no element that fails, `any(x)` as one that holds."""
-    x, every = node.args[0], node.target in _FULL[:2]
+    x, every = node.args[0], is_a(node, "all")
     value = x.meta["val"]
 
     def call(op, *args, shape=(), dtype=torch.bool) -> fx.Node:

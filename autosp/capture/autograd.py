@@ -24,8 +24,8 @@ from ..compat.torch import (
     symbol_of_data,
     unlogged_fakes,
 )
+from ..rules import traits
 from ..sharding import Coordinate, Size, Split, as_size
-from .assertions import READS
 from .captured import differentiable, tensors_of
 from .casts import Casts, under
 from .keys import key_of
@@ -67,7 +67,7 @@ class Autograd:
     def call(self, target: Callable, args: Any, kwargs: Mapping, grad: bool, casts: Casts = ()) -> CallResult:
         """The outcome of a call on trees of Meta and plain values. grad: whether gradients are on. casts: the autocast
         regions that it is in."""
-        if any(map(_symbolic, leaves([list(args), list(kwargs.values())]))) or target in READS:
+        if any(map(_symbolic, leaves([list(args), list(kwargs.values())]))) or "item" in traits(target):
             return self._run(target, args, kwargs, grad, casts)  # each reads a number of its own
         key = target, key_of(args), key_of(dict(kwargs)), grad, casts
         if key not in self._known:

@@ -5,37 +5,29 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from ..compat.torch import ENTER_AUTOCAST, SET_GRAD_ENABLED, FakeTensor, OpOverload, statically_known_true
-from .inplace import is_mutable
+from ..compat.torch import ENTER_AUTOCAST, SET_GRAD_ENABLED, FakeTensor, OpOverload, schema_of, statically_known_true
+from ..rules import argument, arguments, is_a, traits
+from ..rules.inplace import is_mutable
 from .means import MARK
 
 aten = torch.ops.aten
 MEAN, SUM = 1, 2
-TOKEN_LOSSES = (aten.cross_entropy_loss.default, aten.nll_loss.default, aten.nll_loss_nd.default)
-
-LIKE = {
-    aten.view_as.default: aten.view.default,
-    aten.reshape_as.default: aten.reshape.default,
-    aten.expand_as.default: aten.expand.default,
-}
-CAST = (aten.type_as.default, aten.to.other)
 
 
 def canonicalise(gm: fx.GraphModule) -> None:
     """Mean token losses as sum over valid tokens over their count, so that a split over tokens is
     two partial sums (a mean of local means would be wrong wherever ranks hold different counts)."""
-    for target in TOKEN_LOSSES:
-        for node in list(gm.graph.find_nodes(op="call_function", target=target)):
-            if _argument(node, "reduction", MEAN) == MEAN:
-                _mean_as_sum_over_count(gm, node)
-    for node in list(gm.graph.find_nodes(op="call_function", target=aten.broadcast_tensors.default)):
-        _each_by_itself(gm, node)
-    for target, sized in LIKE.items():
-        for node in list(gm.graph.find_nodes(op="call_function", target=target)):
-            _with_its_sizes(gm, node, sized)
-    for target in CAST:
-        for node in gm.graph.find_nodes(op="call_function", target=target):
-            _with_its_dtype(node)
+    for node in list(gm.graph.nodes):
+        if is_a(node, "token_loss") and argument(node, "reduction") == MEAN:
+            _mean_as_sum_over_count(gm, node)
+    for node in list(gm.graph.nodes):
+        if is_a(node, "broadcast"):
+            _each_by_itself(gm, node)
+    for node in list(gm.graph.nodes):
+        if is_a(node, "sizes_like"):
+            _with_its_sizes(gm, node, traits(node.target).operator_of("sizes_like"))
+        if is_a(node, "dtype_like"):
+            _with_its_dtype(node, traits(node.target).operator_of("dtype_like"))
     _operands_themselves(gm)
     gm.graph.eliminate_dead_code()
     gm.graph.lint()
@@ -84,11 +76,11 @@ def _with_its_sizes(gm: fx.GraphModule, node: fx.Node, target) -> None:
     node.target, node.args = target, (node.args[0], sizes)
 
 
-def _with_its_dtype(node: fx.Node) -> None:
+def _with_its_dtype(node: fx.Node, target) -> None:
     """`x.type_as(y)` as the cast that it is: of `y` only the dtype is read, whatever its shape and layout."""
     x, other = node.args[0], node.args[1] if len(node.args) > 1 else node.kwargs["other"]
     if x.meta["val"].device == other.meta["val"].device:
-        node.target, node.args, node.kwargs = aten.to.dtype, (x, other.meta["val"].dtype), {}
+        node.target, node.args, node.kwargs = target, (x, other.meta["val"].dtype), {}
 
 
 def _size(gm: fx.GraphModule, tensor: fx.Node, dim: int, size):
@@ -117,19 +109,9 @@ def _each_by_itself(gm: fx.GraphModule, node: fx.Node) -> None:
     gm.graph.erase_node(node)
 
 
-_NAMES = ("self", "target", "weight", "reduction", "ignore_index", "label_smoothing")
-
-
-def _argument(node: fx.Node, name: str, default):
-    i = _NAMES.index(name)
-    return node.args[i] if len(node.args) > i else node.kwargs.get(name, default)
-
-
 def _mean_as_sum_over_count(gm: fx.GraphModule, node: fx.Node) -> None:
-    logits, target = node.args[:2]
-    weight = _argument(node, "weight", None)
-    ignore = _argument(node, "ignore_index", -100)
-    smoothing = (_argument(node, "label_smoothing", 0.0),) if node.target is TOKEN_LOSSES[0] else ()
+    target, weight = argument(node, "target"), argument(node, "weight")
+    ignore = argument(node, "ignore_index", -100)
     graph = gm.graph
     value = node.meta["val"]
 
@@ -141,7 +123,8 @@ def _mean_as_sum_over_count(gm: fx.GraphModule, node: fx.Node) -> None:
 
     tv = target.meta["val"]
     with graph.inserting_before(node), value.fake_mode:
-        total = call(node.target, logits, target, weight, SUM, ignore, *smoothing, val=value)
+        args, kwargs = _summed(node)
+        total = call(node.target, *args, **kwargs, val=value)
         if tv.is_floating_point():  # soft labels: every position counts
             tokens = tv.numel() // tv.shape[1 if tv.dim() > 1 else 0]
             mean = call(aten.div.Tensor, total, tokens, val=value)
@@ -159,3 +142,10 @@ def _mean_as_sum_over_count(gm: fx.GraphModule, node: fx.Node) -> None:
     mean.meta[MARK] = not tv.is_floating_point()
     node.replace_all_uses_with(mean)
     graph.erase_node(node)
+
+
+def _summed(node: fx.Node) -> tuple[tuple, dict]:
+    """The arguments of a token loss that is summed: all of them, by place where they have one."""
+    given = arguments(node.target, node.args, node.kwargs) | {"reduction": SUM}
+    by_name = {a.name for a in schema_of(node.target).arguments if a.kwarg_only}
+    return tuple(v for n, v in given.items() if n not in by_name), {n: v for n, v in given.items() if n in by_name}

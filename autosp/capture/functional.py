@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import attrs
 import torch
@@ -16,16 +17,16 @@ from torch import fx
 
 from ..compat.torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, storage_id
 from ..errors import CaptureError, Problem
+from ..rules import is_a, traits
+from ..rules.inplace import functional_form, is_mutable
 from . import messages
 from .autograd import Autograd
 from .captured import Placeholder, tensors_of
 from .inplace import (
     autocast_changes,
     copied,
-    functional_form,
     invertible,
     is_inplace_view,
-    is_mutable,
     returns_its_input,
     silent_writes,
     undone,
@@ -112,8 +113,8 @@ class Functionaliser:
             before = list(node.all_input_nodes)
             writes = node.op == "call_function" and is_mutable(node.target)
             owner = written_by(node) if writes else None
-            if node.target is aten.view.default and self.current(before[0]) is not before[0]:
-                node.target = aten.reshape.default  # the new value may lie otherwise in memory
+            if is_a(node, "strided") and self.current(before[0]) is not before[0]:
+                node.target = anywhere(node.target)  # the new value may lie otherwise in memory
             node.args = fx.map_arg(node.args, self.current)
             node.kwargs = fx.map_arg(node.kwargs, self.current)
             if writes:
@@ -199,7 +200,7 @@ class Functionaliser:
         if self.faults:  # the graph is given up: what comes is only looked at
             return
         emit, kwargs = partial(self.emit, at=node), {k: v for k, v in node.kwargs.items() if k != "out"}
-        new = copied(*node.args[:2], emit) if form is aten.copy.default else emit(form, node.args, kwargs)
+        new = copied(*node.args[:2], emit) if "overwrite" in traits(form) else emit(form, node.args, kwargs)
         if new.meta["val"].dtype != alias.node.meta["val"].dtype:
             new = emit(aten.to.dtype, (new, alias.node.meta["val"].dtype), {})
         self.assign(alias, new, node)
@@ -220,7 +221,7 @@ class Functionaliser:
             if autocast_changes(functional_form(node.target), self.casts[-1][0]):
                 yield messages.cast(node)
         for view in alias.chain[:-1]:
-            if view.origin.target is aten.detach.default and view.parent.node in self.flows:
+            if is_a(view.origin, "detach") and view.parent.node in self.flows:
                 yield messages.without_gradient(node)
             if not invertible(view.origin, view.parent.origin):
                 yield messages.through_view(node, view.origin)
@@ -262,8 +263,7 @@ class Functionaliser:
         """The view taken again, of the new value."""
         source = alias.parent.node
         args, kwargs = fx.map_arg(alias.given, lambda n: source if n is alias.via else n)
-        target = aten.reshape.default if alias.origin.target is aten.view.default else alias.origin.target
-        alias.node = self.emit(target, args, kwargs, at, alias.origin)
+        alias.node = self.emit(anywhere(alias.origin.target), args, kwargs, at, alias.origin)
 
     def emit(self, target, args: tuple, kwargs: dict, at: fx.Node, like: fx.Node | None = None) -> fx.Node:
         """A call before `at`, with its fake value, and the place in the user's code of `like`."""
@@ -276,6 +276,11 @@ class Functionaliser:
             new.meta["val"] = target(*given, **named)
         self.note_flow(new)
         return new
+
+
+def anywhere(target: Any) -> Any:
+    """The operator, or the one that does the same wherever its operand lies in memory."""
+    return traits(target).operator_of("strided") or target
 
 
 def storage_of(t: torch.Tensor) -> int | None:

@@ -25,6 +25,7 @@ from ..compat.torch import (
     trace_to_aten,
 )
 from ..errors import AutospError, CaptureError, InputError, Problem
+from ..rules import default_rules
 from ..rules.book import WHOLE_REGION
 from ..spec import Constraint, Map
 from ..syntax import Layout
@@ -67,6 +68,7 @@ def capture(
     module, InputError where dims of one name differ in size.
     """
     warn_of_untested()
+    default_rules()  # one's own are read as they are now: from here on every stage asks what kind an operator is of
     refuse_own_backwards()
     names = names or name_modules(gm, example_inputs)
     layouts = _layouts(gm, example_inputs, names, layout_of)

@@ -9,18 +9,17 @@ one that also says `query - key < w` is marked with its window, and runs as a ba
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import torch
 from torch import fx
 
 from ..compat.torch import statically_known_true
+from ..rules import argument, is_a, named, traits, with_arguments
 from ..sharding import Placement, Sharding
 
-aten = torch.ops.aten
-SDPA = aten.scaled_dot_product_attention.default
 CAUSAL = "autosp_causal"  # in the meta of an attention whose mask is causal and nothing else
 WINDOW = "autosp_window"  # and of one that sees so many keys, up to its own
 BLOCKS = 32  # that a window's queries are cut into at most, which bounds the size of the graph
@@ -64,8 +63,8 @@ def mark_causal(gm: fx.GraphModule) -> int:
     gives their number."""
     known: dict[fx.Node, Known | None] = {}
     marked = 0
-    for node in gm.graph.find_nodes(op="call_function", target=SDPA):
-        mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    for node in gm.graph.nodes:
+        mask = named(node, "masked")[0] if is_a(node, "masked") else None
         if not isinstance(mask, fx.Node):
             continue
         binding = _binding(_known(mask, known), mask, node)
@@ -84,7 +83,7 @@ _CAUSAL = (0, 1, -1)  # constant, and the coefficients of query and key
 def _binding(found: Known | None, mask: fx.Node, node: fx.Node) -> set[tuple[int, int, int]] | None:
     """What a mask demands, as sums over query and key that are at least 0; None where it is not known, or is
     anything but a causal mask with or without a window."""
-    q, k = (a.meta["val"] for a in node.args[:2])
+    q, k, _ = (a.meta["val"] for a in named(node, "attention"))
     if not isinstance(found, All) or found.never or not statically_known_true(q.shape[-2] == k.shape[-2]):
         return None
     shape = mask.meta["val"].shape
@@ -120,7 +119,7 @@ def window_of(node: fx.Node, query: Placement | Sharding | None) -> int | None:
 
 def has_all_queries(node: fx.Node, query: Placement | Sharding | None) -> bool:
     """Whether a rank's call of an attention has every query; `query` is the placement of its first operand."""
-    return query is None or node.args[0].meta["val"].dim() - 2 not in query.dims
+    return query is None or named(node, "attention")[0].meta["val"].dim() - 2 not in query.dims
 
 
 def block_of(window: int, length: int) -> int:
@@ -128,11 +127,10 @@ def block_of(window: int, length: int) -> int:
     return max(window, -(-length // BLOCKS))
 
 
-def without_mask(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+def without_mask(target: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """The arguments of a marked attention that asks for `is_causal` instead of its mask."""
-    dropout = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
-    kept = {name: value for name, value in kwargs.items() if name not in ("attn_mask", "dropout_p", "is_causal")}
-    return (*args[:3], None, dropout, True), kept
+    mask, causal = traits(target).names("masked")
+    return with_arguments(target, args, kwargs, **{mask: None, causal: True})
 
 
 def known_of(node: fx.Node) -> Known | None:
@@ -155,7 +153,8 @@ def _known(node: fx.Node, known: dict) -> Known | None:
 
 
 def _evaluate(node: fx.Node, known: dict) -> Known | None:
-    rule = RULES.get(node.target) if node.op == "call_function" else None
+    kinds = traits(node.target).said if node.op == "call_function" else ()
+    rule = next((RULES[word] for word in kinds if word in RULES), None)
     val = node.meta.get("val")
     if rule is None or not isinstance(val, torch.Tensor):
         return None
@@ -219,8 +218,7 @@ def _cast(node: fx.Node, get: Callable) -> Known:
 
 
 def _arange(node: fx.Node, get: Callable) -> Known:
-    start = node.args[0] if node.target is not aten.arange.default else 0
-    step = node.args[2] if len(node.args) > 2 else 1
+    start, step = argument(node, "start", 0), argument(node, "step", 1)
     if not isinstance(start, int) or not isinstance(step, int) or node.meta["val"].dtype.is_floating_point:
         raise _Unknown
     return Sum(start, (step,))
@@ -237,10 +235,10 @@ def _filled(value: object, node: fx.Node) -> Known:
 
 def _added(node: fx.Node, get: Callable) -> Known:
     a, b = get(node.args[0]), get(node.args[1])
-    alpha = node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)
+    alpha = argument(node, "alpha")
     if not (isinstance(a, Sum) and isinstance(b, Sum) and isinstance(alpha, int)):
         raise _Unknown
-    return a + b.times(alpha if node.target is aten.add.Tensor else -alpha)
+    return a + b.times(alpha if is_a(node, "add") else -alpha)
 
 
 def _unsqueezed(node: fx.Node, get: Callable) -> Known:
@@ -339,28 +337,27 @@ _GE = _compared(lambda a, b: [a - b])
 _GT = _compared(lambda a, b: [a - b - _one(len(a.of))])
 _EQ = _compared(lambda a, b: [a - b, b - a])
 
-RULES: dict[object, Callable] = {
-    aten.arange.default: _arange,
-    aten.arange.start: _arange,
-    aten.arange.start_step: _arange,
-    aten.new_ones.default: lambda node, get: _filled(1, node),
-    aten.ones.default: lambda node, get: _filled(1, node),
-    aten.zeros.default: lambda node, get: _filled(0, node),
-    aten.full.default: lambda node, get: _filled(node.args[1], node),
-    aten.add.Tensor: _added,
-    aten.sub.Tensor: _added,
-    aten.unsqueeze.default: _unsqueezed,
-    aten.slice.Tensor: _sliced,
-    aten.diff.default: _differences,
-    aten.cumsum.default: _running,
-    aten.index.Tensor: _picked,
-    **dict.fromkeys((aten.__and__.Tensor, aten.bitwise_and.Tensor, aten.logical_and.default), _both),
-    **dict.fromkeys((aten.expand.default, aten.alias.default, aten.contiguous.default, aten.clone.default), _same),
-    **dict.fromkeys((aten.to.dtype_layout, aten.to.dtype, aten.to.device, aten._to_copy.default), _cast),
-    **dict.fromkeys((aten.le.Tensor, aten.le.Scalar, operator.le), _LE),
-    **dict.fromkeys((aten.lt.Tensor, aten.lt.Scalar), _LT),
-    **dict.fromkeys((aten.ge.Tensor, aten.ge.Scalar), _GE),
-    **dict.fromkeys((aten.gt.Tensor, aten.gt.Scalar), _GT),
-    **dict.fromkeys((aten.eq.Tensor, aten.eq.Scalar), _EQ),
-    **dict.fromkeys((aten.ne.Tensor, aten.ne.Scalar), _unequal),
+RULES: dict[str, Callable] = {  # by the kind of operator that its rule says it is
+    "arange": _arange,
+    "ones": lambda node, get: _filled(1, node),
+    "zeros": lambda node, get: _filled(0, node),
+    "full": lambda node, get: _filled(argument(node, "fill_value"), node),
+    "add": _added,
+    "sub": _added,
+    "unsqueeze": _unsqueezed,
+    "slice": _sliced,
+    "diff": _differences,
+    "cumsum": _running,
+    "index": _picked,
+    "and": _both,
+    "expand": _same,
+    "alias": _same,
+    "clone": _same,
+    "cast": _cast,
+    "le": _LE,
+    "lt": _LT,
+    "ge": _GE,
+    "gt": _GT,
+    "eq": _EQ,
+    "ne": _unequal,
 }

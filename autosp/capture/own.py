@@ -18,7 +18,7 @@ from torch import fx
 
 from ..compat.torch import SET_GRAD_ENABLED, HigherOrderOperator, saw_call_of, statically_known_true, trace_to_aten
 from ..errors import AutospError, CaptureError, Problem
-from .assertions import ASSERTIONS
+from ..rules import is_a
 from .canonical import canonicalise
 from .captured import Placeholder, source_line
 from .functional import functionalise
@@ -221,7 +221,7 @@ def _traced(body: fx.GraphModule, args: list, name: str, like: Sequence = ()) ->
     with torch.no_grad():
         graph = trace_to_aten(run, args)
     for node in graph.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if is_a(node, "random"):
             raise CaptureError(
                 _refused(
                     f"the {name} of an autograd.Function draws random numbers ('{node.target}')",
@@ -229,7 +229,7 @@ def _traced(body: fx.GraphModule, args: list, name: str, like: Sequence = ()) ->
                     source_line(node),
                 )
             )
-        if node.target in ASSERTIONS:
+        if is_a(node, "assertion"):
             raise CaptureError(
                 _refused(
                     f"the {name} of an autograd.Function asserts something of its values",

@@ -16,10 +16,10 @@ import torch
 from torch import fx
 
 from ..errors import CaptureError, Problem
+from ..rules import is_a
 from ..sharding import Size, as_size
 from ..spec import Map
 from ..syntax import Layout
-from .assertions import ASSERTIONS
 from .calls import ModuleCall, called, calls_named, uncalled
 from .captured import Captured, source_line
 from .copies import copy_graph, with_numbers
@@ -121,7 +121,7 @@ def is_one_node(gm: fx.GraphModule, call: tuple[str, str]) -> bool:
     """Whether a call's operators can be one node: it takes tensors and numbers, asserts nothing of them, and what
     stands between its operators does not hang on them."""
     held = set(_inside(called(gm, call)))
-    if any(n.target in ASSERTIONS for n in held):
+    if any(is_a(n, "assertion") for n in held):
         return False
     between: set[fx.Node] = set()
     left = len(held)
@@ -144,7 +144,7 @@ def _inside(of: ModuleCall) -> list[fx.Node]:
 
 def _collapse(gm: fx.GraphModule, of: ModuleCall, said: Map | None, lengths: Mapping[str, Size]) -> None:
     inside = _inside(of)
-    if asserted := next((n for n in inside if n.target in ASSERTIONS), None):
+    if asserted := next((n for n in inside if is_a(n, "assertion")), None):
         raise CaptureError(_asserts(of.path, asserted))
     held = set(inside)
     inputs = list(dict.fromkeys(a for n in inside for a in n.all_input_nodes if a not in held))

@@ -16,9 +16,10 @@ import torch
 from torch import fx
 
 from ..capture import source_line
-from ..capture.masks import SDPA, All, Sum, known_of
+from ..capture.masks import All, Sum, known_of
 from ..compat.torch import FakeTensorMode
 from ..errors import CheckError, Problem
+from ..rules import arguments, is_call, named, traits
 from .windows import BAND, BLOCK
 
 aten = torch.ops.aten
@@ -90,13 +91,15 @@ def _checked(node: fx.Node, cat: fx.Node) -> None:
     window, length = node.meta[BAND].window, node.meta[BAND].length
     if cat.args[1] != -2:
         raise _WrongBand("its blocks are not joined along the queries")
-    query, key, value = (n.name for n in node.args[:3])
-    rest = {k: v for k, v in node.kwargs.items() if k not in ("attn_mask", "dropout_p", "is_causal")}
+    query, key, value = (n.name for n in named(node, "attention"))
     at = 0
     for block in cat.args[0]:
-        if block.target is not SDPA or dict(block.kwargs) != rest or tuple(block.args[4:]) != (0.0, False):
+        if block.target is not node.target or _rest(block) != _rest(node) or is_call(block, "random"):
             raise _WrongBand("a block is not such an attention")
-        q, k, v = (_rows(x) for x in block.args[:3])
+        mask, causal = named(block, "masked")
+        if causal is not False:
+            raise _WrongBand("a block is not such an attention")
+        q, k, v = (_rows(x) for x in named(block, "attention"))
         before = at - k.first
         if q.of != query or q.first != at or (k.of, v.of) != (key, value) or (k.first, k.last) != (v.first, v.last):
             raise _WrongBand(
@@ -106,11 +109,17 @@ def _checked(node: fx.Node, cat: fx.Node) -> None:
             raise _WrongBand(
                 f"queries {q.first} to {q.last} have the keys {k.first} to {k.last}, of a window of {window}"
             )
-        if _mask(block.args[3]) != _window(before, window, q.last - q.first, k.last - k.first):
+        if _mask(mask) != _window(before, window, q.last - q.first, k.last - k.first):
             raise _WrongBand(f"the mask of queries {q.first} to {q.last} is another than a window of {window}")
         at = q.last
     if at != length:
         raise _WrongBand(f"its blocks have {at} of {length} queries")
+
+
+def _rest(node: fx.Node) -> dict:
+    """The arguments of an attention beside its operands and its mask."""
+    own = {name for word in ("attention", "masked") for name in traits(node.target).names(word)}
+    return {k: v for k, v in arguments(node.target, node.args, node.kwargs).items() if k not in own}
 
 
 def _window(before: int, window: int, queries: int, keys: int) -> All:

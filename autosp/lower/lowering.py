@@ -16,11 +16,11 @@ import torch
 from torch import fx
 
 from ..capture import tensors_of
-from ..capture.masks import SDPA, drops_mask, window_of, without_mask
+from ..capture.masks import drops_mask, window_of, without_mask
 from ..capture.regions import KEY
 from ..compat.torch import carry_placeholder, carry_sources, tree_map
 from ..errors import PlanError
-from ..rules import localise
+from ..rules import is_a, localise
 from ..rules.strategies import narrowed
 from ..sharding import INVARIANT, PARTIAL, REPLICATE, Placement, Sharding, Split, as_size
 from ..sharding.sharding import Hop
@@ -190,7 +190,7 @@ class _Lowering:
         self.regions.at(op.node)
         args, kwargs = self._arguments(op, operands)
         if drops_mask(op.node, s.needs[0] if s.needs else None):
-            args, kwargs = without_mask(args, kwargs)
+            args, kwargs = without_mask(op.node.target, args, kwargs)
         if op.node.target is torch.ops.autosp.constrain.default:
             out = self._emit(aten.alias.default, args[:1], {})
         elif KEY in op.node.meta:
@@ -207,7 +207,7 @@ class _Lowering:
                 op.node.target, args, kwargs, op.projection, s.needs, s.gives, shapes,
                 self.where, self._emit, self.sizes,
             )  # fmt: skip
-        if out.target is SDPA and (window := window_of(op.node, s.needs[0])) is not None:
+        if is_a(out, "masked") and (window := window_of(op.node, s.needs[0])) is not None:
             out.meta[BAND] = Band(window, op.operands[0].shape[-2], op.node.meta["val"].device)
         self._results(op, s, out)
 

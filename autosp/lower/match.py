@@ -11,10 +11,9 @@ import torch
 from torch import fx
 
 from ..capture import tensors_of
-from ..capture.assertions import READS
 from ..capture.masks import drops_mask, without_mask
 from ..capture.regions import KEY
-from ..rules import factor_of, localise
+from ..rules import factor_of, is_a, localise
 from ..rules.strategies import narrowed
 from ..sharding import Coordinate, Sharding, Split, as_size
 from ..solve.problem import Op, Problem, of_data
@@ -56,7 +55,7 @@ def version(
     """What one rank calls in the place of an operator, its operands and results placed so."""
     args, kwargs = fx.map_arg((op.node.args, op.node.kwargs), lambda n: _wanted(problem, n))
     if drops_mask(op.node, needs[0] if needs else None):
-        args, kwargs = without_mask(args, kwargs)
+        args, kwargs = without_mask(op.node.target, args, kwargs)
     if op.node.target is torch.ops.autosp.constrain.default:
         return Calls(aten.alias.default, args[:1], {})
     if KEY in op.node.meta:
@@ -96,7 +95,7 @@ def _wanted(problem: Problem, n: fx.Node) -> Any:
     if tensors_of(val):
         return GlobalValue(problem.of[n][0].id)
     if isinstance(val, torch.SymInt):
-        return Anything() if of_data(as_size(val)) or n.target in READS else Size(as_size(val))
+        return Anything() if of_data(as_size(val)) or is_a(n, "item") else Size(as_size(val))
     return Anything() if val is None or isinstance(val, (torch.SymFloat, torch.SymBool)) else val
 
 

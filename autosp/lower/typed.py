@@ -7,16 +7,13 @@ from collections.abc import Mapping
 import attrs
 from torch import fx
 
-from ..capture.assertions import READS
-from ..rules import Projection, factor_of, project
+from ..rules import Projection, factor_of, is_a, project
 from ..rules.strategies import narrowed
 from ..sharding import INVARIANT, PARTIAL, REPLICATE, Coordinate, Mesh, Sharding, Split
 from ..solve import Plan
-from ..solve.problem import SHAPE_READS, Op
+from ..solve.problem import Op
 from .conversions import convert
 from .match import known_reads
-
-NUMBERS = {*READS, *SHAPE_READS}  # what gives a number is not looked behind: each is a call of its own
 
 
 @attrs.frozen
@@ -85,7 +82,8 @@ def _split_results(projection: Projection, part, placements, p: int):
 
 def typed_inputs(node: fx.Node, types: Mapping) -> list[tuple[fx.Node, Typed]]:
     """The typed values that a local version reads, through the calls that it is made of."""
-    known = known_reads(node, lambda n: isinstance(types.get(n), Typed), lambda n: n.target not in NUMBERS)
+    # what gives a number is not looked behind: each is a call of its own
+    known = known_reads(node, lambda n: isinstance(types.get(n), Typed), lambda n: not is_a(n, "item", "size"))
     return [(n, types[n]) for n in known]
 
 

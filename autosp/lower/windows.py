@@ -13,7 +13,8 @@ import attrs
 import torch
 from torch import fx
 
-from ..capture.masks import SDPA, block_of
+from ..capture.masks import block_of
+from ..rules import is_call, named, traits, with_arguments
 
 aten = torch.ops.aten
 BAND = "autosp_band"  # in the meta of a local attention that may run as a band
@@ -46,7 +47,7 @@ def band(gm: fx.GraphModule) -> int:
     done = 0
     for node in list(gm.graph.nodes):
         how = node.meta.get(BAND)
-        if how is None or not isinstance(how.length, int) or len(how.blocks) < 2 or _dropout(node):
+        if how is None or not isinstance(how.length, int) or len(how.blocks) < 2 or is_call(node, "random"):
             continue
         with gm.graph.inserting_before(node):
             out = writer.attention(node, how)
@@ -59,10 +60,6 @@ def band(gm: fx.GraphModule) -> int:
     return done
 
 
-def _dropout(node: fx.Node) -> float:
-    return node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
-
-
 class _Writer:
     """Emits blocks; masks of one size are made once."""
 
@@ -73,14 +70,15 @@ class _Writer:
 
     def attention(self, node: fx.Node, how: Band) -> fx.Node:
         self.meta = {k: v for k, v in node.meta.items() if k not in (BAND, "val", "autosp", "autosp_op")}
-        rest = {k: v for k, v in node.kwargs.items() if k not in ("attn_mask", "dropout_p", "is_causal")}
-        queries, keys, values = (self._cut(x, how.blocks) for x in node.args[:3])
+        own, (mask_of, causal) = (traits(node.target).names(word) for word in ("attention", "masked"))
+        queries, keys, values = (self._cut(x, how.blocks) for x in named(node, "attention"))
         found = []
         for i, n in enumerate(how.blocks):
             before = how.window - 1 if i else 0
             k, v = (self._with_tail(xs, i, how.blocks, before) for xs in (keys, values))
             mask = self._mask(n, before, how)
-            found.append(self._call(SDPA, (queries[i], k, v, mask, 0.0, False), rest))
+            changed = {**dict(zip(own, (queries[i], k, v), strict=True)), mask_of: mask, causal: False}
+            found.append(self._call(node.target, *with_arguments(node.target, node.args, node.kwargs, **changed)))
         joined = self._call(aten.cat.default, (found, -2))
         joined.meta[BLOCK] = node.name
         return joined

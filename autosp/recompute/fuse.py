@@ -16,14 +16,12 @@ import torch
 from torch import fx
 
 from ..compat.torch import example_size
+from ..rules import is_a
 from . import kinds
 from .compiler import Place
 from .joint import Joint, Storage
 from .runs import Run, one
 from .tile_order import waiting
-
-aten = torch.ops.aten
-_TURNS = (aten.permute.default, aten.t.default, aten.transpose.int)
 
 # Inductor's own thresholds (torch/_inductor/config.py).
 READS_OF_A_SHARED_VALUE = 4
@@ -31,14 +29,6 @@ READS = {"cpu": 12, "cuda": 8}
 OPERATIONS = {"cpu": 50, "cuda": 30}
 OPERATIONS_AT_ALL = 100
 LOOPS_OF_A_KERNEL = 64
-HEAVY_ON_CPU = frozenset("exp log log10 log1p log2 sigmoid tanh silu gelu softplus erf _softmax _log_softmax".split())
-
-_MOVES = frozenset(
-    "clone _to_copy convert_element_type cat index gather embedding constant_pad_nd slice_scatter select_scatter where "
-    "full full_like zeros ones zeros_like ones_like scalar_tensor iota arange lift_fresh_copy repeat flip roll tril triu "
-    "inductor_random inductor_lookup_seed masked_fill copy logical_not fma".split()
-)
-_REDUCTIONS = frozenset("sum mean amax amin prod var var_mean argmax argmin any all max min".split())
 
 
 def fused(joint: Joint, nodes: Sequence[fx.Node], keep: Collection[int], device: Place) -> tuple[Run, ...]:
@@ -124,13 +114,13 @@ class _Values:
         nodes = (*dict.fromkeys(m for x in inner for m in x.nodes), n)
         numbers = sum(isinstance(a, (int, float)) for a in n.args)
         work = 1 + numbers + sum(x.work for x in inner) + sum(s.id not in self.inlined for s in sources)
-        name = kinds.name_of(n)
-        heavy = name in HEAVY_ON_CPU or any(x.heavy for x in inner)
-        if name not in _REDUCTIONS and not self._is_written(made, len(reads), work, heavy):
+        heavy = is_a(n, "heavy") or any(x.heavy for x in inner)
+        reduces = is_a(n, "reduction")
+        if not reduces and not self._is_written(made, len(reads), work, heavy):
             self.inlined[made[0].id] = _Inlined(nodes, reads, work, heavy)
             return
         outer = elements(n)
-        whole = max((elements(a) for a in n.all_input_nodes), default=outer) if name in _REDUCTIONS else outer
+        whole = max((elements(a) for a in n.all_input_nodes), default=outer) if reduces else outer
         self.loops.append(_Loop(i, list(nodes), made, reads, outer, max(1, whole // max(1, outer))))
 
     def _is_written(self, made, reads: int, work: int, heavy: bool) -> bool:
@@ -168,10 +158,9 @@ def is_fusible(n: fx.Node) -> bool:
     """Whether a compiler writes the operator's loops itself."""
     if n.op != "call_function" or kinds.is_attention(n) or kinds.is_collective(n) or kinds.is_matmul(n):
         return False
-    name = kinds.name_of(n)
-    if name == "scatter":  # onto a constant: a comparison of indices (`fx_passes/joint_graph.py`)
-        return kinds.name_of(n.args[0]) == "full" and not isinstance(n.args[-1], fx.Node)
-    return name in _MOVES or name in _REDUCTIONS or torch.Tag.pointwise in getattr(n.target, "tags", ())
+    if is_a(n, "scatter"):  # onto a constant: a comparison of indices (`fx_passes/joint_graph.py`)
+        return is_a(n.args[0], "full") and not isinstance(n.args[-1], fx.Node)
+    return is_a(n, "loop", "pointwise")
 
 
 def copied(n: fx.Node) -> int:
@@ -188,12 +177,12 @@ def copied(n: fx.Node) -> int:
 
 def _added_product(n: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     """An addition to a product that nothing else reads, and that product: one call (`post_grad.py`, `addmm`)."""
-    if n.target is not aten.add.Tensor or n.kwargs or len(n.args) != 2:
+    if not is_a(n, "add") or n.kwargs or len(n.args) != 2:
         return None
     for a in n.args:
-        while isinstance(a, fx.Node) and a.target in _TURNS and len(a.users) == 1:
+        while isinstance(a, fx.Node) and is_a(a, "permute") and len(a.users) == 1:
             a = a.args[0]
-        if isinstance(a, fx.Node) and a.target is aten.mm.default and len(a.users) == 1:
+        if isinstance(a, fx.Node) and is_a(a, "plus") and len(a.users) == 1:
             return n, a
     return None
 

@@ -1,56 +1,14 @@
-"""What an operator of a joint graph is, for memory: attention, a collective, a matmul, a draw, a view."""
+"""What an operator of a joint graph is, for memory, as its rule says: attention, a collective, a matmul, a view."""
 
 from __future__ import annotations
 
 import operator
 
-import torch
 from torch import fx
 
-from ..compat.torch import OpOverload, base_name, schema_of
+from ..compat.torch import base_name
 from ..lower.held import HELD
-
-# Every attention kernel that PyTorch may choose, by its forward: its own table of
-# "compute-intensive" operators leaves out the CPU's and cuDNN's.
-ATTENTION = frozenset(
-    {
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_fused_attention_overrideable",
-        "_flash_attention_forward",
-        "_efficient_attention_forward",
-        "_cudnn_attention_forward",
-        "scaled_dot_product_attention",
-        "flex_attention",
-    }
-)
-MATMULS = frozenset(
-    {
-        "mm",
-        "addmm",
-        "bmm",
-        "baddbmm",
-        "matmul",
-        "linear",
-        "_scaled_mm",
-        "_grouped_mm",
-        "convolution",
-        "addmv",
-        "mv",
-        "dot",
-    }
-)
-_NORMS = frozenset(
-    {"native_layer_norm", "rms_norm", "_fused_rms_norm", "mean", "var_mean", "rsqrt", "pow", "native_group_norm"}
-)
-_COPIES = frozenset(
-    "clone _to_copy copy contiguous cat view reshape _unsafe_view permute transpose t slice narrow unsqueeze squeeze "
-    "expand alias detach select split split_with_sizes unbind movedim as_strided".split()
-)
-_LOSSES = frozenset({"_log_softmax", "nll_loss_forward", "nll_loss2d_forward", "cross_entropy_loss", "logsumexp"})
-_RANDOM_WORDS = ("rand", "dropout", "bernoulli", "multinomial", "inductor_seed", "philox", "normal_")
+from ..rules import is_a, is_call
 
 
 def name_of(node: fx.Node) -> str:
@@ -64,34 +22,22 @@ def name_of(node: fx.Node) -> str:
 
 def is_attention(node: fx.Node) -> bool:
     """Whether a node is a fused attention's forward."""
-    return node.op == "call_function" and name_of(node) in ATTENTION
+    return is_a(node, "attention")
 
 
 def is_wait(node: fx.Node) -> bool:
     """Whether a node waits for a collective: its result is the collective's."""
-    return node.op == "call_function" and name_of(node) == "wait_tensor"
+    return is_a(node, "wait")
 
 
 def is_collective(node: fx.Node) -> bool:
     """Whether a node communicates."""
-    target = node.target
-    return (
-        node.op == "call_function"
-        and isinstance(target, OpOverload)
-        and target.namespace in ("_c10d_functional", "c10d_functional", "_c10d_functional_autograd")
-        and not is_wait(node)
-    )
+    return is_a(node, "collective")
 
 
 def is_random(node: fx.Node) -> bool:
     """Whether a second run would draw other numbers."""
-    target = node.target
-    if node.op != "call_function":
-        return False
-    if is_attention(node):  # tagged as random for its dropout's sake
-        return float(argument(node, "dropout_p") or 0.0) > 0.0
-    tags = getattr(target, "tags", ())
-    return torch.Tag.nondeterministic_seeded in tags or any(w in name_of(node) for w in _RANDOM_WORDS)
+    return is_call(node, "random")
 
 
 def runs_once(node: fx.Node) -> bool:
@@ -99,17 +45,9 @@ def runs_once(node: fx.Node) -> bool:
     return is_random(node) or node.target is HELD
 
 
-def argument(node: fx.Node, name: str):
-    """A call's argument by its name in the schema, or None."""
-    for i, a in enumerate(getattr(schema_of(node.target), "arguments", ())):
-        if a.name == name:
-            return node.kwargs.get(name, node.args[i] if i < len(node.args) else a.default_value)
-    return None
-
-
 def is_matmul(node: fx.Node) -> bool:
     """Whether a node multiplies matrices."""
-    return node.op == "call_function" and name_of(node) in MATMULS
+    return is_a(node, "matmul")
 
 
 def is_item(node: fx.Node) -> bool:
@@ -119,7 +57,7 @@ def is_item(node: fx.Node) -> bool:
 
 def kind(node: fx.Node) -> str:
     """The word under which a report counts what a node made; a copy is of its source's kind."""
-    while node.op == "call_function" and (name_of(node) in _COPIES or is_item(node)) and node.all_input_nodes:
+    while (is_a(node, "view", "clone", "cast", "copy", "overwrite") or is_item(node)) and node.all_input_nodes:
         node = node.all_input_nodes[0]
     if node.op == "placeholder":
         return "inputs"
@@ -131,7 +69,4 @@ def kind(node: fx.Node) -> str:
         return "matmul"
     if is_random(node):
         return "random"
-    name = name_of(node)
-    if name in _LOSSES:
-        return "loss"
-    return "norm" if name in _NORMS else "other"
+    return "loss" if is_a(node, "loss") else "norm" if is_a(node, "norm") else "other"

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from . import kinds
+from ..rules import is_a
 from .joint import Storage
 from .runs import Run, expected, last_touch
 
@@ -55,4 +55,4 @@ def _key(s: Storage) -> tuple:
 
 def _is_allocated(run: Run) -> bool:
     """Whether the compiler allocates what the run makes: kernels, and products that write where they are told."""
-    return run.kernel or any(map(kinds.is_matmul, run.nodes))
+    return run.kernel or any(is_a(n, "allocated") for n in run.nodes)

@@ -8,12 +8,13 @@ summed in fp32, the row sums, and keys and values repeated for grouped heads).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import fx
 
 from ..compat.torch import example_size
-from . import kinds
+from ..rules import traits
 from .compiler import Place
 
 _KEYS = 512  # keys of a block of the CPU's kernel
@@ -25,8 +26,8 @@ def scratch(node: fx.Node, device: Place) -> int:
 
     On fake tensors of the CPU attention is the CPU's; on "cuda" it is taken for FlashAttention's.
     """
-    found = _KERNELS[device].get(kinds.name_of(node)) if node.op == "call_function" else None
-    return found(node) if found else 0
+    formula = traits(node.target).names(f"workspace_{device}") if node.op == "call_function" else ()
+    return _FORMULAS[formula[0]](node) if formula else 0
 
 
 def _sizes(node: fx.Node, at: int) -> tuple[int, ...]:
@@ -63,13 +64,8 @@ def _flash_backward(node: fx.Node) -> int:
     return sums + repeated
 
 
-_KERNELS: dict[Place, dict] = {
-    "cpu": {
-        "_scaled_dot_product_flash_attention_for_cpu": _cpu_forward,
-        "_scaled_dot_product_flash_attention_for_cpu_backward": _cpu_backward,
-    },
-    "cuda": {
-        "_scaled_dot_product_flash_attention_for_cpu_backward": _flash_backward,
-        "_scaled_dot_product_flash_attention_backward": _flash_backward,
-    },
+_FORMULAS: dict[str, Callable[[fx.Node], int]] = {
+    "cpu_attention": _cpu_forward,
+    "cpu_attention_backward": _cpu_backward,
+    "flash_attention_backward": _flash_backward,
 }

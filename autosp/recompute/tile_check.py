@@ -22,13 +22,12 @@ import torch
 from torch import fx
 
 from ..capture import source_line, tensors_of
-from ..capture.assertions import ASSERTIONS
 from ..capture.casts import REGION, casts_of
 from ..compat.torch import SET_GRAD_ENABLED
 from ..errors import CheckError, Problem
 from ..lower.held import HELD
 from ..lower.match import Anything, Calls, GlobalValue, Size, by_operand, fits, known_reads
-from ..rules import default_rules, factor_of, localise_on_axis
+from ..rules import default_rules, factor_of, is_a, localise_on_axis
 from ..rules.strategies import split_of
 from ..sharding import PARTIAL, REPLICATE, Placement, Split, as_size, count
 from . import kinds
@@ -309,5 +308,5 @@ def _held(t: TilePart, tile: int, tiles: int) -> bool:
 
 
 def _acts(n: fx.Node) -> bool:
-    acts = n.target in (*COLLECTIVE, *REGION, *ASSERTIONS, SET_GRAD_ENABLED, HELD, aten.copy_.default)
-    return acts or kinds.is_random(n)
+    acts = n.target in (*COLLECTIVE, *REGION, SET_GRAD_ENABLED, HELD, aten.copy_.default)
+    return acts or is_a(n, "assertion") or kinds.is_random(n)

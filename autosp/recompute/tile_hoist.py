@@ -13,14 +13,11 @@ import torch
 from torch import fx
 
 from ..capture import Captured, tensors_of
-from ..rules import RuleBook, default_rules, op_name
-from ..rules.local_call import TABLE
+from ..rules import RuleBook, default_rules, is_a
+from ..rules.local_call import has_sizes
 from ..solve.problem import concrete
 from .tile_region import begin
 from .tile_values import Ref, Values, quiet, ref
-
-aten = torch.ops.aten
-SLICES = (aten.slice.Tensor, aten.narrow.default)
 
 
 @attrs.frozen(eq=False)
@@ -56,7 +53,7 @@ def hoist(values: Values, seeds: list[fx.Node]) -> bool:
     """Move every slice of tokens that follows a seed alone. Says whether the graph has changed."""
     moved = False
     for node in list(values.gm.graph.nodes):
-        if node.target in SLICES:
+        if is_a(node, "slice"):
             steps = _steps(values, node, seeds)
             if steps:
                 _move(values, node, steps)
@@ -92,6 +89,11 @@ def _steps(values: Values, slice_: fx.Node, seeds: list[fx.Node]) -> list[HoistS
         current, dim = before[0][0], step.cuts[before[0]]
 
 
+def _is_slice(node: fx.Node) -> bool:
+    """Whether a call's range is said by its two ends."""
+    return is_a(node, "slice") and not is_a(node, "narrow")
+
+
 def _keeps_all(values: Values, slice_: fx.Node) -> bool:
     return values.shape((slice_, 0)) == values.shape(ref(slice_.args[0]))
 
@@ -114,7 +116,7 @@ def _step(values: Values, node: fx.Node, dim: int) -> HoistStep | None:
     call = values.call(node) if node.op == "call_function" else None
     if call is None or call.random or len(call.results) != 1:
         return None
-    if op_name(node.target) in TABLE and not (node.target is aten.slice.Tensor and _keeps_all(values, node)):
+    if has_sizes(node.target) and not (_is_slice(node) and _keeps_all(values, node)):
         return None  # sizes among its arguments would be other ones
     factors = call.results[0][dim]
     if len(factors) != 1 or call.kinds[factors[0]] != "pass":

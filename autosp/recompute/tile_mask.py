@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import fx
 
-from ..capture.masks import SDPA
+from ..rules import argument, is_a, named
 from ..sharding import Split
 from .tile_region import TileRegion, Track, _enter, barrier
 from .tile_values import COLLECTIVE, Values, ref
 
 aten = torch.ops.aten
-_CONSTANTS = {aten.ones.default: 1, aten.zeros.default: 0, aten.full.default: None}
-_TRIANGLES = {aten.tril.default: aten.le.Scalar, aten.triu.default: aten.ge.Scalar}
 
 LIBRARY = torch.library.Library("autosp_tiles", "FRAGMENT")
 LIBRARY.define("after(Tensor x, Tensor other) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
@@ -31,9 +29,7 @@ AFTER = torch.ops.autosp_tiles.after.default
 
 def mask_of(node: fx.Node) -> fx.Node | None:
     """The mask of an attention, if it is given one."""
-    if node.target is not SDPA:
-        return None
-    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    mask, *_ = named(node, "masked") if is_a(node, "masked") else (None,)
     return mask if isinstance(mask, fx.Node) else None
 
 
@@ -91,19 +87,28 @@ def _by_index(graph: fx.Graph, n: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx
         return made
 
     made = dict(dtype=val.dtype, device=val.device, pin_memory=False)
-    if n.target in _CONSTANTS and not isinstance(n.args[-1], fx.Node):
-        value = _CONSTANTS[n.target] if n.target in (aten.ones.default, aten.zeros.default) else n.args[1]
-        return call(aten.expand.default, call(aten.full.default, [1] * val.dim(), value, **made), list(n.args[0]))
-    if n.target not in _TRIANGLES or not all(isinstance(size, int) for size in val.shape[-2:]):
+    value = _constant(n)
+    if value is not None:
+        size = list(argument(n, "size"))
+        return call(aten.expand.default, call(aten.full.default, [1] * val.dim(), value, **made), size)
+    if not is_a(n, "tril", "triu") or not all(isinstance(size, int) for size in val.shape[-2:]):
         return None
     made["dtype"] = torch.int64
     rows, columns = (call(aten.arange.default, size, **made) for size in val.shape[-2:])
     apart = call(aten.sub.Tensor, columns, call(aten.unsqueeze.default, rows, 1))
-    inside = call(_TRIANGLES[n.target], apart, n.args[1] if len(n.args) > 1 else 0)
+    inside = call(aten.le.Scalar if is_a(n, "tril") else aten.ge.Scalar, apart, argument(n, "diagonal", 0))
     x = copies.get(n.args[0], n.args[0])
     if val.dtype is torch.bool:
         return call(aten.logical_and.default, inside, x)
     return call(aten.where.ScalarOther, inside, x, 0)
+
+
+def _constant(n: fx.Node) -> object | None:
+    """The number that a call of sizes alone makes everywhere; None for other calls."""
+    if argument(n, "self") is not None or not is_a(n, "ones", "zeros", "full"):
+        return None
+    value = argument(n, "fill_value") if is_a(n, "full") else int(is_a(n, "ones"))
+    return None if isinstance(value, fx.Node) else value
 
 
 def mask_region(values: Values, node: fx.Node) -> TileRegion:

@@ -14,12 +14,8 @@ import torch
 from torch import fx
 
 from ..compat.torch import CustomGraphPass, OrderedSet
+from ..rules import is_a, user
 from .tile_mask import AFTER
-
-aten = torch.ops.aten
-PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
-WAIT = (*PRODUCTS, AFTER)  # what a tile begins with, and no fused kernel can hold
-SUMS = (*PRODUCTS, aten.add.Tensor)
 
 
 class InOrder(CustomGraphPass):
@@ -33,7 +29,8 @@ class InOrder(CustomGraphPass):
             preserve_node_ordering(graph, waits)
 
     def uuid(self) -> str:
-        return "autosp tiles in order, 3"  # keys compiled code: a change of what this pass does needs another
+        own = "".join(f"\n{rule}" for rule in user.own_rules())  # which may say that an operator is a product
+        return f"autosp tiles in order, 4{own}"  # keys compiled code: a change of what this pass does needs another
 
 
 def waiting(nodes: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
@@ -47,7 +44,7 @@ def waiting(nodes: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node]]]
             left = leaves(before)
             for product in after:
                 found = [n for n in left if order.get(n, len(nodes)) < order[product]]
-                if product.target in WAIT and found:
+                if _waits(product) and found:
                     yield product, found
 
 
@@ -65,7 +62,12 @@ def regions(nodes: Sequence[fx.Node]) -> dict[str, list[list[fx.Node]]]:
 
 
 def _beginning(calls: list[fx.Node]) -> list[fx.Node]:
-    return [n for n in calls if n.target in WAIT]
+    return [n for n in calls if _waits(n)]
+
+
+def _waits(n: fx.Node) -> bool:
+    """What a tile begins with, and no fused kernel can hold."""
+    return is_a(n, "matmul") or n.target is AFTER
 
 
 def leaves(tile: list[fx.Node]) -> list[fx.Node]:
@@ -77,5 +79,5 @@ def leaves(tile: list[fx.Node]) -> list[fx.Node]:
         if any(i in after for i in n.all_input_nodes):
             after.add(n)
     ends = [n for n in tile if n in after and not any(u in inside for u in n.users)]
-    outside = [u for n in tile if n in after for u in n.users if u not in inside and u.target in SUMS]
+    outside = [u for n in tile if n in after for u in n.users if u not in inside and is_a(u, "matmul", "add")]
     return [n for n in dict.fromkeys(ends + outside) if isinstance(n.meta.get("val"), torch.Tensor)]

@@ -15,7 +15,7 @@ from ..compat.torch import FakeTensor, FakeTensorMode, OpOverload, data_dependen
 from ..errors import RuleError
 from ..lower.conversions import convert, mean_over, scale_gradient
 from ..lower.shapes import OnShapes, converted
-from ..rules import Projection, RuleBook
+from ..rules import Projection, RuleBook, is_a, places
 from ..sharding import Size, as_size
 from ..solve.problem import concrete, hint_of
 
@@ -23,12 +23,6 @@ aten = torch.ops.aten
 Ref = tuple[fx.Node, int]  # a call, and which of its results
 
 COLLECTIVE = (convert, mean_over)
-WEIGHTED = {  # calls that multiply activations by a weight: which operand is which
-    aten.linear.default: (0, 1),
-    aten.mm.default: (0, 1),
-    aten.matmul.default: (0, 1),
-    aten.addmm.default: (1, 2),
-}
 
 
 def ref(node: fx.Node) -> Ref:
@@ -120,9 +114,9 @@ class Values:
 
     def weighted(self, node: fx.Node) -> tuple[Ref, Ref] | None:
         """The activation and the weight of a call that multiplies them."""
-        if node.target not in WEIGHTED:
+        if not is_a(node, "matmul") or self.call(node) is None:
             return None
-        x, w = (self.operands(node)[i] for i in WEIGHTED[node.target])
+        x, w = (self.operands(node)[i] for i in places(node, "matmul"))
         return (x, w) if self.is_weight(w) else None
 
 

@@ -39,7 +39,7 @@ def functional_form(target: OpOverload) -> OpOverload | None:
         return None
     out = is_out(target)
     name = base_name(target) if out else _without_write(base_name(target))
-    if not out and written != [0] or not name or not hasattr(aten, name):
+    if (not out and written != [0]) or not name or not hasattr(aten, name):
         return None
     packet = getattr(aten, name)
     forms = [getattr(packet, n) for n in (overload_name(target), *packet.overloads()) if n in packet.overloads()]

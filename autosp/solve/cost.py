@@ -11,7 +11,9 @@ import math
 
 import attrs
 
-from ..capture.masks import CAUSAL, SDPA, WINDOW, block_of, has_all_queries
+from ..capture.masks import CAUSAL, WINDOW, block_of, has_all_queries
+from ..rules import argument, is_a, places
+from ..rules.flops import multiplied
 from ..sharding import Mesh, Placement, Sharding, Split, count, transition
 from ..sharding.transitions import SLICE
 from .device import Device
@@ -62,16 +64,21 @@ def pairs_seen(op: Op, query: Placement | None = None) -> float:
     A causal mask leaves out the keys behind a query, a window what no query of a block sees. Any other
     mask is worked out whole, and so is every mask where `query`, the first operand's placement, splits the queries.
     """
-    queries, keys = op.operands[0].hint[-2], op.operands[2].hint[-2]
+    query_, _, value = attended(op)
+    queries, keys = query_.hint[-2], value.hint[-2]
     if not has_all_queries(op.node, query):
         return queries * keys
-    args = op.node.args
     if window := op.node.meta.get(WINDOW):
         return queries * min(keys, block_of(window, queries) + window)
-    if op.node.meta.get(CAUSAL) or (args[5] if len(args) > 5 else op.node.kwargs.get("is_causal")):
+    if op.node.meta.get(CAUSAL) or argument(op.node, "is_causal"):
         whole = min(queries, keys)  # so many queries see one key more each; the others see all
         return whole * (whole + 1) / 2 + (queries - whole) * keys
     return queries * keys
+
+
+def attended(op: Op) -> tuple[Value, ...]:
+    """The query, key and value of an attention."""
+    return tuple(op.operands[i] for i in places(op.node, "attention"))
 
 
 def flops(op: Op, problem: Problem, query: Placement | None = None) -> float:
@@ -80,18 +87,11 @@ def flops(op: Op, problem: Problem, query: Placement | None = None) -> float:
     pr = op.projection
     if pr is None or len(pr.operands) < 2:
         return 0.0
-    if op.node.target is SDPA:
-        q, v = op.operands[0], op.operands[2]
+    if is_a(op.node, "attention"):
+        q, _, v = attended(op)
         return 2.0 * math.prod(q.hint[:-2]) * pairs_seen(op, query) * (q.hint[-1] + v.hint[-1])
-    inside = {f for dims in pr.results for d in dims for f in d}
-    shared = [
-        f
-        for f in range(len(pr.sizes))
-        if f not in inside and sum(any(f in d for d in dims) for dims in pr.operands) > 1
-    ]
-    if not shared:
-        return 0.0
-    return 2.0 * math.prod(problem.hint(s) for s in pr.sizes)
+    sizes = multiplied(pr)
+    return 2.0 * math.prod(map(problem.hint, sizes)) if sizes else 0.0
 
 
 def operator_seconds(op: Op, problem: Problem, device: Device, query: Placement | None = None) -> float:
@@ -102,7 +102,7 @@ def operator_seconds(op: Op, problem: Problem, device: Device, query: Placement 
         return 0.0
     work = flops(op, problem, query) / device.flops(op.results[0].dtype) if op.results else 0.0
     traffic = sum(v.bytes for v in (*op.operands, *op.results)) / device.bandwidth
-    backward = 2.5 if op.node.target is SDPA else 2.0
+    backward = 2.5 if is_a(op.node, "attention") else 2.0
     return max(work, traffic) * (1.0 + backward * op.diff)
 
 

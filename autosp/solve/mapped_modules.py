@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import attrs
 import sympy
-import torch
-from torch import fx
 
 from ..capture.regions import KEY, Mapped
 from ..errors import PlanError
 from ..errors import Problem as Fault
-from ..rules import Projection
+from ..rules import Projection, is_call
 from ..sharding import Size, Split
 from .problem import Op, Value
-
-DROPOUT = torch.ops.aten.dropout.default  # (input, p, train)
 
 
 def mapped_projection(op: Op, axis: str) -> Projection:
@@ -64,15 +60,8 @@ def mapped_projection(op: Op, axis: str) -> Projection:
     return Projection(
         operands=operands, results=tuple(results), sizes=tuple(sizes), kinds=kinds, names=tuple(names),
         saves=tuple(range(len(operands))), rule=f"map {said.path} over {said.over}",
-        random=any(is_random(n) for n in said.body.graph.nodes),
+        random=any(is_call(n, "random") for n in said.body.graph.nodes),
     )  # fmt: skip
-
-
-def is_random(node: fx.Node) -> bool:
-    """Whether a call draws random numbers."""
-    if node.target is DROPOUT:
-        return bool(node.args[1] and node.args[2])
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _named(op: Op, axis: str) -> Mapped:

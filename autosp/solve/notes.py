@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..capture import Captured
-from ..capture.masks import SDPA, drops_mask, window_of
+from ..capture.masks import drops_mask, window_of
+from ..rules import is_a, places
 from ..sharding import Split
 from .messages import size
 from .problem import Op, Problem
@@ -50,13 +51,13 @@ def _masks(chosen: dict[Op, Strategy], p: int) -> list[str]:
     made: dict[tuple, tuple[int, list[str]]] = {}
     for op, s in chosen.items():
         if (
-            op.node.target is not SDPA
-            or len(op.operands) < 4
+            not is_a(op.node, "masked")
+            or (at := places(op.node, "masked")[0]) is None
             or drops_mask(op.node, s.needs[0])
             or window_of(op.node, s.needs[0])
         ):
             continue
-        mask, need = op.operands[3], s.needs[3]
+        mask, need = op.operands[at], s.needs[at]
         held = mask.bytes // (p if isinstance(need, Split) else 1)
         if held >= WORTH_SAYING:
             made.setdefault((mask.id, need), (held, []))[1].append(op.module or "<root>")

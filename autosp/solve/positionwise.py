@@ -22,11 +22,10 @@ from torch import fx
 
 from ..capture.regions import KEY, Mapped
 from ..compat.torch import without_fakes
-from ..rules import project
+from ..rules import drawless, is_call, project
 from ..sharding import REPLICATE, Placement, assemble, count, shard
-from .mapped_modules import DROPOUT, is_random
 from .problem import Op, Value, hint_of
-from .trial_graph import ATTENTION, as_tried, compared_with, constants, on_cpu, scale_of
+from .trial_graph import as_tried, compared_with, constants, on_cpu, scale_of
 
 BAR = 1e-4  # of the largest value, in fp32
 ROOM = 2 << 30  # bytes of all values of the module at most
@@ -106,7 +105,7 @@ def _alone():
 
 
 def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Independence:
-    if any(is_random(n) and n.target not in (DROPOUT, ATTENTION) for n in said.body.graph.nodes):
+    if any(is_call(n, "random") and drawless(n) is None for n in said.body.graph.nodes):
         return Independence(False, why="it draws random numbers")
     trial = _trial(op, said, hints, p)
     if trial is None:

@@ -10,20 +10,16 @@ import torch
 from torch import fx
 
 from ..capture import Captured, module_path, source_line, tensor_nodes, tensors_of
-from ..capture.assertions import ASSERTIONS
 from ..capture.autograd import Autograd, hint_of
 from ..capture.keys import key_of
 from ..capture.own import own_of
 from ..capture.regions import KEY
 from ..compat.torch import SET_GRAD_ENABLED, symbol_of_data
 from ..errors import AutospError, RuleError
-from ..rules import Projection, RuleBook
+from ..rules import Projection, RuleBook, is_a
 from ..sharding import Size, as_size
 from .bodies import Bodies
 from .own import own_projection
-
-aten = torch.ops.aten
-SHAPE_READS = {aten.sym_size.int, aten.sym_stride.int, aten.sym_numel.default, aten.sym_storage_offset.default}
 
 
 @attrs.define(eq=False)
@@ -159,11 +155,11 @@ def build(captured: Captured, book: RuleBook) -> Problem:
 
 def reads_values(node: fx.Node) -> bool:
     """Whether a call that gives no tensor reads the values of one (`.item()`), or asserts something."""
-    if node.target in ASSERTIONS:
+    if is_a(node, "assertion"):
         return True
     if _is_getitem(node) and KEY in node.args[0].meta:  # a size among a mapped module's results
         return False
-    return node.target not in SHAPE_READS and bool(tensor_nodes(node))
+    return not is_a(node, "size") and bool(tensor_nodes(node))
 
 
 def _add_call(node, flows, binder, of, new, ops) -> None:

@@ -11,9 +11,8 @@ import attrs
 import torch
 
 from ..capture import Captured
-from ..capture.masks import SDPA
 from ..errors import PlanError
-from ..rules import RuleBook, default_rules
+from ..rules import RuleBook, default_rules, is_a
 from ..sharding import INVARIANT, REPLICATE, MeshAxis, Placement, Sharding, Split
 from ..syntax import Layout
 from .alike import Alike, alike
@@ -171,7 +170,7 @@ class _Costs:
         self._shares.update(_shares(self.problem, self.axis))
 
     def operator(self, op: Op, s: Strategy) -> float:
-        query = s.needs[0] if s.needs and op.node.target is SDPA else None
+        query = s.needs[0] if s.needs and is_a(op.node, "attention") else None
         key = "whole", self.kinds.call(op), query
         if key not in self._known:
             self._known[key] = operator_seconds(op, self.problem, self.device, query)

@@ -13,21 +13,14 @@ from torch import fx
 from ..capture import tensors_of
 from ..capture.regions import Mapped
 from ..compat.torch import ENTER_AUTOCAST, tree_map
+from ..rules import drawless, is_a, is_call
 from ..sharding import as_size
-from .mapped_modules import DROPOUT
 from .problem import hint_of
 
-ATTENTION = torch.ops.aten.scaled_dot_product_attention.default  # (q, k, v, mask, dropout_p, is_causal)
 SMALL = 64  # dims below it stay as they are
 ROWS = 8  # what a dim keeps at least: grouped products want rows of 16 bytes
 ENDLESS = 1 << 31  # "to the end", among a slice's bounds
-COMPARISONS = {getattr(torch.ops.aten, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
-SHAPED = {  # what leaves values as they are
-    getattr(torch.ops.aten, name)
-    for name in (
-        "view reshape flatten unflatten unsqueeze squeeze expand transpose permute to _to_copy clone alias contiguous"
-    ).split()
-}
+SHAPED = ("reshape", "permute", "expand", "alias", "clone", "cast")  # kinds of what leaves values as they are
 LOW = (torch.bfloat16, torch.float16)
 
 
@@ -80,11 +73,8 @@ def on_cpu(body: fx.GraphModule, scale: Scale) -> fx.GraphModule:
     for node in body.graph.nodes:
         env[node] = new = graph.node_copy(node, env.__getitem__)
         new.args, new.kwargs = tree_map(fitted, new.args), tree_map(fitted, new.kwargs)
-        if node.target is DROPOUT:
-            new.args = (*new.args[:2], False)
-        if node.target is ATTENTION:
-            new.args = tuple(0.0 if i == 4 else x for i, x in enumerate(new.args))
-            new.kwargs = {name: 0.0 if name == "dropout_p" else x for name, x in new.kwargs.items()}
+        if is_call(new, "random") and (still := drawless(new)) is not None:
+            new.args, new.kwargs = still
         if node.target is ENTER_AUTOCAST:
             new.args = (*new.args[:2], False, *new.args[3:])
     return fx.GraphModule(body, graph)
@@ -96,10 +86,9 @@ def compared_with(node: fx.Node) -> set[int]:
     pending, seen = [node], set()
     while pending:
         for user in pending.pop().users:
-            packet = getattr(user.target, "overloadpacket", None)
-            if packet in COMPARISONS:
+            if is_a(user, "comparison"):
                 found |= {a for a in user.args if isinstance(a, int) and not isinstance(a, bool)}
-            elif packet in SHAPED and user not in seen:
+            elif is_a(user, *SHAPED) and user not in seen:
                 seen.add(user)
                 pending.append(user)
     return found

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from autosp.capture import trace
-from autosp.capture.inplace import is_mutable
+from autosp.rules.inplace import is_mutable
 
 
 class Net(nn.Module):

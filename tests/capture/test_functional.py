@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autosp.capture import trace
-from autosp.capture.inplace import is_mutable
+from autosp.rules.inplace import is_mutable
 from tests.capture.net import Net, assert_same_bits, targets
 
 aten = torch.ops.aten

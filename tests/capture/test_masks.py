@@ -8,11 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from autosp.capture import trace
-from autosp.capture.masks import CAUSAL, SDPA
+from autosp.capture.masks import CAUSAL
 from autosp.parity.judging import judge
 from autosp.parity.messages import page
 from autosp.parity.trial import Trial
 from tests.execute.families import FAMILIES, build
+
+SDPA = torch.ops.aten.scaled_dot_product_attention.default
 
 SEQ = 12
 

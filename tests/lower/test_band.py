@@ -9,12 +9,14 @@ from torch import fx, nn
 
 from autosp.engine.traced import planned
 from autosp.lower import Rank, band, check, lower
-from autosp.lower.windows import BAND, SDPA, Band
+from autosp.lower.windows import BAND, Band
 from autosp.parity.judging import judge
 from autosp.parity.messages import page
 from autosp.parity.trial import Trial
 from autosp.spec import load
 from tests.execute.families import build
+
+SDPA = torch.ops.aten.scaled_dot_product_attention.default
 
 MISTRAL = Trial("tests.execute.families:MistralForCausalLM", sp=2, lengths=(32,), lr=0.1)
 TRIALS = {

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autosp.capture.masks import SDPA
 from autosp.engine.planning import planned
 from autosp.sharding import Split
 from autosp.solve import load_device
 from autosp.solve.cost import flops, operator_seconds, pairs_seen
 from autosp.spec import parse
+
+SDPA = torch.ops.aten.scaled_dot_product_attention.default
 
 SPEC = """
 mesh    [dp: local, sp]
