@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from autosp.recompute.tiling import tile
 from torch import fx, nn
 
 from autosp.compat.tested import dropped
@@ -19,6 +18,7 @@ from autosp.recompute.joint import Joint
 from autosp.recompute.schedule import schedule
 from autosp.recompute.seconds import flops as joint_flops
 from autosp.recompute.tile_order import waiting
+from autosp.recompute.tiling import tile
 from autosp.recompute.trace import trace_joint
 from autosp.rules import default_rules, drawless, is_call, read, rule, traits, user
 from autosp.rules.book import shipped_rules
