@@ -15,6 +15,7 @@ from ..capture import trace
 from ..compat.torch import FakeTensorMode
 from ..errors import AutospError, Problem
 from ..rules import default_rules
+from ..sharding import MeshAxis
 from ..solve.candidates import mark
 from ..solve.problem import build
 from ..solve.solver import seeds
@@ -41,8 +42,8 @@ def check_maps(spec: Spec, model: torch.nn.Module) -> tuple[list[Problem], list[
     inputs = on_fakes(fake, next(samples(fake, spec, length=LENGTH)), mode)
     try:
         captured, _ = trace(fake, inputs, layout_of=partial(layout_of, spec), maps=spec.maps, dynamic=True)
-        problem = build(captured, default_rules())
-        mark(problem, seeds(problem, captured.layouts), solved_axis(spec))
+        problem = build(captured, default_rules(), MeshAxis(solved_axis(spec), max(PARTS)))
+        mark(problem, seeds(problem, captured.layouts))
     except AutospError as error:
         return list(error.problems), []
     except Exception as error:  # Dynamo's: it may be the made-up inputs

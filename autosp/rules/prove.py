@@ -216,7 +216,7 @@ def _by(function: Callable[..., Any], word: str) -> Callable[[KindTrial], str]:
     """The value of the call against a function of its first arguments."""
 
     def prove(p: KindTrial) -> str:
-        a, b = (list(p.given.values()) + [None])[:2]
+        a, b = [*p.given.values(), None][:2]
         alpha = p.given.get("alpha", 1)
         return "" if same(p.results[0], torch.as_tensor(function(a, b, alpha)), rough=True) else f"it is not '{word}'"
 
@@ -292,7 +292,7 @@ def _slice(p: KindTrial) -> str:
     found = p.target(places, *p.args[1:], **p.kwargs)
     for d in range(x.dim()):
         rows = (found // max(1, places.stride(d)) % max(1, x.shape[d])).unique()
-        if bool((rows.diff().unique().numel() <= 1)) and same(found, places.index_select(d, rows)):
+        if bool(rows.diff().unique().numel() <= 1) and same(found, places.index_select(d, rows)):
             return ""
     return "" if not found.numel() else "it is not one range along one dim"
 
@@ -392,5 +392,5 @@ PROOFS: dict[str, Callable[[KindTrial], str]] = {
     "add": _by(lambda a, b, alpha: a + alpha * b, "a + alpha * b"),
     "sub": _by(lambda a, b, alpha: a - alpha * b, "a - alpha * b"),
     "and": _by(lambda a, b, _: torch.logical_and(a, b) if a.dtype is torch.bool else a & b, "and"),
-    **{w: _by(lambda a, b, _, f=getattr(operator, w): f(a, b), w) for w in ("le", "lt", "ge", "gt", "eq", "ne")},
+    **{w: _by(lambda a, b, _, w=w: getattr(operator, w)(a, b), w) for w in ("le", "lt", "ge", "gt", "eq", "ne")},
 }

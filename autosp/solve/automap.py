@@ -17,6 +17,7 @@ from ..capture.regions import KEY, for_the_example, is_one_node, lengths_of, wit
 from ..errors import Problem as Fault
 from ..errors import RuleError
 from ..rules import default_rules
+from ..sharding import MeshAxis
 from ..spec.paths import starred
 from .candidates import mark
 from .positionwise import Independence, positionwise
@@ -89,8 +90,8 @@ def _outermost(calls: Sequence[Call]) -> list[Call]:
 
 def _verdicts(program: Captured, axis: str, p: int) -> dict[str, tuple[Op, Independence | Fault]]:
     """What is found of each mapped module, by its path, in the order of the program."""
-    problem = build(program, default_rules())
-    mark(problem, seeds(problem, program.layouts), axis)
+    problem = build(program, default_rules(), MeshAxis(axis, p))
+    mark(problem, seeds(problem, program.layouts))
     found: dict[str, tuple[Op, Independence | Fault]] = {}
     for op in problem.ops:
         if KEY in op.node.meta and op.node.meta[KEY].statement is None:

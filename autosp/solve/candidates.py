@@ -24,21 +24,23 @@ from .problem import Op, Problem, Value, of_data
 
 @attrs.frozen
 class Region:
-    """`[outer, outer * units)` of a dim, called `name` and split over `axes` by the spec."""
+    """`[outer, outer * units)` of a dim, called `name` and split over `axes` by the spec. solved: whether the axis that
+    is solved for is among them."""
 
     split: Split
     axes: tuple[str, ...]
     name: str = ""
+    solved: bool = attrs.field(default=False, repr=False)
 
 
-def mark(problem: Problem, seeds: dict[Value, list[Region]], axis: str) -> None:
+def mark(problem: Problem, seeds: dict[Value, list[Region]]) -> None:
     """Write each value's regions, from those of the inputs."""
     for value, regions in seeds.items():
         value.regions.update(regions)
-        problem.lengths.update(r.split.units for r in regions if axis in r.axes)
+        problem.lengths.update(r.split.units for r in regions if r.solved)
     for op in problem.ops:
         if KEY in op.node.meta:
-            _map(op, axis)
+            _map(op)
         if op.projection is None:
             continue
         for i, value in enumerate(op.operands):
@@ -47,10 +49,10 @@ def mark(problem: Problem, seeds: dict[Value, list[Region]], axis: str) -> None:
                     _tag_results(op, factor, (outer, units, inner), region)
 
 
-def _map(op: Op, axis: str) -> None:
+def _map(op: Op) -> None:
     """The projection of a mapped call. One that a spec names has to have it; a found one may fail."""
     try:
-        op.projection = mapped_projection(op, axis)
+        op.projection = mapped_projection(op)
     except PlanError as error:
         said = op.node.meta[KEY].statement
         if said is not None:
@@ -106,21 +108,21 @@ def overlaps(problem: Problem, s: Split, r: Split) -> bool:
     return s.dim == r.dim and h(s.outer) < h(r.outer * r.units) and h(r.outer) < h(s.outer * s.units)
 
 
-def allowed(problem: Problem, value: Value, s: Split, axis: str, p: int) -> bool:
-    """A split over `axis` must leave the other axes' dims alone, and must deal at least one unit
+def allowed(problem: Problem, value: Value, s: Split) -> bool:
+    """A split over the axis must leave the other axes' dims alone, and must deal at least one unit
     to every rank unless it deals out the very length that the spec splits. A value whose sizes only
     the data tell is not split."""
     if any(map(of_data, value.shape)):
         return False
     for region in value.regions:
-        if region.axes and axis not in region.axes and overlaps(problem, s, region.split):
+        if region.axes and not region.solved and overlaps(problem, s, region.split):
             return False
-    return problem.hint(s.units) >= p or s.units in problem.lengths
+    return problem.hint(s.units) >= problem.axis.size or s.units in problem.lengths
 
 
-def candidates(problem: Problem, axis: str, p: int) -> dict[Value, frozenset[Split]]:
-    """The splits over `axis` that each value may have."""
-    images = Images(p)
+def candidates(problem: Problem) -> dict[Value, frozenset[Split]]:
+    """The splits over the axis that each value may have."""
+    images = Images(problem.axis.size)
     found: dict[Value, set[Split]] = {v: set() for v in problem.values}
     parts: dict[Op, set] = {op: set() for op in problem.ops}
     makers = {v: op for op in problem.ops for v in op.results}
@@ -130,14 +132,14 @@ def candidates(problem: Problem, axis: str, p: int) -> dict[Value, frozenset[Spl
         for op in problem.ops if sweep % 2 == 0 else reversed(problem.ops):
             if op in due:
                 due.remove(op)
-                for v in _close(problem, images, op, found, parts[op], axis):
+                for v in _close(problem, images, op, found, parts[op]):
                     around = {u for u, _ in v.users} | ({makers[v]} if v in makers else set())
                     due |= {u for u in around if u.projection is not None}
         sweep += 1
     return {v: frozenset(found[v]) for v in problem.values}
 
 
-def _close(problem: Problem, images: Images, op: Op, found, parts: set, axis: str) -> list[Value]:
+def _close(problem: Problem, images: Images, op: Op, found, parts: set) -> list[Value]:
     """Extend the parts of an operator's factors that may be split, and their images. Gives the
     values that may be split in ways not known before."""
     fresh = sorted(_parts(images, op, found) - parts, key=repr)
@@ -145,7 +147,7 @@ def _close(problem: Problem, images: Images, op: Op, found, parts: set, axis: st
     for part in fresh:
         parts.add(part)
         for v, s in images.ends(op, part):
-            if s not in found[v] and allowed(problem, v, s, axis, images.p):
+            if s not in found[v] and allowed(problem, v, s):
                 found[v].add(s)
                 grown.append(v)
     return grown
@@ -161,14 +163,14 @@ def _parts(images: Images, op: Op, found) -> set:
     return new
 
 
-def parts_of(problem: Problem, op: Op, found: Mapping[Value, frozenset[Split]], axis: str, p: int):
+def parts_of(problem: Problem, op: Op, found: Mapping[Value, frozenset[Split]]):
     """Every (factor, outer, units, inner) by which an operator may be split, in a fixed order."""
     if op.projection is None:
         return []
-    images = Images(p)
+    images = Images(problem.axis.size)
     keep = []
     for part in sorted(_parts(images, op, found), key=lambda t: (t[0], str(t[1:]))):
-        if all(allowed(problem, v, s, axis, p) for v, s in images.ends(op, part)):
+        if all(allowed(problem, v, s) for v, s in images.ends(op, part)):
             keep.append((part, *images.project(op.projection, part)))
     return keep
 

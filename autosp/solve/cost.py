@@ -111,10 +111,10 @@ def fraction(units: int, p: int) -> float:
     return count(units, p, 0) / units if units else 1.0
 
 
-def saved_bytes(value: Value, placement: Placement, problem: Problem, p: int) -> float:
+def saved_bytes(value: Value, placement: Placement, problem: Problem) -> float:
     """Bytes of a value kept for backward on the fullest rank."""
     if isinstance(placement, Split):
-        return value.bytes * fraction(problem.hint(placement.units), p)
+        return value.bytes * fraction(problem.hint(placement.units), problem.axis.size)
     return float(value.bytes)
 
 

@@ -25,7 +25,7 @@ class NeedsRule(RuleError):
         return RuleError, (self.problems,)
 
 
-def refuse_gathering(problem: Problem, ways, changes, chosen, axis: str) -> None:
+def refuse_gathering(problem: Problem, ways, changes, chosen) -> None:
     """A split value is not made whole for want of a rule, or of a size: neither by the operator itself, nor before it
     by one that only moves data. ways: the strategies of each operator."""
     gathered = {(c.value, c.dst) for c in changes if isinstance(c.src, Split)}
@@ -40,7 +40,7 @@ def refuse_gathering(problem: Problem, ways, changes, chosen, axis: str) -> None
                 own |= _incomplete(op, s)
         gathers = [v for v, need in zip(op.operands, s.needs) if v.diff and (v.id, need) in gathered]
         if gathers and op not in faults and (not op.results or any(of_data(n) for v in op.results for n in v.shape)):
-            unsized.append(of_data_size(op, gathers[0], axis))
+            unsized.append(of_data_size(op, gathers[0], problem.axis.name))
     for op, operand, source in _gathered_before(ways, changes, chosen):
         incomplete = _incomplete(op, chosen[op])
         if op not in faults and (incomplete or op.error is not None):

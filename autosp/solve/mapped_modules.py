@@ -13,13 +13,13 @@ from ..sharding import Size, Split
 from .problem import Op, Value
 
 
-def mapped_projection(op: Op, axis: str) -> Projection:
+def mapped_projection(op: Op) -> Projection:
     """A mapped call in factors, from what its operands' dims descend from.
 
     A result has the dim where an operand has it, at the same place and of the same symbolic size. Raises PlanError
     where no operand has the dim, where its size is no symbol, or where a result has no place for it.
     """
-    said = op.node.meta[KEY] = _named(op, axis)
+    said = op.node.meta[KEY] = _named(op)
     sizes: list[Size] = []
     names: list[str] = []
 
@@ -64,12 +64,12 @@ def mapped_projection(op: Op, axis: str) -> Projection:
     )  # fmt: skip
 
 
-def _named(op: Op, axis: str) -> Mapped:
+def _named(op: Op) -> Mapped:
     """The call with the name of its dim: the one that is split, where nobody said it."""
     said = op.node.meta[KEY]
     if said.over is not None:
         return said
-    names = {r.name for v in op.operands for r in v.regions if axis in r.axes and r.name}
+    names = {r.name for v in op.operands for r in v.regions if r.solved and r.name}
     if len(names) != 1:
         raise PlanError(_names(op, said, names))
     return attrs.evolve(said, over=names.pop())

@@ -50,7 +50,7 @@ def explain_groups(problem: Problem, found: Assembled, ways, chosen, costs):
     users = _users(problem, chosen)
     entries = []
     for group in found.groups:
-        moves = [c.on(costs.axis) for c in group]
+        moves = [c.on(problem.axis.name) for c in group]
         row = transition(moves[0].src, moves[0].dst)
         kind = row.forward.kind
         if kind == "none":
@@ -66,7 +66,7 @@ def explain_groups(problem: Problem, found: Assembled, ways, chosen, costs):
                 source=_source(asker, first),
                 before=tuple(layout_text(v, c.src, problem.hints) for v, c in zip(values, group)),
                 after=tuple(layout_text(v, c.dst, problem.hints) for v, c in zip(values, group)),
-                bytes=sum(int(row.forward.wire.sent(v.bytes, costs.p)) for v in values),
+                bytes=sum(int(row.forward.wire.sent(v.bytes, problem.axis.size)) for v in values),
                 seconds=sum(map(costs.move, moves)),
                 reason=_reason(problem, asker, chosen, moves[0], costs),
                 alternative=_alternative(problem, asker, ways, chosen, found.shardings, costs),
@@ -96,20 +96,20 @@ def _reason(problem: Problem, asker: Op | None, chosen, change, costs) -> str:
     """The rule or the wish that a change goes back to."""
     if change.src is PARTIAL:
         maker = next(op for op in problem.ops for v in op.results if v.id == change.value)
-        origin = _summed(problem, maker, chosen, costs.axis)
+        origin = _summed(problem, maker, chosen)
         return f"{origin}: each rank holds a partial sum, {_wish(asker)}"
     if asker is None:
         return "the spec's output asks for the whole value"
-    op = _decider(asker, chosen, costs.axis)
-    whole = _ruled_whole(op, costs.axis)
+    op = _decider(asker, chosen)
+    whole = _ruled_whole(op)
     s = chosen[op]
     if op.node.target is torch.ops.autosp.constrain.default:
         return f"the layout {op.node.args[1]} is fixed here"
-    how = f"is split over {_factor_name(op, s.part[0], costs.axis)}" if s.part else f"runs {s.kind}"
+    how = f"is split over {_factor_name(op, s.part[0])}" if s.part else f"runs {s.kind}"
     if not whole:
         return f"{op_name(op)} {how}, as what follows it is"
     policy = ""
-    lengths = contracts_length(problem, op, costs.axis)
+    lengths = contracts_length(op)
     if lengths and s.part and s.part[0] not in lengths:
         policy = "; attention ulysses keeps the query length whole too" if costs.attention == "ulysses" else ""
     return f"{op_name(op)} {how}: its rule wants {', '.join(whole)} whole{policy}"
@@ -119,20 +119,20 @@ def _wish(asker: Op | None) -> str:
     return "the spec's output wants it whole" if asker is None else f"{op_name(asker)} wants it whole"
 
 
-def _summed(problem: Problem, op: Op, chosen, axis: str) -> str:
+def _summed(problem: Problem, op: Op, chosen) -> str:
     """The operator that a partial sum comes from, back through calls that pass it on."""
     makers = {v.id: o for o in problem.ops for v in o.results}
     while chosen[op].part is None:
         sources = [makers[v.id] for v in op.operands if v.id in makers]
         op = next(o for o in sources if PARTIAL in chosen[o].gives)
-    return f"{op_name(op)} sums over its split {_factor_name(op, chosen[op].part[0], axis)}"
+    return f"{op_name(op)} sums over its split {_factor_name(op, chosen[op].part[0])}"
 
 
-def _decider(op: Op, chosen, axis: str) -> Op:
+def _decider(op: Op, chosen) -> Op:
     """The first operator from here on whose rule wants a split dim whole; else the asker itself."""
     at = op
     for _ in range(12):
-        if _ruled_whole(at, axis):
+        if _ruled_whole(at):
             return at
         if at.projection is None or len(at.results) != 1 or len(at.results[0].users) != 1:
             break
@@ -143,24 +143,24 @@ def _decider(op: Op, chosen, axis: str) -> Op:
     return op
 
 
-def _ruled_whole(op: Op, axis: str) -> list[str]:
+def _ruled_whole(op: Op) -> list[str]:
     """The factors of a dim that the spec splits and the operator's rule wants whole."""
     if op.projection is None:
         return []
     found = {}
     for i, v in enumerate(op.operands):
-        for region in sorted((r for r in v.regions if axis in r.axes), key=repr):
+        for region in sorted((r for r in v.regions if r.solved), key=repr):
             for f, *_ in covered(op, i, region.split):
                 if op.projection.kinds[f] == "whole":
                     found[op.projection.names[f]] = f"{op.projection.names[f]} ({region.name})"
     return list(found.values())
 
 
-def _factor_name(op: Op, factor: int, axis: str) -> str:
+def _factor_name(op: Op, factor: int) -> str:
     """A factor by the spec's name of its dim, where it has one."""
     for i, v in enumerate(op.operands):
         for region in sorted((r for r in v.regions if r.name), key=repr):
-            if factor in [f for f, *_ in covered(op, i, region.split)] and axis in region.axes:
+            if factor in [f for f, *_ in covered(op, i, region.split)] and region.solved:
                 return region.name
     return f"its factor {op.projection.names[factor]}"
 
@@ -179,7 +179,7 @@ def _alternative(problem: Problem, op: Op | None, ways, chosen, shardings, costs
             continue
         seconds, moves = costs.operator(op, s) - costs.operator(op, chosen[op]), []
         for v, need in zip(op.operands, s.needs):
-            r = costs.reshard(v, shardings[v.id].on(costs.axis), need)
+            r = costs.reshard(v, shardings[v.id].on(problem.axis.name), need)
             if r is None:
                 break
             seconds += r.seconds
@@ -205,7 +205,7 @@ def needs_rule(op: Op, operand: str) -> Fault:
 
 def of_data_size(op: Op, value: Value, axis: str) -> Fault:
     """An operator whose result is as large as the data tell, or none, would gather a split value."""
-    name = next((r.name for r in sorted(value.regions, key=repr) if axis in r.axes and r.name), "seq")
+    name = next((r.name for r in sorted(value.regions, key=repr) if r.solved and r.name), "seq")
     mapped = f"; where {op.module} treats every position by itself, 'map {op.module} over {name}' runs it on shards"
     return Fault(
         what=f"operator {op_name(op)} gives as many elements as the data tell, and its operand {value.name} is split "

@@ -13,10 +13,10 @@ from .strategies import Strategy, contracts_length, is_random
 WORTH_SAYING = 1 << 20  # bytes
 
 
-def notes(problem: Problem, chosen: dict[Op, Strategy], attention: str, axis: str, p: int) -> tuple[str, ...]:
+def notes(problem: Problem, chosen: dict[Op, Strategy], attention: str) -> tuple[str, ...]:
     """Where attention could not be split as the spec asks, what is drawn whole, what masks cost, and what becomes of
     the model's own gradient checkpointing."""
-    found = []
+    axis, p, found = problem.axis.name, problem.axis.size, []
     for op, s in chosen.items():
         if is_random(op) and s.part is None and p > 1 and op.diff:
             found.append(
@@ -24,7 +24,7 @@ def notes(problem: Problem, chosen: dict[Op, Strategy], attention: str, axis: st
             )
         if op.own is not None and s.part is None and op.reasons and op.tagged and p > 1:
             found.append(f"{op.module or '<root>'}: an autograd.Function runs whole on every rank: {op.reasons[0]}")
-        lengths = contracts_length(problem, op, axis)
+        lengths = contracts_length(op)
         if not lengths or attention == "auto" or p == 1:
             continue
         by_length = s.part is not None and s.part[0] in lengths

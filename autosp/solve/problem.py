@@ -17,7 +17,7 @@ from ..capture.regions import KEY
 from ..compat.torch import SET_GRAD_ENABLED, symbol_of_data
 from ..errors import AutospError, RuleError
 from ..rules import Projection, RuleBook, is_a
-from ..sharding import Size, as_size
+from ..sharding import MeshAxis, Size, as_size
 from .bodies import Bodies
 from .own import own_projection
 
@@ -94,10 +94,11 @@ class Op:
 
 @attrs.frozen(eq=False)
 class Problem:
-    """values and ops in graph order; `of` finds the values that a node gives; `lengths` are the
-    sizes that the spec splits over the solver's axis."""
+    """axis: the one that is solved for. values and ops in graph order; `of` finds the values that a node gives;
+    `lengths` are the sizes that the spec splits over the axis."""
 
     captured: Captured
+    axis: MeshAxis
     values: tuple[Value, ...]
     ops: tuple[Op, ...]
     of: dict[fx.Node, tuple[Value, ...]]
@@ -113,7 +114,7 @@ def of_data(size: Size) -> bool:
     return not isinstance(size, int) and any(map(symbol_of_data, size.free_symbols))
 
 
-def build(captured: Captured, book: RuleBook) -> Problem:
+def build(captured: Captured, book: RuleBook, axis: MeshAxis) -> Problem:
     """Values with their gradients' flow, and each call bound to its rule."""
     values: list[Value] = []
     ops: list[Op] = []
@@ -150,7 +151,7 @@ def build(captured: Captured, book: RuleBook) -> Problem:
             else:
                 wanting = {n for n in tensor_nodes(node) if of[n][0].diff}
                 _add_call(node, autograd.flows(node, wanting, captured.hints, grad), binder, of, new, ops)
-    return Problem(captured, tuple(values), tuple(ops), of, captured.hints)
+    return Problem(captured, axis, tuple(values), tuple(ops), of, captured.hints)
 
 
 def reads_values(node: fx.Node) -> bool:

@@ -65,22 +65,22 @@ def solve(captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, 
     Raises RuleError for operators without a rule that would have to gather a split value, and
     PlanError where no plan exists.
     """
-    problem = build(captured, rules or default_rules())
-    mark(problem, seeds(problem, captured.layouts), axis)
-    found = candidates(problem, axis, p) if p > 1 else {v: frozenset() for v in problem.values}
+    problem = build(captured, rules or default_rules(), MeshAxis(axis, p))
+    mark(problem, seeds(problem, captured.layouts))
+    found = candidates(problem) if p > 1 else {v: frozenset() for v in problem.values}
     kinds = alike(problem, found)
-    ways = _ways(problem, kinds, found, axis, p, ends.attention)
-    wanted = _wanted(problem, ends.outputs, axis, p)
-    costs = _Costs(problem, kinds, device, p, axis, ends.attention)
+    ways = _ways(problem, kinds, found, ends.attention)
+    wanted = _wanted(problem, ends.outputs)
+    costs = _Costs(problem, kinds, device, ends.attention)
     chosen = _choose(problem, ways, wanted, costs)
     sharded = {op: OpSharding.alone(axis, way) for op, way in chosen.items()}
     outputs = tuple(at if at is None else Sharding.alone(axis, at) for at in wanted)
-    found = assembled(problem, (MeshAxis(axis, p),), sharded, outputs)
+    found = assembled(problem, (problem.axis,), sharded, outputs)
     moves = [c.on(axis) for c in found.changes]
-    refuse_gathering(problem, ways, moves, chosen, axis)
+    refuse_gathering(problem, ways, moves, chosen)
     return Plan(
         problem=problem,
-        mesh=(MeshAxis(axis, p),),
+        mesh=(problem.axis,),
         device=device,
         attention=ends.attention,
         shardings=found.shardings,
@@ -91,16 +91,16 @@ def solve(captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, 
         reshards=explain_groups(problem, found, ways, chosen, costs),
         compute_seconds=sum(costs.operator(op, s) for op, s in chosen.items()),
         communication_seconds=sum(map(costs.move, moves)),
-        notes=notes(problem, chosen, ends.attention, axis, p),
+        notes=notes(problem, chosen, ends.attention),
     )
 
 
-def _ways(problem: Problem, kinds: Alike, found, axis: str, p: int, attention: str) -> dict[Op, tuple[Strategy, ...]]:
+def _ways(problem: Problem, kinds: Alike, found, attention: str) -> dict[Op, tuple[Strategy, ...]]:
     """The strategies of every operator."""
     known: dict[int, tuple[Strategy, ...]] = {}
     for op in problem.ops:
         if kinds.call(op) not in known:
-            known[kinds.call(op)] = strategies(problem, op, found, axis, p, attention)
+            known[kinds.call(op)] = strategies(problem, op, found, attention)
     return {op: known[kinds.call(op)] for op in problem.ops}
 
 
@@ -109,28 +109,28 @@ def seeds(problem: Problem, layouts: Mapping[str, Layout]) -> dict[Value, list[R
     for node, values in problem.of.items():
         layout = layouts.get(node.name) if node.op == "placeholder" else None
         if layout is not None:
-            seeds[values[0]] = list(_regions(values[0], layout))
+            seeds[values[0]] = list(_regions(values[0], layout, problem.axis.name))
     return seeds
 
 
-def _regions(value: Value, layout: Layout):
+def _regions(value: Value, layout: Layout, solved: str):
     dims = layout.dims
     for i, dim in enumerate(dims):
         axes = tuple(a for part in dim.parts for a in part.axes)
         name = "".join(part.name or "" for part in dim.parts)
         if axes or name:
-            yield Region(Split(i, 1, value.shape[i], 1), axes, name)
+            yield Region(Split(i, 1, value.shape[i], 1), axes, name, solved in axes)
 
 
-def _wanted(problem: Problem, modes: tuple[OutputMode, ...], axis: str, p: int) -> tuple[Placement | None, ...]:
+def _wanted(problem: Problem, modes: tuple[OutputMode, ...]) -> tuple[Placement | None, ...]:
     """What each graph output must be in; None where it is not produced."""
     found: list[Placement | None] = []
     for output, mode in zip(problem.captured.outputs, modes, strict=True):
         value = _output_value(problem, output.node)
         if value is None or mode == "none":
             found.append(None)
-        elif mode == "local" and _own_split(problem, value, axis, p) is not None:
-            found.append(_own_split(problem, value, axis, p))
+        elif mode == "local" and _own_split(problem, value) is not None:
+            found.append(_own_split(problem, value))
         else:
             found.append(INVARIANT if value.diff else REPLICATE)
     return tuple(found)
@@ -143,13 +143,13 @@ def _output_value(problem: Problem, name: str | None) -> Value | None:
     return None
 
 
-def _own_split(problem: Problem, value: Value, axis: str, p: int) -> Split | None:
+def _own_split(problem: Problem, value: Value) -> Split | None:
     from ..sharding import make_split
 
     for region in sorted(value.regions, key=repr):
-        if axis in region.axes:
+        if region.solved:
             s = region.split
-            return make_split(s.dim, s.outer, s.units, s.inner, p)
+            return make_split(s.dim, s.outer, s.units, s.inner, problem.axis.size)
     return None
 
 
@@ -160,14 +160,12 @@ class _Costs:
     problem: Problem
     kinds: Alike
     device: Device
-    p: int
-    axis: str
     attention: str
     _shares: dict = attrs.Factory(dict)
     _known: dict = attrs.Factory(dict)
 
     def __attrs_post_init__(self):
-        self._shares.update(_shares(self.problem, self.axis))
+        self._shares.update(_shares(self.problem))
 
     def operator(self, op: Op, s: Strategy) -> float:
         query = s.needs[0] if s.needs and is_a(op.node, "attention") else None
@@ -187,11 +185,11 @@ class _Costs:
     def _saved(self, op: Op, s: Strategy) -> float:
         seconds = 0.0
         if op.diff and op.projection is not None:
-            price = saved_price(self.device, self.p)
+            price = saved_price(self.device, self.problem.axis.size)
             for i in op.projection.saves:
                 v, at = (op.results[0], s.gives[0]) if i < 0 else (op.operands[i], s.needs[i])
                 if not v.param:
-                    seconds += price * saved_bytes(v, at, self.problem, self.p)
+                    seconds += price * saved_bytes(v, at, self.problem)
         return seconds
 
     def reshard(self, value: Value, src: Placement, dst: Placement):
@@ -199,21 +197,21 @@ class _Costs:
         kind = "all_to_all" if isinstance(src, Split) and isinstance(dst, Split) else "all_gather"
         key = "reshard", self.kinds.same(value), share.get(kind, 1.0), src, dst
         if key not in self._known:
-            self._known[key] = reshard(value, src, dst, self.p, self.device, share.get(kind, 1.0))
+            self._known[key] = reshard(value, src, dst, self.problem.axis.size, self.device, share.get(kind, 1.0))
         return self._known[key]
 
     def move(self, c: Move) -> float:
         return self.reshard(self.problem.values[c.value], c.src, c.dst).seconds
 
 
-def _shares(problem: Problem, axis: str) -> dict[int, dict[str, float]]:
+def _shares(problem: Problem) -> dict[int, dict[str, float]]:
     """The tensors that one attention sends together share one latency: q, k and v one
     all-to-all, k and v one gather; one value that holds several of them bears their parts. Known
     by their place: values of the module that the contraction over the key length stands in, before it."""
     reached: dict[int, tuple[set[int], int]] = {}
     maker = {v.id: op for op in problem.ops for v in op.results}
     for op in problem.ops:
-        if not contracts_length(problem, op, axis):
+        if not contracts_length(op):
             continue
         streams = _streams(op, maker)
         for i, v in enumerate(streams):

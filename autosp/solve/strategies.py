@@ -26,33 +26,35 @@ class Strategy:
     share: float = 1.0
 
 
-def strategies(problem: Problem, op: Op, found, axis: str, p: int, attention: str) -> tuple[Strategy, ...]:
+def strategies(problem: Problem, op: Op, found, attention: str) -> tuple[Strategy, ...]:
     """Every admissible strategy of an operator, in a fixed order.
 
     Held split (no replicated work): an operator on split differentiable values that can be split
     is split, unless it only moves data.
     """
-    if p == 1:  # one kind for all, where it can be: which of free answers a solver gives differs between releases
+    if (
+        problem.axis.size == 1
+    ):  # one kind for all, where it can be: which of free answers a solver gives differs between releases
         return _unique([s for s in _whole(op) if INVARIANT not in s.needs] or _whole(op))
-    split = [_split(problem, op, part, ins, outs, p) for part, ins, outs in parts_of(problem, op, found, axis, p)]
+    split = [_split(problem, op, *each) for each in parts_of(problem, op, found)]
     if op.node.target is torch.ops.autosp.constrain.default:
-        return _unique(_constrained(problem, op, split, axis, p))
-    split = _attention(problem, op, split, attention, axis, p)
+        return _unique(_constrained(problem, op, split))
+    split = _attention(problem, op, split, attention)
     held = op.diff and op.tagged and not _param(op) and bool(split)
     if held and not op.projection.movement:
-        return _unique(_never_whole(op, split, axis))
+        return _unique(_never_whole(op, split))
     return _unique([*split, *_whole(op), *([] if held else _partial(op))])
 
 
-def _constrained(problem: Problem, op: Op, split: list[Strategy], axis: str, p: int) -> list[Strategy]:
+def _constrained(problem: Problem, op: Op, split: list[Strategy]) -> list[Strategy]:
     """The layout that the user fixed here, and no other."""
-    value = op.results[0]
+    value, axis, p = op.results[0], problem.axis.name, problem.axis.size
     layout = join(parse_layout(op.node.args[1]), axis).expand(len(value.shape))
     dim = layout.dim_of(axis)
     if dim is None:
         return _whole(op)
     alone = len(layout.dims[dim].parts) == 1
-    own = [r.split for r in value.regions if axis in r.axes and r.split.dim == dim]
+    own = [r.split for r in value.regions if r.solved and r.split.dim == dim]
     found = [
         s for s in split
         if s.gives[0].dim == dim
@@ -75,11 +77,11 @@ def _no_such_split(op: Op, layout: str, dim: int, size: int, axis: str, p: int) 
     )
 
 
-def _never_whole(op: Op, found: list[Strategy], axis: str) -> list[Strategy]:
+def _never_whole(op: Op, found: list[Strategy]) -> list[Strategy]:
     """A value that no one needs whole is not made whole: a split for which an operand of the split
     length would be gathered (a linear's output features) gives way to one for which none is. Where
     two lengths meet, as in attention, one is always needed whole."""
-    ours = [_lengths(op, i, axis) for i in range(len(op.operands))]
+    ours = [_lengths(op, i) for i in range(len(op.operands))]
     if len(set().union(*ours)) != 1:
         return found
     long = [i for i, v in enumerate(op.operands) if ours[i] and v.diff]
@@ -90,9 +92,9 @@ def _param(op: Op) -> bool:
     return bool(op.operands) and all(v.param for v in op.operands)
 
 
-def _split(problem, op: Op, part, ins, outs, p: int) -> Strategy:
+def _split(problem: Problem, op: Op, part, ins, outs) -> Strategy:
     needs = tuple(s if s is not None else REPLICATE for s in ins)
-    units = problem.hint(part[2])
+    units, p = problem.hint(part[2]), problem.axis.size
     share = max(1.0 / p, -(-units // p) / units) if units else 1.0
     return Strategy("split", needs, tuple(outs), part, share)
 
@@ -130,13 +132,13 @@ def _partial(op: Op) -> list[Strategy]:
     return found
 
 
-def contracts_length(problem: Problem, op: Op, axis: str) -> set[int]:
+def contracts_length(op: Op) -> set[int]:
     """The query-length factors of an operator that contracts over a whole key length: factors of
     the split dim in the result, where another factor of the split dim is contracted."""
     pr = op.projection
     if pr is None or not op.diff:
         return set()
-    ours = {f for i in range(len(op.operands)) for f in _lengths(op, i, axis)}
+    ours = {f for i in range(len(op.operands)) for f in _lengths(op, i)}
     kept = {f for dims in pr.results for d in dims for f in d}
     contracted = {f for f in ours if f not in kept and sum(_has(d, f) for d in pr.operands) > 0}
     # a contraction joins two operands; a sum over one value's tokens is no attention
@@ -144,9 +146,9 @@ def contracts_length(problem: Problem, op: Op, axis: str) -> set[int]:
     return (ours & kept) if contracted else set()
 
 
-def _lengths(op: Op, i: int, axis: str) -> set[int]:
+def _lengths(op: Op, i: int) -> set[int]:
     """The factors of an operand that make up a length which the spec splits."""
-    regions = [r for r in op.operands[i].regions if axis in r.axes]
+    regions = [r for r in op.operands[i].regions if r.solved]
     return {f for r in regions for f, *_ in covered(op, i, r.split)}
 
 
@@ -154,23 +156,23 @@ def _has(dims, f: int) -> bool:
     return any(f in d for d in dims)
 
 
-def _attention(problem, op: Op, found: list[Strategy], attention: str, axis: str, p: int) -> list[Strategy]:
+def _attention(problem, op: Op, found: list[Strategy], attention: str) -> list[Strategy]:
     """`ulysses`: no length is split where another split exists, one that leaves scores (queries by
     keys) split; else the query length is. `gather`: the query length. `auto`: the objective decides."""
     if attention == "auto" or not found:
         return found
-    lengths = contracts_length(problem, op, axis)
+    lengths = contracts_length(op)
     if not lengths:
         return found
     by_length = [s for s in found if s.part[0] in lengths]
     if attention == "gather":
         return by_length or found
-    ours = [_lengths(op, i, axis) for i in range(len(op.operands))]
+    ours = [_lengths(op, i) for i in range(len(op.operands))]
     scores = [i for i, v in enumerate(op.operands) if v.diff and len(ours[i]) > 1]
     heads = [
         s for s in found
         if s.part[0] not in set().union(*ours)
-        and problem.hint(s.part[2]) >= p
+        and problem.hint(s.part[2]) >= problem.axis.size
         and all(isinstance(s.needs[i], Split) for i in scores)
     ]  # fmt: skip
     return heads or by_length or found

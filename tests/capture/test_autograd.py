@@ -8,6 +8,7 @@ from torch import fx
 
 from autosp.capture import tensors_of, trace
 from autosp.rules import default_rules
+from autosp.sharding import MeshAxis
 from autosp.solve.problem import build
 from tests.capture.net import Net, concrete
 
@@ -59,7 +60,7 @@ def test_a_value_has_a_gradient_where_pytorch_gives_it_one(body, dynamic: bool):
     captured, inputs = trace(Net(body), {"x": torch.randn(3, 4, 8)}, dynamic=dynamic)
     run = _Tracked(captured.graph)
     run.run(*map(concrete, inputs))
-    problem = build(captured, default_rules())
+    problem = build(captured, default_rules(), MeshAxis("sp", 2))
     said = {op.node.name: tuple(v.diff for v in op.results) for op in problem.ops}
     wrong = {n.name: run.seen[n] for n in run.seen if n.name in said and said[n.name] != run.seen[n]}
     assert not wrong

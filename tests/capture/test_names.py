@@ -259,7 +259,7 @@ def captured(case: Case, lines: str = "", dynamic: bool = False) -> tuple[Captur
     torch.compiler.reset()
     run = torch.compile(case.call, backend=backend, fullgraph=True, dynamic=dynamic)
     try:
-        with tracing():
+        with tracing(case.call):
             run(*batch().values()) if case.positional else run(**batch())
     except Exception as error:
         raise (getattr(error, "inner_exception", error)) from None
@@ -489,7 +489,7 @@ def run(step: Callable, spec: Spec, mesh) -> tuple[torch.Tensor, Any]:
     torch.compiler.reset()
     program = autosp.backend(spec, mesh, backend="aot_eager")
     try:
-        with tracing():
+        with tracing(step):
             return torch.compile(step, backend=program, fullgraph=True)(**batch()), program
     except Exception as error:
         raise (getattr(error, "inner_exception", error)) from None

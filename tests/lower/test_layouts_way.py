@@ -20,7 +20,7 @@ def test_in_eight_hops_from_text_to_collective():
     plan = planned(program, 2)
     given = next(v for v in plan.problem.values if v.node.name == x)
     (region,) = [r for r in seeds(plan.problem, graph.layouts)[given] if "sp" in r.axes]
-    assert region == Region(Split(1, 1, 12, 1), ("sp",), "seq")
+    assert region == Region(Split(1, 1, 12, 1), ("sp",), "seq", solved=True)
 
     attention = next(op for op in plan.chosen if "attention" in str(op.node.target))
     query, need = attention.operands[0], plan.chosen[attention].needs[0]

@@ -62,7 +62,7 @@ def by_hand(program: Program) -> Plan:
     """tp splits heads and hidden features (Shoeybi et al. 2019, Megatron-LM, section 3), sp the sequence, and in
     attention the heads that tp leaves (Jacobs et al. 2023, DeepSpeed-Ulysses, section 3)."""
     graph, _ = captured(program)
-    problem = build(graph, default_rules())
+    problem = build(graph, default_rules(), MESH[1])
     chosen, given = {}, {}
     for op in problem.ops:
         parts = {"sp": _sequence(op, program.length), "tp": _features(op, given)}

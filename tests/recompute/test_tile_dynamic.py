@@ -76,7 +76,7 @@ def test_one_program_for_every_length(name, first):
     torch.manual_seed(0)
     model = make().train()
     torch._dynamo.reset()
-    with tracing():
+    with tracing(model):
         compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
         for length in (first, 16, 4, 2):  # the last: a tile without a token
             results = []

@@ -214,7 +214,7 @@ class Weighed(nn.Module):
 
 
 def test_an_in_place_operator_of_ones_own_has_the_form_that_its_rule_names(factors: None):
-    with pytest.raises(CaptureError, match="own_kinds.twice_.default' writes in place and has no functional form"):
+    with pytest.raises(CaptureError, match=r"own_kinds\.twice_\.default' writes in place and has no functional form"):
         planned(Weighed, rows(2, 16))
     rule("rule own_kinds.twice.default(x[*]) -> [*]  linear x  kind inplace(own_kinds.twice_.default)")
     (report,) = verify(default_rules(), ["own_kinds.twice.default"])
