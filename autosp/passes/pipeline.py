@@ -16,6 +16,7 @@ import attrs
 
 from ..errors import EngineError, Problem, did_you_mean
 from ..solve import NeedsRule, around
+from .capture import capture
 from .choose_saved import choose_saved
 from .hoist_slices import hoist_slices
 from .lower_to_rank import lower_to_rank
@@ -25,7 +26,7 @@ from .shard import shard
 from .specialize import specialize
 from .symbols import NeedsSymbols, has_symbols
 from .tile import tile
-from .verify import verify_local, verify_tiles, verify_windows
+from .verify import verify_captured, verify_local, verify_tiles, verify_windows
 from .window_attention import window_attention
 
 DUMP, SKIP = "AUTOSP_DUMP", "AUTOSP_SKIP"
@@ -51,6 +52,7 @@ class Pass:
 
 
 PASSES = (
+    Pass(capture, verify=verify_captured),
     Pass(outline_mapped),
     Pass(specialize),
     Pass(hoist_slices, optional=True),

@@ -33,7 +33,7 @@ class Program:
     from `shard` on. local: one rank's graph, from `lower_to_rank` on. windows: how many of its attentions run over a
     sliding window, block by block. cut: the local graph before it was cut into tiles. tiled, notes: what runs in tiles,
     and what does not and why. decision: what is saved for the backward; None where PyTorch chooses. mapped: calls of
-    modules that became one call each. stage: the last pass, "capture" where there was none. passes: those that ran.
+    modules that became one call each. stage: the last pass, "" where there was none. passes: those that ran.
     """
 
     captured: Captured
@@ -45,7 +45,7 @@ class Program:
     notes: tuple[str, ...] = ()
     decision: Decision | None = None
     mapped: tuple[Around, ...] = ()
-    stage: str = "capture"
+    stage: str = ""
     passes: tuple[Ran, ...] = ()
 
     @classmethod

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from ..capture.legality import illegal
+from ..errors import CheckError
 from ..lower import check, check_bands
 from ..recompute import check_tiles
 from .program import Context, Program
+
+
+def verify_captured(before: Program, program: Program, context: Context) -> None:
+    """The global graph holds what the passes know: raises CheckError (`autosp.capture.legality`)."""
+    if faults := illegal(program.captured):
+        raise CheckError(faults[:10])
 
 
 def verify_local(before: Program, program: Program, context: Context) -> None:

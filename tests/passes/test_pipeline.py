@@ -114,11 +114,11 @@ def test_every_pass_is_dumped_by_its_number(tmp_path, monkeypatch):
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["00_spec.txt", *(f"{i:02}_{name}.txt" for i, name in enumerate(NAMES, 1))]
     ran = program.passes[NAMES.index("window_attention")]
-    text = (tmp_path / "06_window_attention.txt").read_text()
+    text = (tmp_path / "07_window_attention.txt").read_text()
     assert text.startswith("# window_attention: Attention over a sliding window runs block by block, each block of")
     assert f"# {ran.before} calls before, {ran.after} after, " in text
     assert "scaled_dot_product_attention" in text
-    assert program.plan.summary().splitlines()[0] in (tmp_path / "04_shard.txt").read_text()
+    assert program.plan.summary().splitlines()[0] in (tmp_path / "05_shard.txt").read_text()
 
 
 def test_an_optional_pass_is_left_out_by_its_name(monkeypatch):
