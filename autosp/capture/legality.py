@@ -25,7 +25,7 @@ def _operators(program: Captured) -> Iterator[Broken]:
         if node.op not in ("placeholder", "get_attr", "call_function", "output"):
             yield node, f"it is a {node.op}"
         elif node.op == "call_function" and not _is_operator(node) and _has_tensors(node):
-            yield node, f"{node.target} is no operator"
+            yield node, f"{node.target} is not an operator"
 
 
 def _is_operator(node: fx.Node) -> bool:
@@ -56,7 +56,7 @@ def _values(program: Captured) -> Iterator[Broken]:
     known = {p.node for p in program.placeholders}
     for node in program.graph.graph.nodes:
         if node.op == "placeholder" and node.name not in known:
-            yield node, "it is no parameter, buffer or input"
+            yield node, "it is not a parameter, buffer or input"
         elif node.op == "call_function" and isinstance(node.target, OpOverload) and "val" not in node.meta:
             yield node, f"of what {node.target} gives nothing is known"
 
@@ -70,10 +70,10 @@ def illegal(program: Captured) -> list[Problem]:
 
 
 def _problem(law: Callable, node: fx.Node, what: str) -> Problem:
-    place = source_line(node)
+    place, rule = source_line(node), (law.__doc__ or "").strip().rstrip(".")
     return Problem(
         what=f"the captured graph is not a program: at {node.name}, {what}",
-        rule=(law.__doc__ or "").strip().rstrip(".").lower(),
+        rule=rule[:1].lower() + rule[1:],
         fix="this is a fault of autosp: report it with AUTOSP_DUMP's files",
         where=f"global graph, {node.name}" + (f" ({place})" if place else ""),
     )

@@ -135,7 +135,7 @@ def under_vmap(node: fx.Node) -> Problem:
     """A write to a tensor that has no memory of its own."""
     return Problem(
         what=f"'{called(node)}' writes to a tensor inside torch.vmap",
-        rule="values inside torch.vmap are no values of the graph, and what is written to them is lost with it",
+        rule="values inside torch.vmap are not values of the graph, and what is written to them is lost with it",
         fix="compute it before the compiled forward and pass it in (a BlockMask of flex_attention, say)",
         where=place(node),
     )

@@ -80,7 +80,7 @@ def counts(**given: int) -> Iterator[Problem]:
     for name, n in given.items():
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             yield Problem(
-                what=f"{name}={n!r} is no number of ranks",
+                what=f"{name}={n!r} is not a valid number of ranks",
                 rule="sp ranks share a sequence, dp groups of them have a batch each; both are 1 or more",
                 fix=f"leave {name} out for one" if name == "dp" else "use sp=1 to split nothing",
                 where=f"autosp.plan({name}=...)",
@@ -90,7 +90,7 @@ def counts(**given: int) -> Iterator[Problem]:
 def no_module(kind: str) -> Problem:
     """A model that is none."""
     return Problem(
-        what=f"{kind} is no model",
+        what=f"{kind} is not a model",
         rule="a model is a torch.nn.Module (real, fake or on the meta device), a callable that returns one, "
         "or a configuration of transformers",
         fix='build it on the meta device: with torch.device("meta"): model = make_model()',
@@ -121,8 +121,8 @@ def no_step(model: str) -> Problem:
 def reserve(device: Device) -> str:
     """What a device's description holds back."""
     return (
-        f"{size(device.reserve)} of {device.name}'s {size(device.memory)} are no tensor's: context, buffers of "
-        "collectives, slack of the allocator"
+        f"{size(device.reserve)} of {device.name}'s {size(device.memory)} are reserved for the CUDA context, NCCL buffers "
+        "and the allocator's fragmentation"
     )
 
 

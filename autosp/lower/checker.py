@@ -207,7 +207,7 @@ class _Checker:
                 )
             for s in (before, after):
                 if not s.fits(v.shape, self.plan.mesh):
-                    what = f"{s!r} is no split of {v.name} of shape {list(v.shape)}"
+                    what = f"{s!r} is not a valid split of {v.name} of shape {list(v.shape)}"
                     self._fault(node, what, "a split covers its dim")
                     return
             found.append(self._typed(node, v, after, self.local.env[node][i]))

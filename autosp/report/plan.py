@@ -71,7 +71,7 @@ class Report:
         if self.longest is None:
             return (f"no length fits on {self.plan.device.name}",)
         tokens, ranks = self.longest.length or 0, self.longest.p
-        return (f"longest sequence that fits: {tokens:,} tokens ({tokens // ranks:,} a rank)",)
+        return (f"longest sequence that fits: {tokens:,} tokens ({tokens // ranks:,} per rank)",)
 
 
 def _table(section: Section) -> Table:

@@ -47,13 +47,13 @@ def check_kinds(rule: Rule) -> Iterator[Problem]:
         for name, what in zip(names, kind.names * (len(names) if kind.many else 1), strict=True):
             if what == "operand" and operands is not None and name not in operands:
                 yield Problem(
-                    f"'{word}' names '{name}', which is no operand",
+                    f"'{word}' names '{name}', which is not an operand",
                     f"this rule's operands are {', '.join(operands) or 'none'}",
                     did_you_mean(name, operands, "name an operand of the signature"),
                 )
             if what == "operator" and name.count(".") != 2:
                 yield Problem(
-                    f"'{word}' names '{name}', which is no operator",
+                    f"'{word}' names '{name}', which is not an operator",
                     "an operator is written namespace.name.overload",
                     f"write '{name}.default', or another overload" if name.count(".") == 1 else "name an operator",
                 )
@@ -101,13 +101,13 @@ def check_names(rule: Rule, form: Signature) -> Iterator[Problem]:
         known = [*operands, "result"] if clause.word == "saves" else operands
         for name in (n for names in clause.names for n in names if n not in known and clause.word != "kind"):
             yield Problem(
-                f"'{clause.word}' names '{name}', which is no operand",
+                f"'{clause.word}' names '{name}', which is not an operand",
                 f"this rule's operands are {', '.join(operands) or 'none'}",
                 did_you_mean(name, known, "name an operand of the signature"),
             )
         for name in (s.arg for s in clause.selectors if s.kind == "name" and s.arg not in factors):
             yield Problem(
-                f"'{clause.word}' names '{name}', which is no factor",
+                f"'{clause.word}' names '{name}', which is not a factor",
                 f"this rule's factors are {', '.join(factors) or 'none'}",
                 did_you_mean(str(name), factors, "name a factor of the signature"),
             )

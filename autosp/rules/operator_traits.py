@@ -39,7 +39,7 @@ class Traits:
         if word in self.said:
             return True
         if word not in KINDS:
-            raise KeyError(f"'{word}' is no word of kinds.KINDS")
+            raise KeyError(f"'{word}' is not a word of kinds.KINDS")
         return False
 
     def names(self, word: str) -> tuple[str, ...]:

@@ -299,7 +299,7 @@ def _slice(p: KindTrial) -> str:
 
 def _narrow(p: KindTrial) -> str:
     x, dim, start, length = p.args
-    return "" if same(p.results[0], x.narrow(dim, int(start), length)) else "its arguments are no start and length"
+    return "" if same(p.results[0], x.narrow(dim, int(start), length)) else "its arguments are not a start and a length"
 
 
 def _other(word: str, args_of: Callable[[KindTrial], tuple]) -> Callable[[KindTrial], str]:

@@ -139,7 +139,7 @@ def against_schema(each: Rule, form: Signature, name: str, schema: Any) -> Itera
     law = f"names are those of the operator's schema: {schema}"
     for word in dict.fromkeys(a for a in asked if a not in types):
         fix = did_you_mean(word, types, f"use one of {', '.join(types) or 'none'}")
-        yield Problem(f"'{word}' is no argument of {name}", law, fix, each.where)
+        yield Problem(f"'{word}' is not an argument of {name}", law, fix, each.where)
     needed = [a for a, kind in types.items() if "Tensor" in kind and not kind.startswith("Optional")]
     for word in (a for a in needed if a not in operands):
         what = f"'{word}' of {name} is a tensor, and the rule does not say its dims"
@@ -158,7 +158,7 @@ def kinds_against_schema(each: Rule, name: str, schema: Any) -> Iterator[Problem
             if what in ("operand", "argument") and arg not in known:
                 law = f"names are those of the operator's schema: {schema}"
                 fix = did_you_mean(arg, known, f"use one of {', '.join(known) or 'none'}")
-                yield Problem(f"'{word}' names '{arg}', which is no argument of {name}", law, fix, each.where)
+                yield Problem(f"'{word}' names '{arg}', which is not an argument of {name}", law, fix, each.where)
 
 
 def of_another(op: Any, rules: tuple[Rule, ...]) -> Iterator[Problem]:

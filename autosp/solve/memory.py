@@ -12,7 +12,7 @@ class Memory:
     """Bytes on the fullest rank at the peak of one training step.
 
     parameters, optimizer: the model's states, as the ZeRO stage and the optimizer leave them on one
-    rank; gradients: those that are there at the peak. saved: activations that cross from forward to
+    rank; gradients: those that are live at the peak. saved: activations that cross from forward to
     backward, by what made them ("attention", "matmul", "collective", "residual", ...), each storage
     once; those alive at the peak may be fewer. transient: bytes of everything else that is alive at
     the peak (the part of `saved` that is alive then is in `held`). phase: "forward", "backward", or

@@ -107,16 +107,16 @@ def _reason(problem: Problem, asker: Op | None, chosen, change, costs) -> str:
         return f"the layout {op.node.args[1]} is fixed here"
     how = f"is split over {_factor_name(op, s.part[0])}" if s.part else f"runs {s.kind}"
     if not whole:
-        return f"{op_name(op)} {how}, as what follows it is"
+        return f"{op_name(op)} {how}, to match its consumer's layout"
     policy = ""
     lengths = contracts_length(op)
     if lengths and s.part and s.part[0] not in lengths:
         policy = "; attention ulysses keeps the query length whole too" if costs.attention == "ulysses" else ""
-    return f"{op_name(op)} {how}: its rule wants {', '.join(whole)} whole{policy}"
+    return f"{op_name(op)} {how}: its rule needs {', '.join(whole)} whole{policy}"
 
 
 def _wish(asker: Op | None) -> str:
-    return "the spec's output wants it whole" if asker is None else f"{op_name(asker)} wants it whole"
+    return "the spec's output needs it whole" if asker is None else f"{op_name(asker)} needs it whole"
 
 
 def _summed(problem: Problem, op: Op, chosen) -> str:
@@ -230,13 +230,13 @@ def summary(plan: Solution) -> str:
     lines = [f"plan: {plan.axis}={plan.p}, attention {plan.attention}, {len(plan.problem.ops)} operators"]
     for (kind, place, before, after), found in rows.items():
         r = found[0]
-        lines.append(f"  {len(found)} x {kind} at {place}: {size(r.bytes)} sent by a rank each, {duration(r.seconds)}")
+        lines.append(f"  {len(found)} x {kind} at {place}: {size(r.bytes)} sent per rank, {duration(r.seconds)}")
         for b, a in zip(before, after):
             lines.append(f"      {b} -> {a}")
         lines.append(f"      why: {r.reason}")
     lines += [f"  note: {n}" for n in plan.notes]
     total = sum(r.bytes for r in plan.reshards)
-    lines.append(f"  forward sends {size(total)} a rank")
+    lines.append(f"  forward sends {size(total)} per rank")
     return "\n".join(lines)
 
 
@@ -259,10 +259,10 @@ def memory_rows(memory: Memory) -> tuple[Row, ...]:
     peak = f"{memory.phase}, at {memory.at}"
     return (
         ("parameters", size(memory.parameters), ""),
-        ("gradients", size(memory.gradients), "there at the peak"),
+        ("gradients", size(memory.gradients), "live at the peak"),
         ("optimizer", size(memory.optimizer), ""),
-        ("saved activations", size(memory.held), f"alive at the peak, of {size(memory.saved_bytes)} saved"),
-        ("transient", size(memory.transient), "everything else that is alive then"),
+        ("saved activations", size(memory.held), f"live at the peak, of {size(memory.saved_bytes)} saved"),
+        ("transient", size(memory.transient), "everything else that is live then"),
         ("peak", size(memory.peak), peak),
     )
 
@@ -277,7 +277,7 @@ def saved_rows(memory: Memory) -> tuple[Row, ...]:
 def verdict(plan: Solution) -> str:
     """Whether the peak fits, and by how much."""
     device, peak = plan.device, plan.peak_bytes
-    room = f"{size(device.usable)} of {device.name} ({size(device.memory)} less {size(device.reserve)} in reserve)"
+    room = f"{size(device.usable)} of {device.name} ({size(device.memory)} less {size(device.reserve)} reserved)"
     if plan.fits:
         return f"fits: {size(peak)} of the {room}"
     return f"does not fit: {size(peak)}, {size(peak - device.usable)} more than the {room}"
@@ -306,7 +306,7 @@ def sections(plan: Solution, *answers: str) -> Iterator[Section]:
         return
     title = "memory of a rank" + (f" at length {plan.length:,}" if plan.length else "")
     yield Section(title, memory_rows(plan.memory))
-    yield Section("saved from forward to backward", saved_rows(plan.memory))
+    yield Section("saved for the backward", saved_rows(plan.memory))
     yield Section(text=(f"step {seconds_text(plan)}", f"{plan.recompute}: {plan.recomputed}", verdict(plan), *answers))
     yield Section("assumed", text=plan.memory.assumptions)
 

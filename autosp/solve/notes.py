@@ -62,7 +62,7 @@ def _masks(chosen: dict[Op, Strategy], p: int) -> list[str]:
         if held >= WORTH_SAYING:
             made.setdefault((mask.id, need), (held, []))[1].append(op.module or "<root>")
     return [
-        f"{modules[0]}: a mask of {size(held)} a rank, since it depends on data or is more than causal"
+        f"{modules[0]}: a mask of {size(held)} per rank, since it depends on data or is more than causal"
         + (f" (also for {len(modules) - 1} more)" if len(modules) > 1 else "")
         for held, modules in made.values()
     ]

@@ -115,7 +115,7 @@ def bad_include(name: str) -> Said:
 
 def no_folder(name: str) -> Said:
     return (
-        f"include of '{name}' in a text that is no file",
+        f"include of '{name}' in a text that is not a file",
         "a spec includes files of its own folder, and this one has none",
         "put the text in a file and load that, or copy the included lines here",
     )
@@ -159,7 +159,7 @@ def unitless(number: str) -> Said:
 
 def bad_fraction(number: str) -> Said:
     return (
-        f"the budget {number} is no fraction",
+        f"the budget {number} is not a valid fraction",
         "a budget without a unit is a fraction of what 'none' keeps, from 0.0001 to 1",
         f"write a fraction such as 0.5, or bytes such as {number}GiB",
     )
@@ -232,7 +232,11 @@ def no_factory(name: str, why: str) -> Said:
 
 
 def bad_config(path: str, why: str) -> Said:
-    return (f"'{path}' is no configuration: {why}", MODEL_RULE, "give a config.json with model_type and architectures")
+    return (
+        f"'{path}' is not a configuration: {why}",
+        MODEL_RULE,
+        "give a config.json with model_type and architectures",
+    )
 
 
 def sizes(shape: Sequence[object]) -> str:
@@ -326,7 +330,7 @@ def other_size(dim: str, size: object, where: str, stated: object) -> Said:
 
 def not_divided(dim: str, size: int, axis: str, parts: int) -> Said:
     return (
-        f"dim '{dim}' of size {size} is no multiple of {parts}, the size of axis '{axis}'",
+        f"dim '{dim}' of size {size} is not a multiple of {parts}, the size of axis '{axis}'",
         f"the spec states: dim {dim} divides {axis}",
         f"pad it to {-(-size // parts) * parts}, or drop the line: uneven splits work too",
     )

@@ -18,7 +18,7 @@ def check_names(instance: object, field: attrs.Attribute, value: str | tuple[str
     """Refuse what the language could not read back as names. An attrs validator; raises ValueError."""
     for name in (value,) if isinstance(value, str) else value or ():
         if not NAME.match(name):
-            raise ValueError(f"{field.name} holds {name!r}, which is no name")
+            raise ValueError(f"{field.name} holds {name!r}, which is not a valid name")
 
 
 def axes_text(axes: tuple[str, ...]) -> str:

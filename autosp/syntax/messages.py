@@ -49,7 +49,7 @@ def none_dim() -> Said:
 
 def no_size(size: str) -> Said:
     return (
-        f"{size} is no size of a dim",
+        f"{size} is not a valid size of a dim",
         "a size is a whole number from 1",
         "write the dim's size, its name, or '_'",
     )

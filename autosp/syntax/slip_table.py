@@ -138,7 +138,7 @@ SLIPS: tuple[Slip, ...] = (
         "LOCAL",
         "",
         r"(global|whole|none)\b",
-        "'{found}' is no kind of axis",
+        "'{found}' is not a kind of axis",
         "drop ': {found}'",
         "an axis is local, or nothing is said of it",
     ),
@@ -222,8 +222,10 @@ SLIPS: tuple[Slip, ...] = (
         COMMA_RULE,
     ),
     Slip("NAME", r"^\[\s*$|^\w+.*\[\s*$", ",", "a comma with nothing before it", "drop the comma", COMMA_RULE),
-    Slip("ELLIPSIS", "", r"\.\.?(?!\.)|\u2026", "'{found}' is no dim", "write '...' for dims that are not split", ""),
-    Slip("ELLIPSIS", "", r"\*", "'*' is no dim", "write '...' for all dims that are not named, or '_' for one", ""),
+    Slip(
+        "ELLIPSIS", "", r"\.\.?(?!\.)|\u2026", "'{found}' is not a dim", "write '...' for dims that are not split", ""
+    ),
+    Slip("ELLIPSIS", "", r"\*", "'*' is not a dim", "write '...' for all dims that are not named, or '_' for one", ""),
     Slip(
         "ELLIPSIS",
         "",
@@ -296,7 +298,7 @@ SLIPS: tuple[Slip, ...] = (
         "INT",
         r"=\s*$",
         r"\w|-|=",
-        "'{found}' is no size",
+        "'{found}' is not a size",
         "write a number, such as dim seq = 4096",
         "a size is a whole number from 1",
     ),

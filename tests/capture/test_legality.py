@@ -48,12 +48,12 @@ def an_unknown_input(graph: fx.Graph) -> None:
 
 
 PLANTED = {
-    a_function_of_python: "is no operator",
+    a_function_of_python: "is not an operator",
     a_method: "it is a call_method",
     a_write: "aten.add_.Tensor writes in place",
     a_mean: "aten.cross_entropy_loss.default takes the mean itself",
     an_unknown_value: "of what aten.embedding.default gives nothing is known",
-    an_unknown_input: "at stranger, it is no parameter, buffer or input",
+    an_unknown_input: "at stranger, it is not a parameter, buffer or input",
 }
 
 

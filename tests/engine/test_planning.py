@@ -39,7 +39,7 @@ def test_an_eight_billion_shape_is_planned_without_a_weight() -> None:
     assert qkv.bytes == 131072 * (32 + 2 * 8) * 128 * 2 * 7 // 64
     assert out.bytes == 131072 * 32 * 128 * 2 * 7 // 64
     assert qkv.module == "model.layers.0.self_attn"
-    assert "its rule wants t (seq) whole" in qkv.reason
+    assert "its rule needs t (seq) whole" in qkv.reason
 
 
 def test_a_model_with_its_own_gradient_checkpointing_is_told_what_becomes_of_it() -> None:

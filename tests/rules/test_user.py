@@ -103,7 +103,7 @@ def test_a_module_that_makes_operators_is_imported(own: Path):
 SCHEMA = "names are those of the operator's schema: own_ops::soft_cap(Tensor x, float cap) -> Tensor"
 FAULTS = {
     "rule own_ops.soft_cap.default(y[*]) -> [*]": f"""\
-error: 'y' is no argument of own_ops.soft_cap.default
+error: 'y' is not an argument of own_ops.soft_cap.default
   --> own.rule:1:1
    = rule: {SCHEMA}
    = fix: use one of x, cap
@@ -114,7 +114,7 @@ error: 'x' of own_ops.soft_cap.default is a tensor, and the rule does not say it
    = fix: add 'x[...]' with its dims to the operands
 """,
     "rule own_ops.soft_cap.default(x[*]) -> [*]\n     whole at cpa": f"""\
-error: 'cpa' is no argument of own_ops.soft_cap.default
+error: 'cpa' is not an argument of own_ops.soft_cap.default
   --> own.rule:1:1
    = rule: {SCHEMA}
    = fix: did you mean 'cap'?
@@ -226,6 +226,6 @@ def test_a_decorator_that_speaks_of_another_operator_is_refused():
 def test_text_that_is_no_rule_is_refused_in_code():
     with pytest.raises(RuleError, match=r"--> test_user\.py:\d+ rule:1:36"):
         autosp.rules.rule("rule own_ops.soft_cap.default(x[*])")
-    with pytest.raises(RuleError, match=r"'y' is no argument of own_ops\.soft_cap\.default"):
+    with pytest.raises(RuleError, match=r"'y' is not an argument of own_ops\.soft_cap\.default"):
         autosp.rules.rule("rule own_ops.soft_cap.default(y[*]) -> [*]")
     assert user.REGISTERED == []

@@ -172,7 +172,7 @@ def test_a_plan_says_what_a_mask_costs_where_one_is_made():
     assert causal.notes == ()
     (note,) = padded.notes
     assert note == (
-        "model.layers.0.self_attn: a mask of 1.0 MiB a rank, since it depends on data or is more than causal "
+        "model.layers.0.self_attn: a mask of 1.0 MiB per rank, since it depends on data or is more than causal "
         "(also for 1 more)"
     )
     assert f"  note: {note}" in padded.summary()

@@ -41,7 +41,7 @@ BAD = [
             "input 'mask' of shape [3, 8] on each of 2 ranks of 'dp'"
         ],
     ),
-    ({"ids": (2, 9)}, ["dim 'seq' of size 9 is no multiple of 4, the size of axis 'sp'"]),
+    ({"ids": (2, 9)}, ["dim 'seq' of size 9 is not a multiple of 4, the size of axis 'sp'"]),
     ({"ids": (2, 8), "bias": (2, 8, 8)}, ["dim '1' is 2 by input 'bias' of shape [2, 8, 8], and 1 by the spec"]),
     ({"ids": (2, 8), "flat": (16, 50)}, ["dim 'vocab' is 50 by input 'flat' of shape [16, 50], and 100 by the spec"]),
     (
@@ -81,7 +81,7 @@ def test_the_whole_text():
         "error: no input 'maks' in the spec\n"
         "   = rule: a tensor that goes in is named by the spec or marked with autosp.annotate\n"
         "   = fix: did you mean 'mask'?\n\n"
-        "error: dim 'seq' of size 9 is no multiple of 4, the size of axis 'sp'\n"
+        "error: dim 'seq' of size 9 is not a multiple of 4, the size of axis 'sp'\n"
         "  --> s.spec:3:7\n"
         "   = rule: the spec states: dim seq divides sp\n"
         "   = fix: pad it to 12, or drop the line: uneven splits work too"

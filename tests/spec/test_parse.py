@@ -147,7 +147,7 @@ def test_a_spec_built_by_hand_is_checked_too():
     assert caught.value.problems[0].fix == "did you mean 'sp'?"
     with pytest.raises(SpecError, match="the spec has no mesh"):
         Spec()
-    with pytest.raises(ValueError, match="which is no name"):
+    with pytest.raises(ValueError, match="which is not a valid name"):
         Axis("s p")
 
 
