@@ -5,18 +5,45 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from ..compat.torch import FakeTensor, FakeTensorMode
 from ..sharding import Coordinate, Placement, Sharding, Split
 from ..solve.problem import hint_of
-from .conversions import convert
+from .conversions import convert, mean_over, scale_gradient
 
 
 class OnShapes(fx.Interpreter):
-    """Runs a body of an autograd.Function on fake tensors, without a collective."""
+    """Runs one rank's graph, or a body of an autograd.Function in it, on fake tensors, without a collective.
+
+    record: writes what each node gives into its `val`. mode: of the fakes, where constants are to be fakes too.
+    """
+
+    def __init__(self, gm: fx.GraphModule, record: bool = False, mode: FakeTensorMode | None = None):
+        super().__init__(gm, garbage_collect_values=True)
+        self.record, self.mode = record, mode
+
+    def run_node(self, n: fx.Node):
+        out = super().run_node(n)
+        if self.record and n.op != "output":
+            n.meta["val"] = out
+        return out
 
     def call_function(self, target, args, kwargs):
-        if target is not convert:
-            return super().call_function(target, args, kwargs)
-        return converted(*args)
+        own = getattr(target, "autosp_own", None)
+        if target is convert:
+            return converted(*args)
+        if target is scale_gradient:
+            return args[0].view_as(args[0])
+        if target is mean_over:
+            return torch.empty_like(args[0], dtype=args[0].dtype if args[0].is_floating_point() else torch.float64)
+        if own is not None:
+            return OnShapes(own.forward).run(*args)[0]
+        return super().call_function(target, args, kwargs)
+
+    def get_attr(self, target, args, kwargs):
+        found = super().get_attr(target, args, kwargs)
+        if self.mode is None or not isinstance(found, torch.Tensor) or isinstance(found, FakeTensor):
+            return found
+        return self.mode.from_tensor(found, static_shapes=True)
 
 
 def converted(xs, srcs, dsts, at: Coordinate, diff: bool) -> tuple[torch.Tensor, ...]:

@@ -10,11 +10,10 @@ import torch
 from torch import fx
 
 from ..capture import tensors_of
-from ..capture.own import own_of
 from ..compat.torch import FakeTensor, FakeTensorMode, OpOverload, data_dependent, unguarded
 from ..errors import RuleError
-from ..lower.conversions import convert, mean_over, scale_gradient
-from ..lower.shapes import OnShapes, converted
+from ..lower.conversions import convert, mean_over
+from ..lower.shapes import OnShapes
 from ..rules import Projection, RuleBook, is_a, places
 from ..sharding import Size, as_size
 from ..solve.problem import concrete, hint_of
@@ -141,7 +140,7 @@ def run_shapes(gm: fx.GraphModule) -> None:
         mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent())
         inputs = [_fresh(x, mode) for x in inputs]
     with mode, torch.no_grad():  # pyrefly: ignore[bad-context-manager]  # a fake input has one
-        _Shapes(gm, mode).run(*inputs)
+        OnShapes(gm, record=True, mode=mode).run(*inputs)
 
 
 def _is_symbolic(x) -> bool:
@@ -154,32 +153,3 @@ def _fresh(x, mode: FakeTensorMode):
         return x
     with mode:
         return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
-
-
-class _Shapes(fx.Interpreter):
-    def __init__(self, gm: fx.GraphModule, mode: FakeTensorMode):
-        super().__init__(gm, garbage_collect_values=True)
-        self.mode = mode
-
-    def run_node(self, n: fx.Node):
-        if n.target is convert:
-            out = converted(*fx.map_arg(n.args, lambda a: self.env[a]))
-        elif n.target is scale_gradient:
-            out = self.env[n.args[0]].view_as(self.env[n.args[0]])
-        elif n.target is mean_over:
-            x = self.env[n.args[0]]
-            out = torch.empty_like(x, dtype=x.dtype if x.is_floating_point() else torch.float64)
-        elif own_of(n) is not None:
-            out = OnShapes(own_of(n).forward).run(*fx.map_arg(n.args, lambda a: self.env[a]))[0]
-        elif n.op == "get_attr":
-            out = self._constant(super().run_node(n))
-        else:
-            out = super().run_node(n)
-        if n.op != "output":
-            n.meta["val"] = out
-        return out
-
-    def _constant(self, x):
-        if not isinstance(x, torch.Tensor) or isinstance(x, FakeTensor):
-            return x
-        return self.mode.from_tensor(x, static_shapes=True)
