@@ -57,8 +57,12 @@ def _values(program: Captured) -> Iterator[Broken]:
     for node in program.graph.graph.nodes:
         if node.op == "placeholder" and node.name not in known:
             yield node, "it is not a parameter, buffer or input"
-        elif node.op == "call_function" and isinstance(node.target, OpOverload) and "val" not in node.meta:
+        elif _gives_something(node) and "val" not in node.meta:
             yield node, f"of what {node.target} gives nothing is known"
+
+
+def _gives_something(node: fx.Node) -> bool:
+    return isinstance(node.target, OpOverload) and bool(schema_of(node.target).returns)
 
 
 LAWS: tuple[Callable[[Captured], Iterator[Broken]], ...] = (_operators, _writes, _losses, _values)

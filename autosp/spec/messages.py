@@ -116,7 +116,7 @@ def bad_include(name: str) -> Said:
 def no_folder(name: str) -> Said:
     return (
         f"include of '{name}' in a text that is not a file",
-        "a spec includes files of its own folder, and this one has none",
+        "a text includes shipped specs by their names; files of its own folder are included by a spec that is a file",
         "put the text in a file and load that, or copy the included lines here",
     )
 

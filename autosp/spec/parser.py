@@ -112,12 +112,17 @@ def with_included(draft: Draft, chain: tuple[Path, ...]) -> Draft:
     return draft
 
 
-def included_path(name: str, folder: Path) -> Path:
-    """The file that an include line of a spec in `folder` names: one beside the spec, else a shipped one."""
-    beside = (folder / name).resolve()
-    if not beside.is_file() and name in shipped_files():
+def included_path(name: str, folder: Path | None) -> Path | None:
+    """The file that an include line of a spec in `folder` names: one beside the spec, else a shipped one. A text that is
+    not a file has no folder, and may include shipped ones; None for any other."""
+    beside = (folder / name).resolve() if folder is not None else None
+    if (beside is None or not beside.is_file()) and name in shipped_files():
         return resources.path("models", name).resolve()
     return beside
+
+
+def _folder(chain: tuple[Path, ...]) -> Path | None:
+    return chain[-1].parent if chain else None
 
 
 def shipped_files() -> list[str]:
@@ -127,16 +132,17 @@ def shipped_files() -> list[str]:
 
 def include_fault(name: str, chain: tuple[Path, ...]) -> messages.Said | None:
     """Why a file may not be included, if it may not."""
-    if not chain:
-        return messages.no_folder(name)
-    folder = chain[-1].parent
+    folder = _folder(chain)
     path = included_path(name, folder)
+    if path is None:
+        return messages.no_folder(name)
     if path.parent not in (folder, resources.folder("models").resolve()) or Path(name).name != name:
         return messages.bad_include(name)
     if path in chain:
         return messages.include_cycle([p.name for p in (*chain, path)])
     if not path.is_file():
-        return messages.no_include(name, sorted({*shipped_files(), *(p.name for p in folder.glob("*.spec"))}))
+        beside = (p.name for p in folder.glob("*.spec")) if folder is not None else ()
+        return messages.no_include(name, sorted({*shipped_files(), *beside}))
     return None
 
 
@@ -146,9 +152,9 @@ def included(line: Statement, chain: tuple[Path, ...], draft: Draft) -> list[Sta
     if fault:
         draft.fail("include", [problem_at(line.at, *fault)])
         return []
-    path = included_path(line.value, chain[-1].parent)
+    path, folder = included_path(line.value, _folder(chain)), _folder(chain)
     name = line.value
-    if path.parent == chain[-1].parent:
+    if path.parent == folder:
         name = os.path.join(os.path.dirname(line.at.source.name), line.value)
     try:
         inner = read_draft(read_file(path, name), (*chain, path))

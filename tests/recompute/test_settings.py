@@ -14,7 +14,7 @@ from autosp.parity.verdict import of_outcomes, references
 from tests.execute.families import build
 
 LLAMA = Trial("tests.execute.families:LlamaForCausalLM", labels="unequal")
-TILES = resources.read("models", "llama").replace("tile      loss auto", "tile mlp 2\ntile loss 3\ntile mask 3")
+TILES = resources.read("models", "llama") + "tile mlp 2\ntile loss 3\ntile mask 3\n"
 FIRST = [
     attrs.evolve(LLAMA, recompute="sac"),
     attrs.evolve(LLAMA, recompute="full", spec=TILES, dynamic=True, lengths=(32, 27)),

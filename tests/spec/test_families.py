@@ -122,3 +122,12 @@ def test_no_class_is_matched_twice():
     names = [each for name in FAMILIES for each in load(name).match]
     assert len(names) == len(set(names))
     assert callable(from_class)
+
+
+@pytest.mark.parametrize("name", resources.listing("models"))
+def test_a_shipped_spec_as_a_text_says_the_same(name: str):
+    """What a user copies into code, and adds a line to."""
+    text = resources.read("models", name)
+    assert parse(text) == load(name)
+    if "\ninclude " in text:
+        assert [str(each) for each in parse(f"{text}tile loss 3\n").tile][-1:] == ["tile loss 3"]
