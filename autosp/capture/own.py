@@ -53,7 +53,12 @@ class OwnBackward:
 
 def own_of(node: fx.Node) -> OwnBackward | None:
     """The bodies of a call of an autograd.Function; None for any other node."""
-    return getattr(node.target, "autosp_own", None)
+    return bodies_of(node.target)
+
+
+def bodies_of(target: object) -> OwnBackward | None:
+    """The same of what a call calls."""
+    return getattr(target, "autosp_own", None)
 
 
 class _Apply(torch.autograd.Function):

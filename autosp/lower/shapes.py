@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from ..capture.own import bodies_of
 from ..compat.torch import FakeTensor, FakeTensorMode
 from ..sharding import Coordinate, Placement, Sharding, Split
 from ..solve.problem import hint_of
@@ -28,7 +29,7 @@ class OnShapes(fx.Interpreter):
         return out
 
     def call_function(self, target, args, kwargs):
-        own = getattr(target, "autosp_own", None)
+        own = bodies_of(target)
         if target is convert:
             return converted(*args)
         if target is scale_gradient:

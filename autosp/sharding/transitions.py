@@ -76,7 +76,7 @@ def _nothing(x: Tensor) -> Tensor:
     )
 
 
-_EXCHANGE = Action(ALL_TO_ALL, lambda xs, srcs, dsts, at: moves.exchange(xs, srcs, dsts, at))
+_EXCHANGE = Action(ALL_TO_ALL, moves.exchange)
 _EXCHANGE_BACK = Action(ALL_TO_ALL, lambda xs, srcs, dsts, at: moves.exchange(xs, dsts, srcs, at))
 _GATHER_SOURCE = Action(ALL_GATHER, lambda xs, srcs, dsts, at: moves.gather(xs, srcs, at))
 _GATHER_TARGET = Action(ALL_GATHER, lambda xs, srcs, dsts, at: moves.gather(xs, dsts, at))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import attrs
 import torch
 
-from ..rules import Projection, project
+from ..rules import project
 from ..rules.strategies import narrowed
 from ..sharding import INVARIANT, PARTIAL, REPLICATE, Kind, Mesh, Placement, Sharding, transition
 from .problem import Op, Problem, Value
@@ -175,4 +175,4 @@ def _communicates(c: Change) -> bool:
     return any(transition(src, dst).forward.wire.communicates for _, src, dst in c.src.hops(c.dst))
 
 
-__all__ = ["Assembled", "Change", "Move", "OpSharding", "Projection", "assembled", "output_values", "sharded_by_hand"]
+__all__ = ["Assembled", "Change", "Move", "OpSharding", "assembled", "output_values", "sharded_by_hand"]
