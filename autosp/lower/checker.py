@@ -31,7 +31,7 @@ from ..capture import source_line
 from ..capture.masks import drops_mask
 from ..capture.own import own_of
 from ..errors import AutospError, CheckError, Problem
-from ..sharding import INVARIANT, REPLICATE, TRANSITIONS, Placement, Sharding, Split, as_size, words
+from ..sharding import INVARIANT, REPLICATE, TRANSITIONS, Coordinate, Placement, Sharding, Split, as_size, words
 from ..sharding.sharding import local_shape
 from ..solve import Plan
 from ..solve.problem import Op, Value
@@ -108,20 +108,18 @@ class _Checker:
     def _placeholder(self, node: fx.Node) -> None:
         if self.sources[node.name] in self.problem.of:
             v = self.problem.of[self.sources[node.name]][0]
-            self.types[node] = self._typed(
-                node, v, Sharding.over(self.plan.mesh, lambda axis: self._entering(node, axis))
-            )
+            at = Sharding(tuple((here.axis, self._entering(node, here)) for here in self.where))
+            self.types[node] = self._typed(node, v, at)
 
-    def _entering(self, node: fx.Node, axis: str) -> Placement:
+    def _entering(self, node: fx.Node, here: Coordinate) -> Placement:
         """What a placeholder is on an axis, where a gradient flows to it."""
-        here = next(here for here in self.where if here.axis == axis)
         parts = self.roles[node.name] == "param" and not (self.complete and here.size > 1)
         return REPLICATE if parts else INVARIANT
 
     def _constant(self, node: fx.Node) -> None:
         for source, values in self.problem.of.items():
             if source.op == "get_attr" and source.target == node.target:
-                self.types[node] = self._typed(node, values[0], Sharding.over(self.plan.mesh, lambda _: REPLICATE))
+                self.types[node] = self._typed(node, values[0], Sharding.alike(self.plan.mesh, REPLICATE))
 
     def _typed(self, node: fx.Node, v: Value, at: Sharding, meta: Meta | None = None) -> Typed:
         """The type of a value in a sharding, once its local shape and dtype are held against them. meta: of one of
@@ -258,7 +256,7 @@ class _Checker:
                 f"the operator's rule: {op.projection.rule if op.projection else 'none, whole only'}",
             )
             return
-        needs = [t.sharding if t else Sharding.over(self.plan.mesh, lambda _: REPLICATE) for t in operands]
+        needs = [t.sharding if t else Sharding.alike(self.plan.mesh, REPLICATE) for t in operands]
         if op.own is not None:
             for what, rule in own_faults(op, node, operands, placed, self.plan, self.where):
                 self._fault(node, what, rule)

@@ -53,7 +53,7 @@ class _Lowering:
         self.problem = plan.problem
         self.graph = fx.Graph()
         self.where = rank.on(plan.mesh)
-        self.replicated = Sharding.over(plan.mesh, lambda _: REPLICATE)
+        self.replicated = Sharding.alike(plan.mesh, REPLICATE)
         self.env: dict[tuple[int, Sharding], fx.Node] = {}
         self.maker: dict[int, Op] = {v.id: op for op in self.problem.ops for v in op.results}
         self.group_of: dict[Change, tuple[Change, ...]] = {c: g for g in plan.groups for c in g}

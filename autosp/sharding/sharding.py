@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 import torch
@@ -27,9 +27,9 @@ class Sharding:
     pairs: tuple[tuple[str, Placement], ...]
 
     @classmethod
-    def over(cls, mesh: Mesh, of: Callable[[str], Placement]) -> Sharding:
-        """The sharding with the placement `of(axis)` on each axis."""
-        return cls(tuple((axis.name, of(axis.name)) for axis in mesh))
+    def alike(cls, mesh: Mesh, at: Placement) -> Sharding:
+        """The sharding with one placement on every axis."""
+        return cls(tuple((axis.name, at) for axis in mesh))
 
     @classmethod
     def alone(cls, axis: str, at: Placement) -> Sharding:

@@ -76,7 +76,7 @@ def assembled(
     problem: Problem, mesh: Mesh, chosen: Mapping[Op, OpSharding], outputs: Iterable[Sharding | None]
 ) -> Assembled:
     """What follows of the operators' shardings, and of those that are wanted of the graph's outputs."""
-    shardings = {v.id: Sharding.over(mesh, lambda _, v=v: given_kind(v)) for v in problem.values if is_given(v)}
+    shardings = {v.id: Sharding.alike(mesh, given_kind(v)) for v in problem.values if is_given(v)}
     for op, s in chosen.items():
         shardings |= {v.id: at for v, at in zip(op.results, s.gives)}
     changes = tuple(_changes(problem, shardings, chosen, tuple(outputs)))

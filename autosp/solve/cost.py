@@ -113,9 +113,7 @@ def fraction(units: int, p: int) -> float:
 
 def saved_bytes(value: Value, placement: Placement, problem: Problem) -> float:
     """Bytes of a value kept for backward on the fullest rank."""
-    if isinstance(placement, Split):
-        return value.bytes * fraction(problem.hint(placement.units), problem.axis.size)
-    return float(value.bytes)
+    return held_bytes(value, Sharding.alone(problem.axis.name, placement), problem, (problem.axis,))
 
 
 def held_bytes(value: Value, sharding: Sharding, problem: Problem, mesh: Mesh) -> float:

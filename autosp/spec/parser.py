@@ -152,8 +152,9 @@ def included(line: Statement, chain: tuple[Path, ...], draft: Draft) -> list[Sta
     if fault:
         draft.fail("include", [problem_at(line.at, *fault)])
         return []
-    path, folder = included_path(line.value, _folder(chain)), _folder(chain)
-    name = line.value
+    folder, name = _folder(chain), line.value
+    path = included_path(name, folder)
+    assert path is not None, "no fault was found with it"
     if path.parent == folder:
         name = os.path.join(os.path.dirname(line.at.source.name), line.value)
     try:

@@ -68,7 +68,7 @@ def by_hand(program: Program) -> Plan:
         parts = {"sp": _sequence(op, program.length), "tp": _features(op, given)}
         chosen[op] = sharded_by_hand(op, MESH, parts, {"tp": INVARIANT})
         given |= dict(zip(op.results, chosen[op].gives))
-    outputs = tuple(Sharding.over(MESH, lambda _: INVARIANT) for _ in graph.outputs)
+    outputs = tuple(Sharding.alike(MESH, INVARIANT) for _ in graph.outputs)
     found = assembled(problem, MESH, chosen, outputs)
     return Plan(
         problem=problem, mesh=MESH, device=load_device("a100-80gb"), attention="ulysses", shardings=found.shardings,
@@ -176,7 +176,7 @@ def test_parts_of_a_nested_split_make_up_the_whole():
 
 
 def test_what_is_gathered_leaves_innermost_first():
-    whole = Sharding.over(MESH, lambda _: REPLICATE)
+    whole = Sharding.alike(MESH, REPLICATE)
     split = Sharding((("tp", Split(1, 1, 2, 6)), ("sp", Split(1, 1, 2, 3))))
     assert [axis for axis, *_ in split.hops(whole)] == ["sp", "tp"]
     assert [axis for axis, *_ in whole.hops(split)] == ["tp", "sp"]
