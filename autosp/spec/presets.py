@@ -58,11 +58,6 @@ def inputs_for(model: torch.nn.Module, spec: Spec, batch: int, length: int) -> d
         return next(samples(model, spec, {"batch": batch}, length))
 
 
-def layers_text(model: torch.nn.Module) -> str:
-    """The class of a model and how many parameters it has."""
-    return f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters"
-
-
 def _no_model(name: str) -> Problem:
     classes = [n for n in dir(transformers()) if n.endswith(("LMHeadModel", "ForCausalLM", "ForMaskedLM"))]
     otherwise = (
@@ -77,4 +72,4 @@ def _no_model(name: str) -> Problem:
     )
 
 
-__all__ = ["PRESETS", "inputs_for", "layers_text", "model_named"]
+__all__ = ["PRESETS", "inputs_for", "model_named"]
