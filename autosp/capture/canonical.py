@@ -14,7 +14,7 @@ aten = torch.ops.aten
 MEAN, SUM = 1, 2
 
 
-def canonicalise(gm: fx.GraphModule) -> None:
+def canonicalise(gm: fx.GraphModule, training: bool) -> None:
     """Mean token losses as sum over valid tokens over their count, so that a split over tokens is
     two partial sums (a mean of local means would be wrong wherever ranks hold different counts)."""
     for node in list(gm.graph.nodes):
@@ -28,16 +28,16 @@ def canonicalise(gm: fx.GraphModule) -> None:
             _with_its_sizes(gm, node, traits(node.target).operator_of("sizes_like"))
         if is_a(node, "dtype_like"):
             _with_its_dtype(node, traits(node.target).operator_of("dtype_like"))
-    _operands_themselves(gm)
+    _operands_themselves(gm, training)
     gm.graph.eliminate_dead_code()
     gm.graph.lint()
     gm.recompile()
 
 
-def _operands_themselves(gm: fx.GraphModule) -> None:
+def _operands_themselves(gm: fx.GraphModule, training: bool) -> None:
     """A call that gives its operand itself (`x.to` of x's own dtype, say) hides no gradient, not even where none is
     recorded: what `torch.no_grad()` makes new has none."""
-    training = grad = torch.is_grad_enabled()
+    grad = training
     if any(n.target is ENTER_AUTOCAST for n in gm.graph.nodes):  # what is in a region is traced as outside of it
         return
     for node in list(gm.graph.nodes):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import attrs
 import torch
 from torch import fx
 
 from ..syntax import Layout
-
-Role = Literal["param", "buffer", "input", "size"]
+from .names import Names, Role
 
 
 @attrs.frozen
@@ -27,15 +25,14 @@ class Placeholder:
 
 @attrs.frozen
 class GraphOutput:
-    """One graph output: the position in the output tuple, the node that gives it, and its name in
-    a spec (`loss`, `logits`), or None where the spec language has no name for it.
+    """One graph output: the position in the output tuple, and its name in a spec (`loss`, `logits`), or None where the
+    spec language has no name for it.
 
     kept: it outlives the call, in an attribute or a container of the model. buffer: the placeholder of the
     buffer that it is written to when all else is computed; such an output is not returned."""
 
     position: int
-    node: str | None
-    name: str | None
+    name: str | None = None
     kept: bool = False
     buffer: str | None = None
 
@@ -49,6 +46,7 @@ class Captured:
     layouts: what the spec or an annotation says of an input, by placeholder.
     hints: the size that each symbol had in the example (empty when static).
     training: gradients flow (grad mode was on when the graph begins).
+    names: what the model calls its parts.
     autocast: the regions that were open when it begins (see `casts`); those that it enters are calls in it.
     checkpointed: calls under the model's own gradient checkpointing, of which the graph keeps nothing.
     """
@@ -59,8 +57,14 @@ class Captured:
     layouts: Mapping[str, Layout]
     hints: dict
     training: bool
+    names: Names
     autocast: tuple[tuple, ...] = ()
     checkpointed: int = 0
+
+    def node_of(self, output: GraphOutput) -> fx.Node | None:
+        """What gives an output; None where it is None or a number."""
+        value = self.graph.graph.output_node().args[0][output.position]
+        return value if isinstance(value, fx.Node) else None
 
     def source(self, node: fx.Node) -> str:
         return source_line(node)

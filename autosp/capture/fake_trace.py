@@ -12,7 +12,6 @@ from torch import fx
 from ..compat.torch import BackendCompilerFailed, dynamo_settings
 from ..compat.transformers import without_gradient_hooks
 from ..errors import AutospError
-from ..spec import Constraint, Map
 from .captured import Captured
 from .global_view import LayoutOf, capture
 from .names import name_modules
@@ -23,8 +22,6 @@ def trace(
     inputs: Mapping[str, object],
     *,
     layout_of: LayoutOf = lambda name, x: None,
-    constraints: Sequence[Constraint] = (),
-    maps: Sequence[Map] = (),
     dynamic: bool = False,
 ) -> tuple[Captured, Sequence]:
     """The global-view graph of `model(**inputs)` and the graph's example inputs, in order.
@@ -35,9 +32,7 @@ def trace(
 
     def backend(gm: fx.GraphModule, example_inputs):
         names = name_modules(gm, example_inputs, model)
-        captured = capture(
-            gm, example_inputs, layout_of=layout_of, constraints=constraints, maps=maps, dynamic=dynamic, names=names
-        )
+        captured = capture(gm, example_inputs, layout_of=layout_of, dynamic=dynamic, names=names)
         found.append((captured, tuple(example_inputs)))
         return _not_run
 

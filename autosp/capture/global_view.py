@@ -27,20 +27,13 @@ from ..compat.torch import (
 from ..errors import AutospError, CaptureError, InputError, Problem
 from ..rules import default_rules
 from ..rules.book import WHOLE_REGION
-from ..spec import Constraint, Map
 from ..syntax import Layout
 from . import messages, own
 from .assertions import keep_assertions
-from .canonical import canonicalise
 from .captured import Captured, GraphOutput, Placeholder, module_path, source_line, tensors_of
 from .casts import open_regions
-from .constraints import constrain_modules
 from .effects import lost_effects, sparse_gradients
-from .functional import functionalise
-from .masks import mark_causal
-from .means import weigh_tokens
 from .names import Names, name_modules
-from .regions import lengths_of, map_modules
 from .vmaps import batches, has_vmaps, refuse_own_backwards, without_vmaps
 
 LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
@@ -51,21 +44,18 @@ def capture(
     example_inputs: Sequence,
     *,
     layout_of: LayoutOf = lambda name, x: None,
-    constraints: Sequence[Constraint] = (),
-    mean_over: Sequence[str] = (),
-    maps: Sequence[Map] = (),
     dynamic: bool = False,
     names: Names | None = None,
 ) -> Captured:
-    """The global-view graph of what Dynamo traced.
+    """The global-view graph of what Dynamo traced, in the operators that PyTorch calls: some write in place, and some
+    are left as they are written by a user (the first passes of `autosp.passes` make them what the solver knows).
 
     Called inside a `torch.compile` backend. Static: symbolic sizes are specialised through
     `int()`, so that Dynamo guards them and another size compiles anew. Dynamic: symbols stay, and
-    dims that layouts call by one name are one symbol. mean_over: axes beside the solver's that the
-    loss is one token mean over. names: what `name_modules` found for this graph, if it was called.
+    dims that layouts call by one name are one symbol. names: what `name_modules` found for this graph, if it was called.
 
-    Raises CaptureError where the graph cannot be traced to ATen operators or a constraint finds no
-    module, InputError where dims of one name differ in size.
+    Raises CaptureError where the graph cannot be traced to ATen operators, InputError where dims of one name differ in
+    size.
     """
     warn_of_untested()
     default_rules()  # one's own are read as they are now: from here on every stage asks what kind an operator is of
@@ -91,25 +81,20 @@ def capture(
         own.forget()
     placeholders = _placeholders(gm, graph, example_inputs, names)
     keep_assertions(graph)
-    written = functionalise(graph, placeholders, torch.is_grad_enabled(), hints_of(mode))
     faults = [messages.effect_lost(*effect) for effect in lost_effects(interpreter.module, graph)]
     if faults := [*faults, *map(messages.sparse_gradient, sparse_gradients(graph))]:
         raise CaptureError(faults)
     if lost := _lost(graph):
         raise CaptureError(messages.value_lost(lost, _higher_order(gm)))
-    canonicalise(graph)
-    mark_causal(graph)
-    weigh_tokens(graph, mean_over)
-    constrain_modules(graph, constraints, names)
     by_name = {new.name: layouts[old] for old, new in zip(_inputs_of(gm), _inputs_of(graph)) if old in layouts}
-    map_modules(graph, maps, names, lengths_of(graph, by_name))
     return Captured(
         graph=graph,
         placeholders=placeholders,
-        outputs=_outputs(graph, _kept(gm), list(written)),
+        outputs=_outputs(graph, _kept(gm)),
         layouts=by_name,
         hints=hints_of(mode),
         training=torch.is_grad_enabled(),
+        names=names,
         autocast=open_regions(),
         checkpointed=len(_checkpoints(gm)),
     )
@@ -250,23 +235,20 @@ def _kept(gm: fx.GraphModule) -> set[int]:
     return {i for i, n in enumerate(values) if isinstance(n, fx.Node) and n.name in names}
 
 
-def _outputs(graph: fx.GraphModule, kept: set[int], buffers: list[str]) -> tuple[GraphOutput, ...]:
+def _outputs(graph: fx.GraphModule, kept: set[int]) -> tuple[GraphOutput, ...]:
     """Outputs by name. Dynamo keeps none, so they are known by shape: `loss` is the first
-    differentiable scalar, `logits` the first other floating-point value. The last are written to `buffers`."""
-    values = graph.graph.output_node().args[0]
-    values = list(values) if isinstance(values, (tuple, list)) else [values]
+    differentiable scalar, `logits` the first other floating-point value."""
     named: set[str] = set()
     found = []
-    own = len(values) - len(buffers)
-    for i, node in enumerate(values):
-        name, buffer = None, buffers[i - own] if i >= own else None
-        if isinstance(node, fx.Node) and buffer is None and i not in kept:
+    for i, node in enumerate(graph.graph.output_node().args[0]):
+        name = None
+        if isinstance(node, fx.Node) and i not in kept:
             val = (tensors_of(node.meta.get("val")) or [None])[0]
             if val is not None and val.is_floating_point():
                 name = "loss" if val.dim() == 0 else "logits"
                 name = None if name in named else name
                 named.add(name)
-        found.append(GraphOutput(i, node.name if isinstance(node, fx.Node) else None, name, i in kept, buffer))
+        found.append(GraphOutput(i, name, i in kept))
     return tuple(found)
 
 

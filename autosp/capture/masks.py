@@ -58,7 +58,7 @@ class All:
 Known = Sum | All
 
 
-def mark_causal(gm: fx.GraphModule) -> int:
+def mark_attentions(gm: fx.GraphModule) -> int:
     """Marks every attention whose mask says `key <= query` and nothing else, or that and `key > query - w`;
     gives their number."""
     known: dict[fx.Node, Known | None] = {}

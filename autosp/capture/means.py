@@ -31,7 +31,7 @@ def _(x: torch.Tensor, axis: str) -> torch.Tensor:
 mean_over_op.register_autograd(lambda ctx, grad: (grad, None))
 
 
-def weigh_tokens(gm: fx.GraphModule, axes: Sequence[str]) -> None:
+def weigh_means(gm: fx.GraphModule, axes: Sequence[str]) -> None:
     """Make every token mean one over `axes` too. Raises CaptureError where the graph holds none."""
     if not axes:
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -27,8 +27,8 @@ from ..compat.torch import (
     uncompiled,
     value_of,
 )
-from .captured import Role
 
+Role = Literal["param", "buffer", "input", "size"]
 STACK = "nn_module_stack"
 
 

@@ -246,7 +246,7 @@ def _traced(body: fx.GraphModule, args: list, name: str, like: Sequence = ()) ->
     names = [n.name for n in body.graph.nodes if n.op == "placeholder"]
     known = [Placeholder(n.name, "input", name, False) for n, name in zip(inputs, names, strict=True)]
     functionalise(graph, known, training=False)
-    canonicalise(graph)
+    canonicalise(graph, training=torch.is_grad_enabled())
     return graph
 
 

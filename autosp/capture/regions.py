@@ -23,7 +23,6 @@ from ..syntax import Layout
 from .calls import ModuleCall, called, calls_named, uncalled
 from .captured import Captured, source_line
 from .copies import copy_graph, with_numbers
-from .names import Names
 
 KEY = "autosp_map"
 Shape = tuple[Size, ...]
@@ -65,23 +64,21 @@ class Mapped:
         return tuple(map(local, self.operands))
 
 
-def map_modules(gm: fx.GraphModule, maps: Sequence[Map], names: Names, lengths: Mapping[str, Size]) -> None:
-    """Make every call of the modules that a `map` statement names one node.
+def with_modules_mapped(captured: Captured, maps: Sequence[Map]) -> Captured:
+    """The program with every call of the modules that a `map` statement names as one node, in a graph of its own.
 
     Raises CaptureError where none is in the graph.
     """
-    faults = []
+    graph, lengths, faults = copy_graph(captured.graph), lengths_of(captured.graph, captured.layouts), []
     for statement in maps:
-        calls = calls_named(gm, statement.module, names)
+        calls = calls_named(graph, statement.module, captured.names)
         for call in calls:
-            _collapse(gm, call, statement, lengths)
+            _collapse(graph, call, statement, lengths)
         if not calls:
-            faults.append(uncalled(statement, gm, names))
+            faults.append(uncalled(statement, graph, captured.names))
     if faults:
         raise CaptureError(faults)
-    gm.graph.eliminate_dead_code()
-    gm.graph.lint()
-    gm.recompile()
+    return _finished(captured, graph)
 
 
 def with_calls_mapped(captured: Captured, calls: Iterable[tuple[str, str]], lengths: Mapping[str, Size]) -> Captured:
@@ -89,12 +86,14 @@ def with_calls_mapped(captured: Captured, calls: Iterable[tuple[str, str]], leng
     graph = copy_graph(captured.graph)
     for key in calls:
         _collapse(graph, called(graph, key), None, lengths)
+    return _finished(captured, graph)
+
+
+def _finished(captured: Captured, graph: fx.GraphModule) -> Captured:
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
-    values = graph.graph.output_node().args[0]
-    outputs = tuple(o if o.node is None else attrs.evolve(o, node=values[o.position].name) for o in captured.outputs)
-    return attrs.evolve(captured, graph=graph, outputs=outputs)
+    return attrs.evolve(captured, graph=graph)
 
 
 def for_the_example(captured: Captured) -> Captured:

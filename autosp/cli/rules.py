@@ -93,9 +93,9 @@ def list_missing(model: str | None, spec: str | None, book: Any, as_json: bool) 
 
 def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
     """The gaps in the training graphs of a model, traced without computing anything."""
-    from ..capture import trace
     from ..compat.torch import FakeTensorMode
     from ..engine.failures import as_raised
+    from ..passes import global_graph
     from ..solve.missing import gaps
     from ..spec import for_class, load
     from ..spec.build import build_model
@@ -111,7 +111,7 @@ def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
         mode = FakeTensorMode()
         inputs = on_fakes(model, inputs, mode)
         try:
-            captured, _ = trace(model, inputs)
+            captured, _ = global_graph(model, inputs)
         except Exception as error:
             raise as_raised(error, model) from error
         for gap in gaps(captured, book, spec.maps):

@@ -84,7 +84,7 @@ def left_out(captured: Captured, ends: Ends, statements: Mapping[int, Output | N
     found = {}
     for output, mode in zip(captured.outputs, ends.outputs, strict=True):
         said = statements[output.position]
-        if mode == "none" and output.node is not None and said is not None:
+        if mode == "none" and captured.node_of(output) is not None and said is not None:
             found[output.position] = Absent(said.name, not_produced(said, spec.family))
     return found
 

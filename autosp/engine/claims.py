@@ -11,9 +11,9 @@ from functools import partial
 
 import torch
 
-from ..capture import trace
 from ..compat.torch import FakeTensorMode
 from ..errors import AutospError, Problem
+from ..passes import global_graph
 from ..rules import default_rules
 from ..sharding import MeshAxis
 from ..solve.candidates import mark
@@ -41,7 +41,7 @@ def check_maps(spec: Spec, model: torch.nn.Module) -> tuple[list[Problem], list[
     without_cache(fake)
     inputs = on_fakes(fake, next(samples(fake, spec, length=LENGTH)), mode)
     try:
-        captured, _ = trace(fake, inputs, layout_of=partial(layout_of, spec), maps=spec.maps, dynamic=True)
+        captured, _ = global_graph(fake, inputs, layout_of=partial(layout_of, spec), maps=spec.maps, dynamic=True)
         problem = build(captured, default_rules(), MeshAxis(solved_axis(spec), max(PARTS)))
         mark(problem, seeds(problem, captured.layouts))
     except AutospError as error:

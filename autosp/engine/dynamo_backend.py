@@ -20,6 +20,7 @@ from ..passes import Context, NeedsSymbols, Program, fixed_lengths, run, sharded
 from ..passes.pipeline import write
 from ..recompute import Decision
 from ..recompute.notes import offload_notes, tile_notes
+from ..sharding import MeshAxis
 from ..solve import Around, Device, Ends, Plan, load_device
 from ..spec import Output as Said
 from ..spec import Recompute, Spec
@@ -164,9 +165,6 @@ class Backend:
             gm,
             example_inputs,
             layout_of=partial(layout_of, self.spec),
-            constraints=self.spec.constraints,
-            mean_over=self._mean_over(),
-            maps=self.spec.maps,
             dynamic=dynamic or self.per_shard,
             names=names,
         )
@@ -202,7 +200,8 @@ class Backend:
         options, eager = self.options, self.options.inner == "eager"
         rank = Rank(self.mesh.rank, self.mesh.group_name, options.grad_scale, options.complete, self.mesh.others)
         return Context(
-            ends=partial(ends, self.spec), axis=self.mesh.axis, ranks=self.mesh.size, device=options.device,
+            constraints=self.spec.constraints, mean_over=self._mean_over(), maps=self.spec.maps,
+            ends=partial(ends, self.spec), axis=MeshAxis(self.mesh.axis, self.mesh.size), device=options.device,
             dynamic=dynamic, mapped=self.refused, rank=rank, tiles=self.spec.tile,
             budget=0 if eager else self._budget(captured, examples),
             choose=None if eager else partial(self._decided, examples),
@@ -281,7 +280,8 @@ def _mode(said: Said | None) -> Literal["none", "local", "whole"]:
 def _unnamed(spec: Spec, captured: Captured, output: GraphOutput):
     """The statement for an output that is neither loss nor logits: scalars and tensors of the spec's
     other outputs, by kind (a model's `router_logits` are a tensor of every layer)."""
-    val = next((n.meta.get("val") for n in captured.graph.graph.nodes if n.name == output.node), None)
+    node = captured.node_of(output)
+    val = None if node is None else node.meta.get("val")
     if not isinstance(val, torch.Tensor) or not val.is_floating_point():
         return None
     others = [o for o in spec.outputs if o.name not in ("loss", "logits")]

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from weakref import WeakKeyDictionary
 
+import attrs
 import torch
 
 from ..capture import Captured, trace
-from ..passes import Context, NeedsSymbols, Program, fixed_lengths, sharded
+from ..passes import Context, NeedsSymbols, Program, fixed_lengths, run, sharded
+from ..sharding import MeshAxis
 from ..solve import Around, Device, Plan, load_device
 from ..spec import Spec
 from .dynamo_backend import ends
@@ -42,7 +44,8 @@ class Planner:
         self.model, self.inputs = model, inputs
         self.spec = resolve_spec(spec, model)
         self.axis = solved_axis(self.spec)
-        self._traces: dict[bool, tuple[Captured, Sequence]] = {}  # with symbols, or without
+        self.options = Context(constraints=self.spec.constraints, maps=self.spec.maps, ends=partial(ends, self.spec))
+        self._traces: dict[bool, tuple[Program, Sequence]] = {}  # with symbols, or without
 
     def planned(self, sp: int, device: Device | str = "a100-80gb") -> tuple[Plan, Captured, Sequence]:
         """What `planned` gives, over `sp` ranks."""
@@ -53,10 +56,10 @@ class Planner:
         refused = known.get((str(self.spec), sp), ())
         symbols = bool(self.spec.maps or refused)
         while True:
-            captured, examples = self._traced(symbols)
+            program, examples = self._traced(symbols)
             try:
-                context = Context(ends=partial(ends, self.spec), axis=self.axis, ranks=sp, device=chip, mapped=refused)
-                made = sharded(Program(captured), context)
+                context = attrs.evolve(self.options, axis=MeshAxis(self.axis, sp), device=chip, mapped=refused)
+                made = sharded(program, context)
                 known[str(self.spec), sp] = refused
                 assert made.plan is not None
                 return made.plan, made.captured, examples
@@ -65,24 +68,18 @@ class Planner:
                     raise fixed_lengths(needed) from None
                 refused, symbols = needed.around, True
 
-    def _traced(self, symbols: bool) -> tuple[Captured, Sequence]:
+    def _traced(self, symbols: bool) -> tuple[Program, Sequence]:
+        """The program as all plans begin with it, with symbols for all sizes or for none."""
         if symbols not in self._traces:
             prepare(self.model)
-            self._traces[symbols] = _traced(self.model, self.inputs, self.spec, symbols)
+            captured, examples = _traced(self.model, self.inputs, self.spec, symbols)
+            self._traces[symbols] = run(Program(captured), self.options, until="constrain"), examples
         return self._traces[symbols]
 
 
 def _traced(model, inputs, spec: Spec, symbols: bool) -> tuple[Captured, Sequence]:
-    """The program, with symbols for all sizes or for none."""
     try:
-        return trace(
-            model,
-            inputs,
-            layout_of=partial(layout_of, spec),
-            constraints=spec.constraints,
-            maps=spec.maps,
-            dynamic=symbols,
-        )
+        return trace(model, inputs, layout_of=partial(layout_of, spec), dynamic=symbols)
     except Exception as e:
         raised = as_raised(e, model)
         if raised is e:

@@ -329,7 +329,6 @@ class _Checker:
                     self._fault(user, what, "a buffer that a forward writes is read through a copy of its value")
 
     def _outputs(self, node: fx.Node) -> None:
-        made = {n.name: n for n in self.problem.of}
         returned, written = iter(node.args[0]), self._written()
         for output, at in zip(self.problem.captured.outputs, self.plan.outputs, strict=True):
             x = next(returned) if output.buffer is None else written.get(output.buffer)
@@ -350,16 +349,17 @@ class _Checker:
                     f"output {output.name or output.position} is {t.sharding!r}; it is wanted {at!r}",
                     "an output is given as the spec asks",
                 )
-            if not any(n.name == output.node and v in self.problem.of[n] for n in self.problem.of):
+            source = self.problem.captured.node_of(output)
+            if v not in self.problem.of.get(source, ()):
                 self._fault(
                     node,
-                    f"output {output.position} is {v.name}; it is wanted to be {output.node}",
+                    f"output {output.position} is {v.name}; it is wanted to be {source}",
                     "outputs keep their order",
                 )
             if t.diff and self.grad_scale != 1.0 and x.target is not scale_gradient:
                 what = f"the gradient of output {output.position} is not scaled"
                 self._fault(node, what, f"it is multiplied by {self.grad_scale}")
-            self._complete(node, made[output.node], x)
+            self._complete(node, source, x)
 
     def _complete(self, node: fx.Node, whole: fx.Node, x: fx.Node) -> None:
         """Whatever an output depends on in the program gets a gradient from it."""

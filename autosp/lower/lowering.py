@@ -15,7 +15,7 @@ import sympy
 import torch
 from torch import fx
 
-from ..capture import tensors_of
+from ..capture import GraphOutput, tensors_of
 from ..capture.masks import drops_mask, window_of, without_mask
 from ..capture.regions import KEY
 from ..compat.torch import carry_placeholder, carry_sources, tree_map
@@ -68,7 +68,7 @@ class _Lowering:
         self._placeholders(source)
         for op in self.problem.ops:
             self._op(op)
-        self._output(source)
+        self._output()
         self.graph.eliminate_dead_code()
         kept = {n.target: attrgetter(n.target)(source) for n in self.graph.nodes
                 if n.op == "get_attr" and n.target not in self.functions}  # fmt: skip
@@ -338,14 +338,14 @@ class _Lowering:
     def _carried(self, node: fx.Node) -> dict:
         return {k: node.meta[k] for k in _CARRIED if k in node.meta}
 
-    def _output(self, source: fx.GraphModule) -> None:
+    def _output(self) -> None:
         self.regions.leave()
         outputs, written = [], {}
         for output, at in zip(self.problem.captured.outputs, self.plan.outputs, strict=True):
             if at is None:
-                outputs.append(self._scalar_output(source, output))
+                outputs.append(self._scalar_output(output))
                 continue
-            v = next(v for n, vs in self.problem.of.items() if n.name == output.node for v in vs)
+            v = self.problem.given_at(output)
             node = self._value(v, at)
             if v.diff and self.rank.grad_scale != 1.0:
                 node = self.graph.call_function(scale_gradient, (node, self.rank.grad_scale))
@@ -362,8 +362,8 @@ class _Lowering:
         held = next(n for n in self.graph.nodes if n.op == "placeholder" and n.name == buffer)
         return self.graph.call_function(aten.copy_.default, (held, node))
 
-    def _scalar_output(self, source: fx.GraphModule, output):
+    def _scalar_output(self, output: GraphOutput):
         """A number is passed on; a tensor whose mode is `none` is not produced."""
-        node = next((n for n in source.graph.nodes if n.name == output.node), None)
+        node = self.problem.captured.node_of(output)
         val = None if node is None else node.meta.get("val")
         return self.sizes(val) if isinstance(val, (torch.SymInt, int)) else None

@@ -9,24 +9,30 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
+from ..capture import Captured, LayoutOf, trace
 from ..errors import EngineError, Problem, did_you_mean
 from ..solve import NeedsRule, around
-from .capture import capture
+from ..spec import Map
+from .canonicalize import canonicalize
 from .choose_saved import choose_saved
+from .constrain import constrain
+from .functionalize import functionalize
 from .hoist_slices import hoist_slices
 from .lower_to_rank import lower_to_rank
+from .mark_causal import mark_causal
 from .outline_mapped import outline_mapped
 from .program import Context, Program, Ran
 from .shard import shard
 from .specialize import specialize
 from .symbols import NeedsSymbols, has_symbols
 from .tile import tile
-from .verify import verify_captured, verify_local, verify_tiles, verify_windows
+from .verify import verify_global, verify_local, verify_tiles, verify_windows
+from .weigh_tokens import weigh_tokens
 from .window_attention import window_attention
 
 DUMP, SKIP = "AUTOSP_DUMP", "AUTOSP_SKIP"
@@ -52,8 +58,12 @@ class Pass:
 
 
 PASSES = (
-    Pass(capture, verify=verify_captured),
-    Pass(outline_mapped),
+    Pass(functionalize),
+    Pass(canonicalize),
+    Pass(mark_causal),
+    Pass(weigh_tokens),
+    Pass(constrain),
+    Pass(outline_mapped, verify=verify_global),
     Pass(specialize),
     Pass(hoist_slices, optional=True),
     Pass(shard),
@@ -91,11 +101,29 @@ def run(
     return program
 
 
+def global_graph(
+    model: Callable,
+    inputs: Mapping[str, object],
+    *,
+    layout_of: LayoutOf = lambda name, x: None,
+    maps: Sequence[Map] = (),
+    dynamic: bool = False,
+) -> tuple[Captured, Sequence]:
+    """What the solver is given of `model(**inputs)`, and the graph's example inputs, in order: a trace, after the passes
+    that do not ask for a mesh.
+
+    Raises what `autosp.capture.trace` and the passes up to `outline_mapped` raise.
+    """
+    captured, examples = trace(model, inputs, layout_of=layout_of, dynamic=dynamic)
+    return run(Program(captured), Context(maps=tuple(maps)), until="outline_mapped").captured, examples
+
+
 def sharded(program: Program, context: Context) -> Program:
     """The program up to its plan, with the modules around operators without a rule found on the way.
 
     Raises NeedsSymbols where a module may have to run per shard and the program's lengths are numbers.
     """
+    program = run(program, context, until="constrain")
     while True:
         try:
             return run(program, context, until="shard")
@@ -103,7 +131,7 @@ def sharded(program: Program, context: Context) -> Program:
             more = tuple(each for each in around(refusal) if each not in context.mapped)
             if not more:
                 raise
-            if not has_symbols(program.captured, context.axis):
+            if not has_symbols(program.captured, context.axis.name):
                 raise NeedsSymbols(more, refusal) from refusal
             context = attrs.evolve(context, mapped=(*context.mapped, *more))
 

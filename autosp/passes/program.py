@@ -10,8 +10,9 @@ from torch import fx
 from ..capture import Captured
 from ..lower import Rank
 from ..recompute import Decision, Tiled
+from ..sharding import MeshAxis
 from ..solve import Around, Device, Ends, Plan
-from ..spec import Tile
+from ..spec import Constraint, Map, Tile
 
 
 @attrs.frozen
@@ -65,18 +66,21 @@ class Program:
 
 @attrs.frozen(eq=False, kw_only=True)
 class Context:
-    """What the passes are told beside the program; a prefix of them needs what its own passes read.
+    """The options of the passes; a prefix of them needs what its own passes read.
 
-    ends: the placements that are wanted of a program's outputs. axis, ranks: the mesh axis that is solved for, and its
-    size. device: what the costs are of. dynamic: whether lengths stay symbols. mapped: calls of modules that are known
-    to have to run per shard. rank: the one that a local graph is for. tiles: the spec's `tile` statements. budget:
+    constraints, maps, tiles: the spec's statements of these names. mean_over: axes beside the solver's that the loss is
+    one token mean over. ends: the placements that are required of a program's outputs. axis: the mesh axis that is
+    solved for. device: what the costs are of. dynamic: whether lengths stay symbols. mapped: calls of modules that are
+    known to have to run per shard. rank: the one that a local graph is for. budget:
     bytes that activations may take, which the size of tiles follows; 0 where nothing says so. choose: what is saved for
     the backward, of a plan and a local graph; None leaves it to PyTorch.
     """
 
+    constraints: tuple[Constraint, ...] = ()
+    maps: tuple[Map, ...] = ()
+    mean_over: tuple[str, ...] = ()
     ends: Callable[[Captured], Ends] | None = None
-    axis: str = ""
-    ranks: int = 1
+    axis: MeshAxis = attrs.Factory(lambda: MeshAxis("", 1))
     device: Device | None = None
     dynamic: bool = False
     mapped: tuple[Around, ...] = ()

@@ -14,8 +14,7 @@ from .program import Context, Program
 def shard(program: Program, context: Context) -> Program:
     """The plan. Raises NeedsRule for operators without a rule that would gather a split value, and PlanError where a
     `map` of the spec is shown to be wrong."""
-    plan = solve(
-        program.captured, context.ends(program.captured), axis=context.axis, p=context.ranks, device=context.device
-    )
-    notes = (*plan.notes, *program.notes, *tried(plan.problem, context.ranks))
+    ends = context.ends(program.captured)
+    plan = solve(program.captured, ends, axis=context.axis, device=context.device)
+    notes = (*plan.notes, *program.notes, *tried(plan.problem))
     return attrs.evolve(program, plan=attrs.evolve(plan, notes=notes), notes=())

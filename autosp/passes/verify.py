@@ -9,7 +9,7 @@ from ..recompute import check_tiles
 from .program import Context, Program
 
 
-def verify_captured(before: Program, program: Program, context: Context) -> None:
+def verify_global(before: Program, program: Program, context: Context) -> None:
     """The global graph holds what the passes know: raises CheckError (`autosp.capture.legality`)."""
     if faults := illegal(program.captured):
         raise CheckError(faults[:10])

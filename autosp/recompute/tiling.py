@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 
 import attrs
+import torch
 from torch import fx
 
 from ..capture import module_path, source_line
@@ -97,7 +98,7 @@ def _copy(gm: fx.GraphModule) -> fx.GraphModule:
 def _prepared(work: fx.GraphModule, values: Values, hints: Mapping | None) -> Values:
     """Mean losses as a sum over a count, and slices of tokens before the product."""
     with quiet(work):
-        canonicalise(work)
+        canonicalise(work, training=torch.is_grad_enabled())
         values = Values(work, values.book, hints)
         return Values(work, values.book, hints) if hoist(values, last_products(values)) else values
 

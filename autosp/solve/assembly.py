@@ -128,10 +128,9 @@ def _shardings(mesh: Mesh, by_axis: list[list[Placement]]) -> tuple[Sharding, ..
 
 def output_values(problem: Problem, wanted: Iterable[Sharding | None]) -> Iterator[tuple[Value, Sharding]]:
     """The values that the graph gives, each as it is wanted."""
-    made = {n.name: values for n, values in problem.of.items()}
     for output, at in zip(problem.captured.outputs, wanted, strict=True):
         if at is not None:
-            yield made[output.node][0], at
+            yield problem.given_at(output), at
 
 
 def _changes(problem: Problem, shardings, chosen, outputs) -> Iterator[Change]:

@@ -56,7 +56,7 @@ def around(refused: NeedsRule) -> tuple[Around, ...]:
 
 
 def mapped(
-    captured: Captured, refused: Sequence[Around], *, axis: str, p: int, dynamic: bool
+    captured: Captured, refused: Sequence[Around], *, axis: MeshAxis, dynamic: bool
 ) -> tuple[Captured, tuple[str, ...]]:
     """The program in which a module around each operator is one node, and a line on every kind of module.
 
@@ -72,7 +72,7 @@ def mapped(
         failed = {call[1]: _apart(call[1]) for call in chosen.values() if not is_one_node(captured.graph, call)}
         calls = _outermost([call for call in dict.fromkeys(chosen.values()) if call[1] not in failed])
         program = with_calls_mapped(captured, calls, lengths)
-        verdicts = _verdicts(program if dynamic else for_the_example(program), axis, p)
+        verdicts = _verdicts(program if dynamic else for_the_example(program), axis)
         failed |= _first_kind(verdicts)
         if not failed:
             return program, _lines(verdicts)
@@ -88,14 +88,14 @@ def _outermost(calls: Sequence[Call]) -> list[Call]:
     return [call for call in calls if not any(call[1].startswith(f"{other}.") for _, other in calls)]
 
 
-def _verdicts(program: Captured, axis: str, p: int) -> dict[str, tuple[Op, Independence | Fault]]:
+def _verdicts(program: Captured, axis: MeshAxis) -> dict[str, tuple[Op, Independence | Fault]]:
     """What is found of each mapped module, by its path, in the order of the program."""
-    problem = build(program, default_rules(), MeshAxis(axis, p))
+    problem = build(program, default_rules(), axis)
     mark(problem, seeds(problem, program.layouts))
     found: dict[str, tuple[Op, Independence | Fault]] = {}
     for op in problem.ops:
         if KEY in op.node.meta and op.node.meta[KEY].statement is None:
-            verdict = positionwise(op, program.hints, p) if op.projection is not None else op.error.problems[0]
+            verdict = positionwise(op, program.hints, axis.size) if op.projection is not None else op.error.problems[0]
             found[op.node.meta[KEY].path] = op, verdict
     return found
 

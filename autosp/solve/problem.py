@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import fx
 
-from ..capture import Captured, module_path, source_line, tensor_nodes, tensors_of
+from ..capture import Captured, GraphOutput, module_path, source_line, tensor_nodes, tensors_of
 from ..capture.autograd import Autograd, hint_of
 from ..capture.keys import key_of
 from ..capture.own import own_of
@@ -107,6 +107,11 @@ class Problem:
 
     def hint(self, size: Size) -> int:
         return hint_of(size, self.hints)
+
+    def given_at(self, output: GraphOutput) -> Value | None:
+        """The value that an output is; None where it is a number, or absent."""
+        node = self.captured.node_of(output)
+        return self.of[node][0] if node in self.of else None
 
 
 def of_data(size: Size) -> bool:

@@ -59,28 +59,28 @@ def _uncollected(work: Callable) -> Callable:
 
 
 @_uncollected
-def solve(captured: Captured, ends: Ends, *, axis: str, p: int, device: Device, rules: RuleBook | None = None) -> Plan:
-    """The plan of least predicted seconds over `axis` of size `p`.
+def solve(captured: Captured, ends: Ends, *, axis: MeshAxis, device: Device, rules: RuleBook | None = None) -> Plan:
+    """The plan of least predicted seconds over `axis`.
 
     Raises RuleError for operators without a rule that would have to gather a split value, and
     PlanError where no plan exists.
     """
-    problem = build(captured, rules or default_rules(), MeshAxis(axis, p))
+    problem = build(captured, rules or default_rules(), axis)
     mark(problem, seeds(problem, captured.layouts))
-    found = candidates(problem) if p > 1 else {v: frozenset() for v in problem.values}
+    found = candidates(problem) if axis.size > 1 else {v: frozenset() for v in problem.values}
     kinds = alike(problem, found)
     ways = _ways(problem, kinds, found, ends.attention)
     wanted = _wanted(problem, ends.outputs)
     costs = _Costs(problem, kinds, device, ends.attention)
     chosen = _choose(problem, ways, wanted, costs)
-    sharded = {op: OpSharding.alone(axis, way) for op, way in chosen.items()}
-    outputs = tuple(at if at is None else Sharding.alone(axis, at) for at in wanted)
-    found = assembled(problem, (problem.axis,), sharded, outputs)
-    moves = [c.on(axis) for c in found.changes]
+    sharded = {op: OpSharding.alone(axis.name, way) for op, way in chosen.items()}
+    outputs = tuple(at if at is None else Sharding.alone(axis.name, at) for at in wanted)
+    found = assembled(problem, (axis,), sharded, outputs)
+    moves = [c.on(axis.name) for c in found.changes]
     refuse_gathering(problem, ways, moves, chosen)
     return Plan(
         problem=problem,
-        mesh=(problem.axis,),
+        mesh=(axis,),
         device=device,
         attention=ends.attention,
         shardings=found.shardings,
@@ -126,7 +126,7 @@ def _wanted(problem: Problem, modes: tuple[OutputMode, ...]) -> tuple[Placement 
     """What each graph output must be in; None where it is not produced."""
     found: list[Placement | None] = []
     for output, mode in zip(problem.captured.outputs, modes, strict=True):
-        value = _output_value(problem, output.node)
+        value = problem.given_at(output)
         if value is None or mode == "none":
             found.append(None)
         elif mode == "local" and _own_split(problem, value) is not None:
@@ -134,13 +134,6 @@ def _wanted(problem: Problem, modes: tuple[OutputMode, ...]) -> tuple[Placement 
         else:
             found.append(INVARIANT if value.diff else REPLICATE)
     return tuple(found)
-
-
-def _output_value(problem: Problem, name: str | None) -> Value | None:
-    for node, values in problem.of.items():
-        if node.name == name:
-            return values[0]
-    return None
 
 
 def _own_split(problem: Problem, value: Value) -> Split | None:
@@ -315,7 +308,7 @@ def _edge(costs: _Costs, v: Value, give, need, closed: bool) -> Edge:
 def _outputs(problem: Problem, wanted):
     for output, placement in zip(problem.captured.outputs, wanted):
         if placement is not None:
-            yield _output_value(problem, output.node), placement
+            yield problem.given_at(output), placement
 
 
 def _last_uses(problem: Problem, wanted) -> set[int]:

@@ -56,8 +56,9 @@ def claims(problem: Problem, p: int) -> Iterator[Claim]:
             yield Claim(said.statement, said.path, op.source, verdict)
 
 
-def tried(problem: Problem, p: int) -> tuple[str, ...]:
+def tried(problem: Problem) -> tuple[str, ...]:
     """A line on every statement that could not be tried. Raises PlanError for all that are wrong."""
+    p = problem.axis.size
     found = tuple(claims(problem, p)) if p > 1 else ()
     if faults := [each.fault for each in found if each.fault is not None]:
         raise PlanError(dict.fromkeys(faults))

@@ -14,8 +14,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from autosp.capture import trace
+from autosp.passes import global_graph
 from autosp.rules import default_rules
+from autosp.sharding import MeshAxis
 from autosp.solve import Ends, load_device, solve
 from autosp.syntax import parse_layout
 
@@ -26,11 +27,13 @@ SPLIT = ("input_ids", "labels", "position_ids")
 def main() -> None:
     args = arguments()
     model, batch = build(args.layers, args.seq)
-    (captured, _), capture_seconds = timed(lambda: trace(model, batch, layout_of=layout_of, dynamic=args.dynamic))
+    (captured, _), capture_seconds = timed(
+        lambda: global_graph(model, batch, layout_of=layout_of, dynamic=args.dynamic)
+    )
     _, rule_seconds = timed(default_rules)
     ends = Ends(tuple("none" if o.name == "logits" else "whole" for o in captured.outputs), args.attention)
     device = load_device(args.device)
-    plan, solve_seconds = timed(lambda: solve(captured, ends, axis="sp", p=args.sp, device=device))
+    plan, solve_seconds = timed(lambda: solve(captured, ends, axis=MeshAxis("sp", args.sp), device=device))
     print(f"layers                 {args.layers}")
     print(f"tokens, ranks          {args.seq}, {args.sp}")
     print(f"operators              {len(plan.problem.ops)}")

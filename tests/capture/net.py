@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from autosp.capture import trace
+from autosp.passes import global_graph
 from autosp.rules.inplace import is_mutable
 
 
@@ -42,7 +42,7 @@ def concrete(x):
 def assert_same_bits(model: nn.Module, *, dynamic: bool = False, sizes=(3, 4)) -> torch.fx.GraphModule:
     """The captured graph has no in-place operator, and gives the bits that the model gives in eager mode."""
     x = torch.randn(*sizes, 8, generator=torch.Generator().manual_seed(0))
-    captured, inputs = trace(model, {"x": x}, dynamic=dynamic)
+    captured, inputs = global_graph(model, {"x": x}, dynamic=dynamic)
     assert not any(is_mutable(t) for t in targets(captured.graph))
     want, want_grads = outcome(model, list(model.parameters()), x.clone())
     got, got_grads = outcome(captured.graph, list(model.parameters()), *map(concrete, inputs))

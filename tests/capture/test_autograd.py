@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import fx
 
-from autosp.capture import tensors_of, trace
+from autosp.capture import tensors_of
+from autosp.passes import global_graph
 from autosp.rules import default_rules
 from autosp.sharding import MeshAxis
 from autosp.solve.problem import build
@@ -57,7 +58,7 @@ class _Tracked(fx.Interpreter):
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("body", BODIES, ids=lambda f: f.__name__.strip("_"))
 def test_a_value_has_a_gradient_where_pytorch_gives_it_one(body, dynamic: bool):
-    captured, inputs = trace(Net(body), {"x": torch.randn(3, 4, 8)}, dynamic=dynamic)
+    captured, inputs = global_graph(Net(body), {"x": torch.randn(3, 4, 8)}, dynamic=dynamic)
     run = _Tracked(captured.graph)
     run.run(*map(concrete, inputs))
     problem = build(captured, default_rules(), MeshAxis("sp", 2))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from autosp.capture import trace
 from autosp.errors import InputError
+from autosp.passes import global_graph
 from autosp.syntax import parse_layout
 from tests.lower.models import Llama, Toy, captured, layout_of, reference
 
@@ -98,7 +98,7 @@ class Sums(nn.Module):
 def test_dims_of_other_names_keep_their_own_symbols(dynamic):
     layouts = {"x": parse_layout("[batch, seq@sp]"), "y": parse_layout("[batch, kv@sp]")}
     x = torch.ones(2, 6)
-    graph, _ = trace(Sums(), {"x": x, "y": x.clone()}, layout_of=lambda name, _: layouts[name], dynamic=dynamic)
+    graph, _ = global_graph(Sums(), {"x": x, "y": x.clone()}, layout_of=lambda name, _: layouts[name], dynamic=dynamic)
     a, b = (n.meta["val"].shape[1] for n in graph.graph.graph.nodes if n.name in graph.layouts)
     assert (str(a) != str(b)) == dynamic
 
@@ -107,7 +107,7 @@ def test_dims_of_other_names_keep_their_own_symbols(dynamic):
 def test_one_name_for_two_sizes_is_an_input_error(dynamic):
     batch = {"x": torch.ones(2, 6), "y": torch.ones(2, 8)}
     with pytest.raises(InputError) as error:
-        trace(Sums(), batch, layout_of=layout_of, dynamic=dynamic)
+        global_graph(Sums(), batch, layout_of=layout_of, dynamic=dynamic)
     assert [p.what for p in error.value.problems] == ["dim 'seq' is 6 in l_x_, dim 1 and 8 in l_y_, dim 1"]
     assert str(error.value) == (
         "error: dim 'seq' is 6 in l_x_, dim 1 and 8 in l_y_, dim 1\n"
@@ -142,7 +142,7 @@ def test_gradient_checkpointing_is_inlined(how: str):
     torch.manual_seed(0)
     model = Checkpointed()
     x, y = torch.randn(2, 2, 5, 6)
-    graph, inputs = trace(model, {"x": x, "y": y}, layout_of=layout_of)
+    graph, inputs = global_graph(model, {"x": x, "y": y}, layout_of=layout_of)
     loss, grads = run(graph, inputs)
     expected = model(x, y)
     expected.backward()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autosp.capture import trace
+from autosp.passes import global_graph
 from autosp.rules.inplace import is_mutable
 from tests.capture.net import Net, assert_same_bits, targets
 
@@ -221,7 +221,7 @@ def test_the_functional_form_is_of_the_same_overload():
 
 
 def test_random_values_in_place_have_their_own_operator():
-    captured, _ = trace(Net(lambda self, x, a: torch.empty_like(a).normal_() * a), {"x": torch.ones(3, 4, 8)})
+    captured, _ = global_graph(Net(lambda self, x, a: torch.empty_like(a).normal_() * a), {"x": torch.ones(3, 4, 8)})
     assert aten.normal_functional.default in targets(captured.graph)
 
 
@@ -271,7 +271,7 @@ def test_families_that_write_in_place(family: str, experts: str):
     model = getattr(transformers, name)(config)
     ids = torch.randint(3, 60, (2, 16))
     batch = {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
-    captured, inputs = trace(model, batch)
+    captured, inputs = global_graph(model, batch)
     assert not any(is_mutable(t) for t in targets(captured.graph))
     logits = next(o.position for o in captured.outputs if o.name == "logits")
     want, got = model(**batch), captured.graph(*inputs)

@@ -66,10 +66,10 @@ def test_what_is_captured_is_legal(program):
 def test_a_planted_fault_is_named_where_the_stage_ends(fault):
     found, _ = captured(Llama())
     found = attrs.evolve(found, graph=copy_graph(found.graph))
-    run(Program(found), Context(), until="capture")
+    run(Program(found, stage="constrain"), Context(), until="outline_mapped")
     fault(found.graph.graph)
     with pytest.raises(CheckError) as caught:
-        run(Program(found), Context(), until="capture")
+        run(Program(found, stage="constrain"), Context(), until="outline_mapped")
     assert PLANTED[fault] in str(caught.value)
     assert "this is a fault of autosp" in caught.value.problems[0].fix
 

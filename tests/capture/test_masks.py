@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autosp.capture import trace
 from autosp.capture.masks import CAUSAL
 from autosp.parity.judging import judge
 from autosp.parity.messages import page
 from autosp.parity.trial import Trial
+from autosp.passes import global_graph
 from tests.execute.families import FAMILIES, build
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
@@ -66,7 +66,7 @@ MORE_THAN_CAUSAL = {
 
 def marked(mask) -> list[bool]:
     x, data = torch.randn(2, 3, SEQ, 4), torch.ones(2, SEQ, dtype=torch.bool)
-    captured, _ = trace(Attention(mask), {"x": x, "data": data})
+    captured, _ = global_graph(Attention(mask), {"x": x, "data": data})
     return [CAUSAL in n.meta for n in captured.graph.graph.find_nodes(op="call_function", target=SDPA)]
 
 
@@ -91,10 +91,10 @@ def test_the_mask_that_transformers_builds_is_found(name: str, dynamic: bool) ->
     from autosp.engine.step import prepare
 
     prepare(model)
-    captured, _ = trace(model, {"input_ids": ids, "labels": ids}, dynamic=dynamic)
+    captured, _ = global_graph(model, {"input_ids": ids, "labels": ids}, dynamic=dynamic)
     nodes = captured.graph.graph.find_nodes(op="call_function", target=SDPA)
     assert len(nodes) == 2 and all(CAUSAL in n.meta for n in nodes)
-    padded, _ = trace(model, {"input_ids": ids, "labels": ids, "attention_mask": ids}, dynamic=dynamic)
+    padded, _ = global_graph(model, {"input_ids": ids, "labels": ids, "attention_mask": ids}, dynamic=dynamic)
     assert not any(CAUSAL in n.meta for n in padded.graph.graph.find_nodes(op="call_function", target=SDPA))
 
 

@@ -16,11 +16,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.checkpoint import checkpoint
 
 import autosp
+from autosp import passes
 from autosp.capture import Captured, capture, name_modules, tracing
 from autosp.capture.captured import paths_of
 from autosp.engine.planning import planned
 from autosp.errors import AutospError, CaptureError
 from autosp.parity import simulate
+from autosp.sharding import MeshAxis
 from autosp.solve import Ends, load_device, solve
 from autosp.spec import Spec, parse
 from autosp.spec.paths import nearest
@@ -251,8 +253,10 @@ def captured(case: Case, lines: str = "", dynamic: bool = False) -> tuple[Captur
         names = name_modules(gm, example_inputs, case.model)
         made = capture(
             gm, example_inputs, layout_of=lambda name, x: spec.input(name) and spec.input(name).layout,
-            constraints=spec.constraints, maps=spec.maps, dynamic=dynamic, names=names,
+            dynamic=dynamic, names=names,
         )  # fmt: skip
+        options = passes.Context(constraints=spec.constraints, maps=spec.maps)
+        made = passes.run(passes.Program(made), options, until="outline_mapped").captured
         found.append((made, tuple(example_inputs)))
         return gm.forward
 
@@ -297,7 +301,7 @@ def test_names_are_those_of_the_models_and_a_split_is_exact(name: str):
             assert isinstance(x, nn.Parameter)
         if p.role in ("param", "buffer") and not p.name.endswith(".shift") and ".plain." not in f".{p.name}":
             assert own[p.name] is x, p.name
-    plan = solve(graph, Ends(("whole",)), axis="sp", p=2, device=load_device("cpu"))
+    plan = solve(graph, Ends(("whole",)), axis=MeshAxis("sp", 2), device=load_device("cpu"))
     loss = case.call(**batch())
     given = [x for p, x in zip(graph.placeholders, inputs, strict=True) if p.role == "param"]
     wanted = iter(torch.autograd.grad(loss, given))
@@ -354,7 +358,7 @@ def test_a_map_runs_each_call_as_one(name: str):
     nodes = [n for n in graph.graph.graph.nodes if getattr(n.target, "__name__", "").startswith("mapped")]
     assert [graph.module(n) for n in nodes] == [f"{pattern[:-1]}{i}" for i in range(len(nodes))]
     assert len(nodes) == (2 if name == "two models" else 3)
-    plan = solve(graph, Ends(("whole",)), axis="sp", p=2, device=load_device("cpu"))
+    plan = solve(graph, Ends(("whole",)), axis=MeshAxis("sp", 2), device=load_device("cpu"))
     loss = case.call(**batch())
     for outputs, _ in simulate(plan, inputs):
         torch.testing.assert_close(outputs[0], loss, rtol=1e-5, atol=1e-6)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from autosp.capture import trace
 from autosp.errors import CaptureError
+from autosp.passes import global_graph
 from tests.capture.net import Net
 
 
@@ -199,7 +199,7 @@ error: 'aten.addmm_.default' writes in place under autocast
 def refusal(model: nn.Module) -> str:
     """The error's text, with the place of the user's line (a test file's number) cut out."""
     with pytest.raises(Exception) as caught:
-        trace(model, {"x": torch.randn(3, 4, 8)})
+        global_graph(model, {"x": torch.randn(3, 4, 8)})
     error = caught.value
     while error is not None and not isinstance(error, CaptureError):
         error = error.__cause__ or getattr(error, "inner_exception", None)

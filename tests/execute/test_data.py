@@ -7,7 +7,6 @@ import re
 import pytest
 import torch
 
-from autosp.capture import trace
 from autosp.engine.dynamo_backend import ends
 from autosp.engine.failures import asserting
 from autosp.lower import Rank, check, lower
@@ -16,6 +15,8 @@ from autosp.parity.judging import judge
 from autosp.parity.launch import errors, launch
 from autosp.parity.messages import page
 from autosp.parity.trial import Trial
+from autosp.passes import global_graph
+from autosp.sharding import MeshAxis
 from autosp.solve import load_device, solve
 from autosp.spec import parse
 from tests.execute import data
@@ -53,12 +54,12 @@ def test_a_size_that_the_data_tell_of_a_split_value_is_refused_and_the_fix_is_ex
 
 def solved(model, idx, p: int):
     spec = parse(data.SPEC)
-    graph, inputs = trace(
+    graph, inputs = global_graph(
         model,
         {"idx": idx, "targets": idx},
         layout_of=lambda name, x: spec.input(name).layout if spec.input(name) else None,
     )
-    return solve(graph, ends(spec, graph), axis="sp", p=p, device=load_device("cpu")), inputs
+    return solve(graph, ends(spec, graph), axis=MeshAxis("sp", p), device=load_device("cpu")), inputs
 
 
 def test_every_rank_raises_where_one_shard_alone_holds_what_is_wrong():

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autosp.capture import Captured, trace
+from autosp.capture import Captured
 from autosp.parity import simulate
+from autosp.passes import global_graph
+from autosp.sharding import MeshAxis
 from autosp.solve import Ends, Plan, load_device, solve
 from autosp.syntax import parse_layout
 
@@ -217,7 +219,7 @@ def layout_of(name: str, x: torch.Tensor):
 @cache
 def captured(program: Program, dynamic: bool = False) -> tuple[Captured, tuple]:
     """The captured graph of a program, and the graph's example inputs."""
-    return trace(program.model(), program.inputs(), layout_of=layout_of, dynamic=dynamic)
+    return global_graph(program.model(), program.inputs(), layout_of=layout_of, dynamic=dynamic)
 
 
 @cache
@@ -226,7 +228,7 @@ def planned(
 ) -> Plan:
     """The plan of a program; logits are not produced."""
     graph, _ = captured(program, dynamic)
-    return solve(graph, ends(graph, attention), axis="sp", p=p, device=load_device(device))
+    return solve(graph, ends(graph, attention), axis=MeshAxis("sp", p), device=load_device(device))
 
 
 def ends(graph: Captured, attention: str = "ulysses") -> Ends:

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from autosp.capture import Captured, tensors_of, trace
+from autosp.capture import Captured, tensors_of
 from autosp.capture.autograd import Autograd
 from autosp.compat.torch import ENTER_AUTOCAST, EXIT_AUTOCAST
 from autosp.errors import CheckError
 from autosp.lower import Rank, check, convert, lower, scale_gradient
 from autosp.parity import simulate
+from autosp.passes import global_graph
+from autosp.sharding import MeshAxis
 from autosp.solve import Plan, solve
 from autosp.solve.device import load_device
 from tests.execute.families import RotaryLlama, freqs_cis
@@ -73,14 +75,14 @@ def made(body: Callable) -> tuple[Captured, tuple, tuple]:
     """The captured graph, its example inputs, and eager PyTorch's loss and gradients."""
     torch.manual_seed(0)
     model, ids = Typed(body).train(), torch.randint(32, (2, 9))
-    graph, inputs = trace(model, {"input_ids": ids, "labels": ids}, layout_of=layout_of)
+    graph, inputs = global_graph(model, {"input_ids": ids, "labels": ids}, layout_of=layout_of)
     loss = model(ids, ids)
     loss.backward()
     return graph, inputs, (loss.detach(), {name: p.grad for name, p in model.named_parameters()})
 
 
 def solved(graph: Captured, p: int = 2) -> Plan:
-    return solve(graph, ends(graph), axis="sp", p=p, device=load_device("a100-80gb"))
+    return solve(graph, ends(graph), axis=MeshAxis("sp", p), device=load_device("a100-80gb"))
 
 
 def refused(plan: Plan, edit: Callable[[fx.GraphModule, int], None] = lambda gm, rank: None, **more) -> str:
@@ -344,7 +346,7 @@ def test_a_rotation_by_complex_numbers_sends_what_one_by_real_ones_does():
 
     def sent(model: nn.Module) -> list:
         ids = torch.randint(128, (2, 13))
-        graph, _ = trace(model.train(), {"idx": ids, "targets": ids}, layout_of=lambda name, x: layout_of(
+        graph, _ = global_graph(model.train(), {"idx": ids, "targets": ids}, layout_of=lambda name, x: layout_of(
             "input_ids" if name in ("idx", "targets") else name, x))  # fmt: skip
         plan = solved(graph)
         assert not refused(plan)

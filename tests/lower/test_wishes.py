@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import autosp
-from autosp.capture import trace
 from autosp.errors import CaptureError, PlanError
 from autosp.lower import Rank, check, lower
 from autosp.parity import simulate
+from autosp.passes import global_graph
+from autosp.sharding import MeshAxis
 from autosp.solve import Ends, load_device, solve
 from autosp.spec import parse
 
@@ -49,11 +50,11 @@ def batch(length: int = 13) -> dict[str, torch.Tensor]:
 
 def planned(model: nn.Module, lines: str = "", p: int = 3):
     spec = parse(HEAD + lines)
-    captured, inputs = trace(
+    captured, inputs = global_graph(
         model, batch(), layout_of=lambda n, x: spec.input(n) and spec.input(n).layout,
         constraints=spec.constraints, maps=spec.maps, dynamic=bool(spec.maps),
     )  # fmt: skip
-    plan = solve(captured, Ends(("whole",)), axis="sp", p=p, device=load_device("cpu"))
+    plan = solve(captured, Ends(("whole",)), axis=MeshAxis("sp", p), device=load_device("cpu"))
     for rank in range(p):
         check(plan, lower(plan, Rank(rank, "g")))
     return plan, inputs

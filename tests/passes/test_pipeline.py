@@ -28,6 +28,8 @@ from tests.execute.families import build
 PACKAGE = Path(autosp.__file__).parent
 # What the passes run: nobody else may, outside the stage that it belongs to, or there would be a second order.
 STEPS = {
+    ("capture.masks", "mark_attentions"), ("capture.means", "weigh_means"),
+    ("capture.constraints", "constrain_modules"), ("capture.regions", "with_modules_mapped"),
     ("solve", "solve"), ("solve", "mapped"), ("solve", "tried"), ("lower", "lower"), ("lower", "check"),
     ("lower", "band"), ("lower", "check_bands"), ("recompute", "tilings"), ("recompute", "check_tiles"),
     ("recompute.tile_hoist", "hoisted"),
@@ -54,6 +56,10 @@ def compiled(length: int = 64, spec: str | None = None) -> tuple[torch.nn.Module
     autosp.compile(model, spec or "mistral", mesh=mesh, backend="aot_eager")
     model(**batch(length)).loss.backward()
     return model, compiled_call(model).backend.program
+
+
+def number(name: str) -> int:
+    return NAMES.index(name) + 1
 
 
 def imported(path: Path) -> set[tuple[str, str]]:
@@ -114,11 +120,18 @@ def test_every_pass_is_dumped_by_its_number(tmp_path, monkeypatch):
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["00_spec.txt", *(f"{i:02}_{name}.txt" for i, name in enumerate(NAMES, 1))]
     ran = program.passes[NAMES.index("window_attention")]
-    text = (tmp_path / "07_window_attention.txt").read_text()
+    text = (tmp_path / f"{number('window_attention'):02}_window_attention.txt").read_text()
     assert text.startswith("# window_attention: Attention over a sliding window runs block by block, each block of")
     assert f"# {ran.before} calls before, {ran.after} after, " in text
     assert "scaled_dot_product_attention" in text
-    assert program.plan.summary().splitlines()[0] in (tmp_path / "05_shard.txt").read_text()
+    assert program.plan.summary().splitlines()[0] in (tmp_path / f"{number('shard'):02}_shard.txt").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/troubleshooting.md", "docs/gpu.md"])
+def test_the_dumps_that_a_page_names_have_these_numbers(page):
+    named = re.findall(r"`(\d\d)_([a-z_]+)\.txt`", (PACKAGE.parent / page).read_text())
+    assert all(int(at) == number(name) for at, name in named)
+    assert page != "README.md" or named
 
 
 def test_an_optional_pass_is_left_out_by_its_name(monkeypatch):

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from autosp.capture import trace
 from autosp.lower import Rank, lower
 from autosp.parity import run_ranks
+from autosp.passes import global_graph
+from autosp.sharding import MeshAxis
 from autosp.solve import Plan, load_device, solve
 from tests.lower.models import ends, layout_of
 
@@ -171,8 +172,8 @@ def rows(batch: int, length: int, width: int = WIDTH) -> dict[str, torch.Tensor]
 def planned(make: Callable[[], nn.Module], inputs: dict, p: int = 1, dynamic: bool = False) -> tuple[Plan, tuple]:
     """The plan of a program, and the inputs of its graph."""
     torch.manual_seed(0)
-    captured, given = trace(make().train(), inputs, layout_of=layout_of, dynamic=dynamic)
-    return solve(captured, ends(captured), axis="sp", p=p, device=load_device("a100-80gb")), given
+    captured, given = global_graph(make().train(), inputs, layout_of=layout_of, dynamic=dynamic)
+    return solve(captured, ends(captured), axis=MeshAxis("sp", p), device=load_device("a100-80gb")), given
 
 
 def local(plan: Plan, rank: int = 0, group: str = "sim:none") -> fx.GraphModule:

@@ -7,8 +7,10 @@ import torch
 
 from autosp.capture import capture, tracing
 from autosp.lower import Rank, lower
+from autosp.passes import Context, Program, run
 from autosp.recompute.tile_values import quiet
 from autosp.recompute.tiling import tile
+from autosp.sharding import MeshAxis
 from autosp.solve import load_device, solve
 from autosp.spec import Tile
 from tests.lower.models import ends, layout_of
@@ -65,8 +67,9 @@ def test_one_program_for_every_length(name, first):
     compiled_for = []
 
     def backend(gm, example_inputs):
-        captured = capture(gm, example_inputs, layout_of=layout_of, dynamic=True)
-        plan = solve(captured, ends(captured), axis="sp", p=1, device=load_device("a100-80gb"))
+        traced = capture(gm, example_inputs, layout_of=layout_of, dynamic=True)
+        captured = run(Program(traced), Context(), until="outline_mapped").captured
+        plan = solve(captured, ends(captured), axis=MeshAxis("sp", 1), device=load_device("a100-80gb"))
         with quiet(gm), quiet(captured.graph):
             whole = lower(plan, Rank(0, "sim:none"))
             new, tiled, notes = tile(whole, [t for t in TOLD if t.what == MODELS[name][2]], plan.problem.hints)

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autosp.capture import trace
+from autosp.passes import global_graph
 from autosp.recompute.tiling import Tiled, tile
+from autosp.sharding import MeshAxis
 from autosp.solve import Ends, load_device, solve
 from autosp.spec import Tile
 from tests.recompute.programs import (
@@ -150,8 +151,8 @@ def test_logits_that_are_read_elsewhere_are_not_moved_or_tiled():
             return loss, logits
 
     x = torch.randn(1, 9, 8)
-    captured, _inputs = trace(Both(), {"x": x, "labels": torch.randint(VOCAB, (1, 9))})
-    plan = solve(captured, Ends(("whole", "whole")), axis="sp", p=1, device=load_device("a100-80gb"))
+    captured, _inputs = global_graph(Both(), {"x": x, "labels": torch.randint(VOCAB, (1, 9))})
+    plan = solve(captured, Ends(("whole", "whole")), axis=MeshAxis("sp", 1), device=load_device("a100-80gb"))
     gm = local(plan)
     new, tiled, notes = tile(gm, [Tile("loss", 4)])
     assert new is gm and not tiled

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from autosp.capture import trace
+from autosp.passes import global_graph
 from autosp.recompute import messages, tiling
 from autosp.recompute.tile_hoist import hoisted
 from autosp.recompute.tiling import tile
+from autosp.sharding import MeshAxis
 from autosp.solve import load_device, solve
 from autosp.spec import Tile
 from tests.lower.models import ends, layout_of
@@ -123,10 +124,10 @@ def test_words(said, text):
 @pytest.mark.parametrize("name", ["nanogpt", "nanogpt_cap"])
 def test_a_slice_of_tokens_moves_before_the_head_for_the_solver(name, dynamic):
     """Ranks gather what goes into the head, not the logits; nothing else changes."""
-    captured, inputs = trace(Head(LOSSES[name]).train(), tokens(2, 11), layout_of=layout_of, dynamic=dynamic)
+    captured, inputs = global_graph(Head(LOSSES[name]).train(), tokens(2, 11), layout_of=layout_of, dynamic=dynamic)
 
     def plan(p):
-        return solve(captured, ends(captured), axis="sp", p=p, device=load_device("a100-80gb"))
+        return solve(captured, ends(captured), axis=MeshAxis("sp", p), device=load_device("a100-80gb"))
 
     def gathered():
         return sum(r.bytes for r in plan(3).reshards if r.kind == "all_gather")

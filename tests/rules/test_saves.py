@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import fx
 
-from autosp.capture import trace
+from autosp.passes import global_graph
 from autosp.rules import Projection, default_rules, op_name, tensor_args, tensor_results
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers")
@@ -37,7 +37,7 @@ def llama() -> fx.GraphModule:
         num_key_value_heads=2, max_position_embeddings=64, use_cache=False,
     )  # fmt: skip
     ids = torch.randint(0, 64, (2, 16))
-    captured, _ = trace(LlamaForCausalLM(config), {"input_ids": ids, "labels": ids})
+    captured, _ = global_graph(LlamaForCausalLM(config), {"input_ids": ids, "labels": ids})
     return captured.graph
 
 

@@ -133,13 +133,14 @@ def test_lengths_that_a_caller_traced_as_numbers_are_named_with_what_to_do():
     from autosp.capture import trace
     from autosp.engine.dynamo_backend import ends
     from autosp.engine.marks import layout_of
+    from autosp.sharding import MeshAxis
     from autosp.solve import load_device
 
     spec = parse(experts.SPEC)
     idx = torch.zeros(2, 14, dtype=torch.long)
     captured, _ = trace(experts.Net(), {"idx": idx, "targets": idx}, layout_of=lambda n, x: layout_of(spec, n, x))
     with pytest.raises(NeedsSymbols) as needed:
-        context = Context(ends=lambda c: ends(spec, c), axis="sp", ranks=2, device=load_device("cpu"))
+        context = Context(ends=lambda c: ends(spec, c), axis=MeshAxis("sp", 2), device=load_device("cpu"))
         sharded(Program(captured), context)
     (problem,) = fixed_lengths(needed.value).problems
     assert "torch._dynamo.maybe_mark_dynamic(tensor, dim)" in problem.fix and "mixture.experts" in problem.fix

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from autosp.sharding import MeshAxis
 from autosp.solve import Device, load_device, solve
 from tests.lower.models import Llama, Toy, assert_parity, captured, ends, planned
 
@@ -81,7 +82,7 @@ def test_masks_and_positions_are_never_sent(attention):
     program = Llama(mask="right", batch=2, length=96)
     slow = attrs.evolve(load_device("a100-80gb"), name="slow memory", bandwidth=1e3)
     graph, _ = captured(program)
-    plan = solve(graph, ends(graph, attention), axis="sp", p=2, device=slow)
+    plan = solve(graph, ends(graph, attention), axis=MeshAxis("sp", 2), device=slow)
     for change in plan.changes:
         value = plan.problem.values[change.value]
         assert value.diff or not change.src.dims, value.name
@@ -106,7 +107,7 @@ def test_auto_flips_where_the_cost_formulas_cross(kind, p, factor, expected):
     latency = factor * crossing(4 * 64 * 32, rate, p)
     device = Device("toy", {"fp32": 1e18}, 1.0, 2**30, 1e15, 8, (rate, latency), (rate, latency))
     graph, _ = captured(program)
-    plan = solve(graph, ends(graph, "auto"), axis="sp", p=p, device=device)
+    plan = solve(graph, ends(graph, "auto"), axis=MeshAxis("sp", p), device=device)
     assert set(kinds(plan)) - {"all_reduce"} == {expected}
 
 
@@ -114,7 +115,7 @@ def test_auto_flips_where_the_cost_formulas_cross(kind, p, factor, expected):
 def test_solving_again_gives_the_same_plan(program):
     graph, _ = captured(program)
     plan = planned(program, 4)
-    again = solve(graph, ends(graph), axis="sp", p=4, device=load_device("a100-80gb"))
+    again = solve(graph, ends(graph), axis=MeshAxis("sp", 4), device=load_device("a100-80gb"))
     assert again.describe() == plan.describe() and again.summary() == plan.summary()
 
 

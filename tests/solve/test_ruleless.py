@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from autosp.capture import trace
 from autosp.errors import CaptureError, RuleError
 from autosp.parity import simulate
+from autosp.passes import global_graph
+from autosp.sharding import MeshAxis
 from autosp.solve import load_device, solve
 from tests.lower.models import ends, layout_of
 
@@ -68,8 +69,8 @@ class Region(nn.Module):
 def plan_of(model: nn.Module, p: int = 2):
     torch.manual_seed(0)
     x, y = torch.randn(2, 2, 8, 6)
-    graph, inputs = trace(model, {"x": x, "y": y}, layout_of=layout_of)
-    return solve(graph, ends(graph), axis="sp", p=p, device=load_device("cpu")), graph, inputs
+    graph, inputs = global_graph(model, {"x": x, "y": y}, layout_of=layout_of)
+    return solve(graph, ends(graph), axis=MeshAxis("sp", p), device=load_device("cpu")), graph, inputs
 
 
 def test_on_a_split_value_it_is_refused_with_its_place_and_a_draft():
