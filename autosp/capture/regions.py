@@ -19,6 +19,7 @@ from ..errors import CaptureError, Problem
 from ..rules import is_a
 from ..sharding import Size, as_size
 from ..spec import Map
+from ..spec.model import nested_maps
 from ..syntax import Layout
 from .calls import ModuleCall, called, calls_named, uncalled
 from .captured import Captured, source_line
@@ -69,7 +70,10 @@ def with_modules_mapped(captured: Captured, maps: Sequence[Map]) -> Captured:
 
     Raises CaptureError where none is in the graph.
     """
-    graph, lengths, faults = copy_graph(captured.graph), lengths_of(captured.graph, captured.layouts), []
+    graph, lengths = copy_graph(captured.graph), lengths_of(captured.graph, captured.layouts)
+    faults = list(nested_maps(maps, captured.names.paths))
+    if faults:
+        raise CaptureError(faults)
     for statement in maps:
         calls = calls_named(graph, statement.module, captured.names)
         for call in calls:

@@ -207,6 +207,12 @@ def overlap(this: str, that: str, first: str, module: str) -> Said:
 MAP_RULE = "a mapped module gives a position the same whatever other positions are with it"
 
 
+def mapped_twice(inner: str, outer: str, part: str, whole: str) -> Said:
+    both = f"'{inner}' and '{outer}' both map {part}"
+    what = both if part == whole else f"'{inner}' maps {part}, a part of {whole}, which '{outer}' maps"
+    return (what, "a mapped module is one call: its parts run inside of it", "leave one of the two lines out")
+
+
 def map_mixes(path: str, over: str, why: str) -> Said:
     return (
         f"positions along '{over}' mix in module '{path}': {why}",

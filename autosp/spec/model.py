@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from itertools import combinations
+from collections.abc import Iterator, Sequence
+from itertools import combinations, permutations
 
 import torch
 
@@ -59,8 +59,21 @@ def overlaps(spec: Spec, paths: list[str]) -> Iterator[Problem]:
             yield problem_at(second.at, *said)
 
 
+def nested_maps(maps: Sequence[Map], paths: Sequence[str]) -> Iterator[Problem]:
+    """Modules that one statement maps inside of what another maps."""
+    for outer, inner in permutations(maps, 2):
+        whole = [path for path in paths if matches(outer.module, path)]
+        parts = [path for path in paths if matches(inner.module, path)]
+        pair = next(((p, w) for p in parts for w in whole if p.startswith(f"{w}.")), None)
+        if pair is None and maps.index(outer) < maps.index(inner):
+            pair = next(((p, p) for p in parts if p in whole), None)
+        if pair is not None:
+            yield problem_at(inner.at, *messages.mapped_twice(str(inner), str(outer), *pair))
+
+
 def check_model(spec: Spec, model: torch.nn.Module) -> list[Problem]:
     """Every way in which the spec does not fit the model, as problems; none are raised."""
     paths = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     found = [path_problem(value, paths, type(model).__name__) for value in (*spec.constraints, *spec.maps)]
-    return [*input_problems(spec, model), *filter(None, found), *overlaps(spec, paths)]
+    nested = nested_maps(spec.maps, paths)
+    return [*input_problems(spec, model), *filter(None, found), *overlaps(spec, paths), *nested]

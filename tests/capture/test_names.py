@@ -558,3 +558,14 @@ def test_a_map_of_nothing_stops_the_first_call(alone_in_a_group):
     model, spec = Decorated(), parse(HEAD + "map policy.layers.* over seq\n")
     with pytest.raises(AutospError, match=r"did you mean 'layers\.\*'"):
         run(closure(model), spec, alone_in_a_group)
+
+
+def test_a_part_of_a_mapped_module_is_not_mapped_again():
+    with pytest.raises(CaptureError) as raised:
+        captured(CASES["known, decorated"](), "map layers.* over seq\nmap layers.*.up over seq\n", dynamic=True)
+    (problem,) = raised.value.problems
+    assert problem.what == (
+        "'map layers.*.up over seq' maps layers.0.up, a part of layers.0, which 'map layers.* over seq' maps"
+    )
+    graph, _ = captured(CASES["known, decorated"](), "map layers.* over seq\n", dynamic=True)
+    assert sum(getattr(n.target, "__name__", "").startswith("mapped") for n in graph.graph.graph.nodes) == 2

@@ -59,6 +59,25 @@ CASES = [
         ],
     ),
     ("constrain layers.*.mlp output [a, b]\nconstrain layers.1.mlp input [a, b@sp]", []),
+    ("map layers.*.mlp over seq\nmap layers.*.self_attn over seq", []),
+    (
+        "map layers.*.mlp over seq\nmap layers.* over seq",
+        [
+            (
+                "'map layers.*.mlp over seq' maps layers.0.mlp, a part of layers.0, which 'map layers.* over seq' maps",
+                "leave one of the two lines out",
+            )
+        ],
+    ),
+    (
+        "map layers.*.mlp over seq\nmap layers.1.* over seq",
+        [
+            (
+                "'map layers.1.* over seq' and 'map layers.*.mlp over seq' both map layers.1.mlp",
+                "leave one of the two lines out",
+            )
+        ],
+    ),
 ]
 
 
