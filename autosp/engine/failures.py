@@ -37,7 +37,8 @@ FIXES = {
     "Data-dependent branching": "compute both sides and choose with torch.where, or decide outside the model",
     "Unsupported Tensor.item() call with capture_scalar_outputs=False": "keep the value a tensor",
     "Dynamic shape operator": "keep sizes independent of values: a mask instead of indexing by one",
-    "Data dependent operator": "keep sizes independent of values: a mask instead of indexing by one",
+    "Data dependent operator": "write it in operators that read no value: products and sums for a covariance, a mask "
+    "instead of indexing by one",
 }
 _BOUND = re.compile(r"(zu|u)f?\d+ [<>=!]+ ")  # what Inductor says of a number that the data tell
 _GUARD = re.compile(r"Could not (guard on|extract specialized \w+ from) data-dependent expression (.*?)( \(unhinted|$)")

@@ -46,6 +46,20 @@ class Fails(Net):
         return x @ x
 
 
+class Covaries(Net):
+    def mix(self, x):
+        return torch.cov(x.flatten(0, 1).T)
+
+
+class CovariesWritten(Net):
+    """What the refusal of `Covaries` says to write."""
+
+    def mix(self, x):
+        rows = x.flatten(0, 1)
+        rows = rows - rows.mean(0)
+        return rows.T @ rows / (rows.shape[0] - 1)
+
+
 class Counts(Net):
     """Experts as loops over the rows of each: Dynamo's error leaves it bare."""
 
@@ -63,6 +77,18 @@ def refusal(model: Net) -> CaptureError:
         assert part in text, text
     assert len(text.splitlines()) == 4
     return caught.value
+
+
+def test_an_operator_that_reads_values_is_written_in_others():
+    (problem,) = refusal(Covaries()).problems
+    assert problem.what == "the model breaks the graph: Data dependent operator"
+    assert "products and sums for a covariance" in problem.fix
+    written, own = CovariesWritten(), Covaries()
+    own.load_state_dict(written.state_dict())
+    x = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(written(x), own(x), rtol=1e-5, atol=1e-7)
+    plan = autosp.plan(written, {"x": x}, SPEC, sp=2, device="cpu", dtype=torch.float32)
+    assert plan.reshards
 
 
 def test_an_operator_that_fails_is_told_once(caplog):
