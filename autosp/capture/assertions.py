@@ -105,9 +105,9 @@ def _generated(assertion: fx.Node) -> bool:
 def _say(assertion: fx.Node, number: int) -> None:
     """The assertion's message names it: Inductor writes it into source text, where no newline or quote may stand.
     The error in four parts is kept beside it."""
-    said = _expression(str(assertion.args[1])) if len(assertion.args) > 1 else ""
-    problem = fails(said, _place(assertion))
-    plain = re.sub(r"[^\w .,:;()/=<>+-]", " ", f"{said} at {problem.where}")
+    condition = _expression(str(assertion.args[1])) if len(assertion.args) > 1 else ""
+    problem = fails(condition, _place(assertion))
+    plain = re.sub(r"[^\w .,:;()/=<>+-]", " ", f"{condition} at {problem.where}")
     assertion.args = (assertion.args[0], f"autosp assertion {number}: {plain}")
     assertion.meta[SAID] = problem
 
@@ -135,10 +135,10 @@ def _place(assertion: fx.Node) -> str:
     return "the forward"
 
 
-def fails(said: str, where: str) -> Problem:
+def fails(condition: str, where: str) -> Problem:
     """An assertion of the model that its inputs do not meet, as read at run time."""
     return Problem(
-        what="an assertion of the model fails on these inputs" + (f": {said}" if said else ""),
+        what="an assertion of the model fails on these inputs" + (f": {condition}" if condition else ""),
         rule="what the model asserts of its values holds in every call; it is asserted on all ranks",
         fix="look at that line: the batch of this step is not one that the model takes",
         where=where,

@@ -91,10 +91,10 @@ def _binding(found: Known | None, mask: fx.Node, node: fx.Node) -> set[tuple[int
     binding -= {s for s in binding for o in binding if s.of == o.of and s.constant > o.constant}
     if any(any(s.of[:-2]) for s in binding):
         return None
-    told = {(s.constant, *s.of[-2:]) for s in binding}
-    rest = told - {_CAUSAL}
+    bounds = {(s.constant, *s.of[-2:]) for s in binding}
+    rest = bounds - {_CAUSAL}
     windows = all((query, key) == (-1, 1) and constant >= 0 for constant, query, key in rest)
-    return told if _CAUSAL in told and len(rest) <= 1 and windows else None
+    return bounds if _CAUSAL in bounds and len(rest) <= 1 and windows else None
 
 
 def _always(s: Sum, shape: Sequence) -> bool:

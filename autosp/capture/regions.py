@@ -145,7 +145,7 @@ def _inside(of: ModuleCall) -> list[fx.Node]:
     return [n for n in of.nodes if n.op in ("call_function", "get_attr")]
 
 
-def _collapse(gm: fx.GraphModule, of: ModuleCall, said: Map | None, lengths: Mapping[str, Size]) -> None:
+def _collapse(gm: fx.GraphModule, of: ModuleCall, statement: Map | None, lengths: Mapping[str, Size]) -> None:
     inside = _inside(of)
     if asserted := next((n for n in inside if is_a(n, "assertion")), None):
         raise CaptureError(_asserts(of.path, asserted))
@@ -160,8 +160,8 @@ def _collapse(gm: fx.GraphModule, of: ModuleCall, said: Map | None, lengths: Map
     call.meta = of.meta(last)
     call.meta["val"] = tuple(n.meta["val"] for n in outputs)
     call.meta[KEY] = Mapped(
-        said and said.over, of.path, len(inside), lengths, tuple(_sizes(n.meta.get("val")) for n in inputs),
-        tuple(_sizes(n.meta["val"]) for n in outputs), body, said,
+        statement and statement.over, of.path, len(inside), lengths, tuple(_sizes(n.meta.get("val")) for n in inputs),
+        tuple(_sizes(n.meta["val"]) for n in outputs), body, statement,
     )  # fmt: skip
     at = call
     for i, n in enumerate(outputs):

@@ -1,4 +1,4 @@
-"""What the passes pass on, and what they are told."""
+"""What the passes pass on, and their options."""
 
 from __future__ import annotations
 
