@@ -359,8 +359,8 @@ class _Lowering:
     def _write(self, buffer: str, node: fx.Node) -> fx.Node:
         """A buffer keeps its new value, which all ranks have alike, when all else is computed. (`self.steps += 1`
         assigns it to itself: then it is an output, too.)"""
-        held = next(n for n in self.graph.nodes if n.op == "placeholder" and n.name == buffer)
-        return self.graph.call_function(aten.copy_.default, (held, node))
+        placeholder = next(n for n in self.graph.nodes if n.op == "placeholder" and n.name == buffer)
+        return self.graph.call_function(aten.copy_.default, (placeholder, node))
 
     def _scalar_output(self, source: fx.GraphModule, output):
         """A number is passed on; a tensor whose mode is `none` is not produced."""

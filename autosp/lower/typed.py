@@ -89,5 +89,5 @@ def typed_inputs(node: fx.Node, types: Mapping) -> list[tuple[fx.Node, Typed]]:
 
 def coordinates_of(mesh: Mesh, gm: fx.GraphModule) -> tuple[Coordinate, ...]:
     """Where the rank of a graph stands: as its changes of each axis say; the first where there is none."""
-    said = {n.args[3].axis: n.args[3] for n in reversed(gm.graph.find_nodes(op="call_function", target=convert))}
-    return tuple(said.get(axis.name, Coordinate(axis.name, axis.size, 0, "")) for axis in mesh)
+    changes = {n.args[3].axis: n.args[3] for n in reversed(gm.graph.find_nodes(op="call_function", target=convert))}
+    return tuple(changes.get(axis.name, Coordinate(axis.name, axis.size, 0, "")) for axis in mesh)
