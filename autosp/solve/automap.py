@@ -102,13 +102,13 @@ def _verdicts(program: Captured, axis: str, p: int) -> dict[str, tuple[Op, Indep
 
 def _first_kind(verdicts: dict[str, tuple[Op, Independence | Fault]]) -> dict[str, Because]:
     """Why the first module may not run per shard, and those of its kind: later ones may fail only since it did."""
-    failed = {path: found for path, found in verdicts.items() if isinstance(found[1], Fault) or not found[1].proved}
+    failed = {path: entry for path, entry in verdicts.items() if isinstance(entry[1], Fault) or not entry[1].proved}
     kind = next(map(starred, failed), None)
-    return {path: _because(path, *found) for path, found in failed.items() if starred(path) == kind}
+    return {path: _because(path, *entry) for path, entry in failed.items() if starred(path) == kind}
 
 
 def _lines(verdicts: dict[str, tuple[Op, Independence]]) -> tuple[str, ...]:
-    """What is said of every kind of module."""
+    """A line on every kind of module."""
     kinds: dict[str, dict[int, float]] = {}
     for path, (op, verdict) in verdicts.items():
         statement = f"map {starred(path)} over {op.node.meta[KEY].over}"

@@ -1,4 +1,4 @@
-"""What a captured graph still lacks: calls that no rule speaks of, each with a rule to start from."""
+"""What a captured graph still lacks: calls without a rule, each with a rule to start from."""
 
 from __future__ import annotations
 

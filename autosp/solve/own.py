@@ -16,15 +16,15 @@ def own_projection(bodies: Bodies, rule: str) -> tuple[Projection, tuple[str, ..
     """The call in factors: every split that both bodies allow passes or sums, all else is whole.
     Gives the reasons too: why dims of operands with a gradient are whole."""
     reasons: dict[str, None] = {}
-    found = tuple(_allowed(bodies, reasons))
-    factors = _Factors([next(iter(split.values())).units for split, _ in found])
+    allowed = tuple(_allowed(bodies, reasons))
+    factors = _Factors([next(iter(split.values())).units for split, _ in allowed])
     partial = set()
-    for f, (_, placing) in enumerate(found):
+    for f, (_, placing) in enumerate(allowed):
         gives = [placing.at.get(r, REPLICATE) for r in bodies.results]
         summed = all(g is PARTIAL for g in gives)
         factors.kinds.append("reduce" if summed else "pass")
         partial |= {(f, i) for i, g in enumerate(gives) if g is PARTIAL and not summed}
-    splits = [split for split, _ in found]
+    splits = [split for split, _ in allowed]
     operands = tuple(factors.dims(r, bodies.shape(r), splits) for r in bodies.inputs)
     results = tuple(factors.dims(r, bodies.shape(r), splits) for r in bodies.results)
     saves = [bodies.inputs.index(r) for r in bodies.saved if r in bodies.inputs]
@@ -88,14 +88,14 @@ def _seeds(bodies: Bodies) -> Iterator[tuple[Ref, Split]]:
 
 def _order(splits: list[Split]) -> list[Split] | None:
     """Parts of dims in order, outermost first; None where two overlap."""
-    left, found = list(splits), []
+    left, ordered = list(splits), []
     while left:
         first = next((a for a in left if all(a is b or _before(a, b) for b in left)), None)
         if first is None:
             return None
-        found.append(first)
+        ordered.append(first)
         left.remove(first)
-    return found
+    return ordered
 
 
 def _before(a: Split, b: Split) -> bool:
