@@ -98,7 +98,7 @@ class _Values:
             self._see(i, n)
 
     def _see(self, i: int, n: fx.Node) -> None:
-        made = tuple(s for s in self.joint.makes.get(n, ()) if not s.given)
+        made = tuple(s for s in self.joint.makes.get(n, ()) if not s.is_input)
         if n in self.added:
             self.others.append((i, _with_product(self.joint, n, self.added[n])))
         if n in self.added or n in self.products or is_view(self.joint, n):

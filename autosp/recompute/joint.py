@@ -33,7 +33,7 @@ class Storage:
     layer: str | None
 
     @property
-    def given(self) -> bool:
+    def is_input(self) -> bool:
         """Whether it is an input of the forward: held anyway."""
         return self.maker.op in ("placeholder", "get_attr")
 

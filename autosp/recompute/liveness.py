@@ -20,7 +20,7 @@ from .compiler import Compiler
 from .fuse import fused
 from .joint import Joint, Storage, crosses_layers
 from .order import ordered
-from .reuse import held
+from .reuse import reserved_bytes
 from .runs import Run, one_by_one
 from .schedule import Schedule
 
@@ -85,7 +85,7 @@ def _walk(
     joint: Joint, runs, start, keep, crossing, with_gradients: bool, compiler: Compiler, away=frozenset()
 ) -> Peak:
     dies = deaths(runs)
-    waiting = held(runs, start, keep) if compiler.fuses else [0] * len(runs)
+    waiting = reserved_bytes(runs, start, keep) if compiler.fuses else [0] * len(runs)
     alive = {x.id: x.bytes for x in start}
     now = {"held": sum(alive.values()), "transient": 0, "gradients": 0}
     best = Peak(**now, at=runs[0].at if runs else None)
@@ -100,7 +100,7 @@ def _walk(
                 now[part(old)] -= alive.pop(old.id)
         back = (x for x in run.needs if x.id in away)
         for x in (*back, *run.makes):
-            if x.id not in alive and not x.given and (with_gradients or x.id not in joint.gradients):
+            if x.id not in alive and not x.is_input and (with_gradients or x.id not in joint.gradients):
                 alive[x.id] = x.bytes
                 now[part(x)] += x.bytes
         own = waiting[i] + run.own

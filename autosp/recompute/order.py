@@ -26,8 +26,8 @@ def ordered(runs: Sequence[Run], start: Sequence[Storage], keep: Collection[int]
     first = graph.depth_first(range(len(runs)))
     graph = _Graph([runs[i] for i in first], start, keep)
     tries: tuple[Callable[[], Order], ...] = (graph.as_it_is, graph.least_memory, graph.breadth_first, graph.by_bytes)
-    found = (tuple(graph.runs[i] for i in order()) for order in tries)
-    return min(found, key=lambda runs: int(expected(runs, start, keep).max(initial=0)))  # the first of equals
+    orders = (tuple(graph.runs[i] for i in order()) for order in tries)
+    return min(orders, key=lambda runs: int(expected(runs, start, keep).max(initial=0)))  # the first of equals
 
 
 class _Graph:

@@ -37,13 +37,13 @@ def schedule(joint: Joint, saved: Collection[int], offload: bool = False) -> Sch
     in_backward = _ancestors(joint.results, had)
     crossing = tuple(s for s in joint.saveable if s.head in heads and s.head in in_backward)
     in_forward = _ancestors((*joint.outputs, *(s.head for s in crossing)), frozenset())
-    given = in_backward - had - set(joint.tangents)
+    read = in_backward - had - set(joint.tangents)
     again = tuple(n for n in joint.forward if n in in_backward and n not in had)
     return Schedule(
         forward=tuple(raised(n for n in joint.nodes if n in in_forward and n.op == "call_function")),
         backward=tuple(raised(_as_needed(joint, in_backward, had))),
         saved=crossing,
-        inputs=tuple(n for n in joint.nodes if n.op == "placeholder" and n in given),
+        inputs=tuple(n for n in joint.nodes if n.op == "placeholder" and n in read),
         numbers=tuple(n for n in joint.nodes if n in joint.numbers and n in in_backward),
         again=again,
         offloaded=frozenset(s.id for s in crossing if offload and crosses_layers(s)),

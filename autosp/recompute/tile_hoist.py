@@ -90,7 +90,7 @@ def _steps(values: Values, slice_: fx.Node, seeds: list[fx.Node]) -> list[HoistS
 
 
 def _is_slice(node: fx.Node) -> bool:
-    """Whether a call's range is said by its two ends."""
+    """Whether a call's range is stated by its two ends."""
     return is_a(node, "slice") and not is_a(node, "narrow")
 
 
