@@ -17,7 +17,7 @@ At = tuple[int, int]  # an operand, and one of its dims
 
 
 def draft_rule(name: str, call: Call) -> str:
-    """Rule text for a call: dims that the operator wants of one size share a name, and every dim is whole."""
+    """Rule text for a call: dims that the operator needs of one size share a name, and every dim is whole."""
     sizes = {(i, d): n for i, shape in enumerate(call.operands) for d, n in enumerate(shape)}
     trial = _OtherSizes.of(call, sizes)
     names: dict[At, str] = {}
@@ -26,17 +26,17 @@ def draft_rule(name: str, call: Call) -> str:
         names[at] = names[first] if first in names else next(fresh)
     follows = trial.results(names)
 
-    def dims(shape: Sequence[Size], given: Sequence[str | None]) -> str:
-        return f"[{', '.join(known or next(fresh) for _, known in zip(shape, given, strict=True))}]"
+    def dims(shape: Sequence[Size], letters: Sequence[str | None]) -> str:
+        return f"[{', '.join(known or next(fresh) for _, known in zip(shape, letters, strict=True))}]"
 
     operands = []
     for arg, places in call.places.items():
         if places:
             shape = call.operands[places[0]]
             operands.append(f"{arg}{dims(shape, [names[places[0], d] for d in range(len(shape))])}")
-    results = ", ".join(dims(shape, given) for shape, given in zip(call.results, follows, strict=True)) or "[]"
+    results = ", ".join(dims(shape, letters) for shape, letters in zip(call.results, follows, strict=True)) or "[]"
     text = f"rule {name}({', '.join(operands)}) -> {results}"
-    used = list(dict.fromkeys(n for n in _words(text.partition("(")[2])))
+    used = list(dict.fromkeys(n for n in _dim_names(text.partition("(")[2])))
     return text + (f"\n     whole {', '.join(used)}" if used else "")
 
 
@@ -46,7 +46,7 @@ def spelling() -> Iterator[str]:
         yield chr(ord("a") + i) if i < 26 else f"d{i}"
 
 
-def _words(text: str) -> Iterator[str]:
+def _dim_names(text: str) -> Iterator[str]:
     for part in text.split("[")[1:]:
         yield from filter(None, (word.strip() for word in part.partition("]")[0].split(",")))
 

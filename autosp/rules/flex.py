@@ -1,4 +1,4 @@
-"""`flex_attention`: a higher-order operator, whose rule no table can say.
+"""`flex_attention`: a higher-order operator, whose rule no table can express.
 
 Batch and heads pass (a group of query heads with its kv head); positions and features are whole. Its score and
 mask functions are given the batch and head numbers: a rank that holds a part counts on from where its part begins.

@@ -1,4 +1,4 @@
-"""What a rule says is saved for the backward, against what autograd keeps: the solver prices what the rule says."""
+"""What a rule states as saved for the backward, against what autograd keeps: the solver prices what the rule states."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def kept(target: Any, args: Any, kwargs: Any) -> Kept:
     return Kept(tensor_args(args, kwargs), results, found)
 
 
-def unsaid(target: Any, given: Arguments, projection: Projection) -> Iterator[str]:
+def missing_saves(target: Any, case: Arguments, projection: Projection) -> Iterator[str]:
     """The operands and results that autograd keeps of a call and its rule does not name."""
-    found = kept(target, *given)
-    if not splittable(projection) or not any(r.requires_grad for r in found.results):
+    record = kept(target, *case)
+    if not splittable(projection) or not any(r.requires_grad for r in record.results):
         return
-    names = {i: n for n, places in operand_indices(target, *given).items() for i in places}
-    for i in sorted(found.places - {*projection.saves}):
+    names = {i: n for n, places in operand_indices(target, *case).items() for i in places}
+    for i in sorted(record.places - {*projection.saves}):
         yield f"autograd keeps '{names.get(i, 'result')}' for the backward, and no 'saves' names it"
