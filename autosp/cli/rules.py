@@ -106,7 +106,7 @@ def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
     spec = load(spec_name) if spec_name else for_class(type(model).__name__)
     switch_off_cache(model)
     model.train()
-    found: dict[str, Any] = {}
+    by_operator: dict[str, Any] = {}
     for inputs in [own_inputs] if own_inputs is not None else samples(model, spec):
         mode = FakeTensorMode()
         inputs = on_fakes(model, inputs, mode)
@@ -115,9 +115,9 @@ def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
         except Exception as error:
             raise as_raised(error, model) from error
         for gap in gaps(captured, book, spec.maps):
-            known = found.get(gap.operator)
-            found[gap.operator] = gap if known is None or gap.calls > known.calls else known
-    return list(found.values())
+            known = by_operator.get(gap.operator)
+            by_operator[gap.operator] = gap if known is None or gap.calls > known.calls else known
+    return list(by_operator.values())
 
 
 @rules.command()

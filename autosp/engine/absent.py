@@ -53,9 +53,9 @@ def _first(values: Any) -> Any:
     if isinstance(values, Mapping):
         values = tuple(values.values())
     for value in values if isinstance(values, (tuple, list)) else ():
-        found = _first(value)
-        if found is not None:
-            return found
+        first = _first(value)
+        if first is not None:
+            return first
     return None
 
 

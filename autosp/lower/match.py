@@ -132,21 +132,21 @@ def known_reads(
 ) -> list[fx.Node]:
     """The known nodes that a call reads, itself or through calls that are not known: in the order of its arguments, as
     often as it reads them."""
-    found, stack, seen = [], [*reversed(_arguments(node))], set()
+    reads, stack, seen = [], [*reversed(_arguments(node))], set()
     while stack:
         n = stack.pop()
         if known(n):
-            found.append(n)
+            reads.append(n)
         elif n not in seen and n.op == "call_function" and through(n):
             seen.add(n)
             stack += reversed(_arguments(n))
-    return found
+    return reads
 
 
 def _arguments(node: fx.Node) -> list[fx.Node]:
-    found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), found.append)
-    return found
+    nodes: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), nodes.append)
+    return nodes
 
 
 def by_operand(operands: Sequence[Hashable], reads: Iterable[tuple[Hashable, Any]]) -> list[Any]:

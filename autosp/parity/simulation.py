@@ -36,11 +36,11 @@ class SimMesh:
 
     def places(self, rank: int) -> tuple[int, ...]:
         """The rank's place on each axis."""
-        found = []
+        coordinates = []
         for axis in reversed(self.mesh):
-            found.append(rank % axis.size)
+            coordinates.append(rank % axis.size)
             rank //= axis.size
-        return tuple(reversed(found))
+        return tuple(reversed(coordinates))
 
     def of(self, rank: int) -> tuple[SimGroup, ...]:
         """The rank's group on each axis."""

@@ -66,13 +66,13 @@ def peak(joint: Joint, s: Schedule, compiler: Compiler = EAGER) -> tuple[Peak, s
 
 def saved_by_kind(s: Schedule) -> Mapping[str, int]:
     """Bytes that cross, by the kind of operator that made them; a layer's output is the residual."""
-    found: dict[str, int] = {}
+    by_kind: dict[str, int] = {}
     for x in s.saved:
         word = kinds.kind(x.maker)
         if word in ("other", "matmul") and crosses_layers(x):
             word = "residual"
-        found[word] = found.get(word, 0) + x.bytes
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        by_kind[word] = by_kind.get(word, 0) + x.bytes
+    return dict(sorted(by_kind.items(), key=lambda item: -item[1]))
 
 
 def _runs(joint: Joint, nodes, start, keep, compiler: Compiler) -> tuple[Run, ...]:
@@ -118,7 +118,7 @@ def deaths(runs) -> dict[int, list[Storage]]:
     for i, run in enumerate(runs):
         for x in (*run.needs, *run.makes):
             last[x.id] = i, x
-    found: dict[int, list[Storage]] = {}
+    dead: dict[int, list[Storage]] = {}
     for i, x in last.values():
-        found.setdefault(i, []).append(x)
-    return found
+        dead.setdefault(i, []).append(x)
+    return dead

@@ -43,9 +43,9 @@ def waiting(nodes: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node]]]
         for before, after in itertools.pairwise(tiles):
             left = leaves(before)
             for product in after:
-                found = [n for n in left if order.get(n, len(nodes)) < order[product]]
-                if _waits(product) and found:
-                    yield product, found
+                awaited = [n for n in left if order.get(n, len(nodes)) < order[product]]
+                if _waits(product) and awaited:
+                    yield product, awaited
 
 
 def regions(nodes: Sequence[fx.Node]) -> dict[str, list[list[fx.Node]]]:

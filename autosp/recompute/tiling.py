@@ -148,7 +148,7 @@ class _Tiling:
 
     def _mlps(self) -> None:
         taken: set[fx.Node] = {n for c in self.cuts for n in c.region.members}
-        again, found = _made(self.gm, "mlp"), False
+        again, any_mlp = _made(self.gm, "mlp"), False
         for seed in list(self.values.gm.graph.nodes):
             if seed in taken or "autosp_tile" in seed.meta or self.values.weighted(seed) is None:
                 continue
@@ -156,12 +156,12 @@ class _Tiling:
             if region.fault or len(region.open) != len(region.tokens) or not _is_mlp(region):
                 continue
             taken |= set(region.members)
-            found = True
+            any_mlp = True
             if region.random:
                 self._note("mlp", region, messages.random(region.random))
             else:
                 self._make("mlp", region)
-        if not found and not again:
+        if not any_mlp and not again:
             self.notes.append(("mlp", "", messages.nothing("mlp")))
 
     def _make(self, what: str, region: TileRegion) -> None:

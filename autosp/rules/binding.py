@@ -72,10 +72,10 @@ def bind_dims(form: Signature, call: Call) -> Bound:
     """Align every tensor of the call with its pattern."""
     patterns: dict[int, Dims] = {}
     for operand in form.operands:
-        found = call.places.get(operand.name, [])
-        if not found and not operand.maybe and call.named.get(operand.name) is None:
+        indices = call.places.get(operand.name, [])
+        if not indices and not operand.maybe and call.named.get(operand.name) is None:
             raise Mismatch(f"operand '{operand.name}' is missing")
-        patterns |= {i: operand.dims for i in found}
+        patterns |= {i: operand.dims for i in indices}
     unnamed = [n for n, places in call.places.items() if any(i not in patterns for i in places)]
     if unnamed:
         raise Mismatch(f"operand '{unnamed[0]}' is not in the rule")

@@ -61,13 +61,13 @@ class RuleBook:
 
     def traits(self, target: Any) -> Traits:
         """What kind of operator a call's target is. An overload that no rule names is of its default's kind."""
-        found = self._traits.get(target)
-        if found is None:
+        known = self._traits.get(target)
+        if known is None:
             own, *every = names_of(target)
             speaking = [r for name in (own, *every) for r in self.speaking.get(name, ())]
             base = self.speaking.get(f"{every[0]}.default", ()) if every else ()
-            found = self._traits[target] = traits_of(target, speaking or [r for r in base if not r.guards])
-        return found
+            known = self._traits[target] = traits_of(target, speaking or [r for r in base if not r.guards])
+        return known
 
     def names(self) -> tuple[str, ...]:
         """Every operator under rule, sorted."""
@@ -99,11 +99,11 @@ class RuleBook:
 
 def by_target(rules: Iterable[Rule]) -> dict[str, tuple[Rule, ...]]:
     """The rules of each operator, in their order."""
-    found: dict[str, tuple[Rule, ...]] = {}
+    rules_of: dict[str, tuple[Rule, ...]] = {}
     for rule in rules:
         for target in rule.targets:
-            found[target] = (*found.get(target, ()), rule)
-    return found
+            rules_of[target] = (*rules_of.get(target, ()), rule)
+    return rules_of
 
 
 def bind_rule(rule: Rule, call: Call) -> Projection:

@@ -65,9 +65,9 @@ def operand_indices(target: OpOverload, args: Any, kwargs: Any) -> dict[str, lis
     positional = [a.name for a in schema_of(target).arguments if not a.kwarg_only]
     n = 0
     for name, value in [*zip(positional, args, strict=False), *kwargs.items()]:
-        found = len(tensors_in(value))
-        places[name] = list(range(n, n + found))
-        n += found
+        number = len(tensors_in(value))
+        places[name] = list(range(n, n + number))
+        n += number
     return places
 
 

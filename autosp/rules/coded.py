@@ -20,9 +20,9 @@ def whole(call: Call) -> Projection:
 
 def view(call: Call) -> Projection:
     """The same elements in the same order under another shape."""
-    found = refine(call.operands[0], call.results[0])
+    refined = refine(call.operands[0], call.results[0])
     rest = all_whole(*call.operands[1:], operands=len(call.operands) - 1)
-    return attrs.evolve(join(found, rest), movement=True, linear=linear_in_all(call))
+    return attrs.evolve(join(refined, rest), movement=True, linear=linear_in_all(call))
 
 
 def join(a: Projection, b: Projection) -> Projection:

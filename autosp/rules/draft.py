@@ -53,7 +53,7 @@ def _dim_names(text: str) -> Iterator[str]:
 
 def _ties(trial: _OtherSizes, sizes: dict[At, Size]) -> dict[At, At]:
     """For every dim the first of those whose size has to be the same: where it alone is another, the call fails."""
-    found = {at: at for at in sizes}
+    first_of = {at: at for at in sizes}
     for size in dict.fromkeys(sizes.values()):
         alike = [at for at, n in sizes.items() if n == size]
         bound = [at for at in alike if len(alike) > 1 and size != 1 and not trial.runs({at})]
@@ -61,9 +61,9 @@ def _ties(trial: _OtherSizes, sizes: dict[At, Size]) -> dict[At, At]:
             first, *others = bound
             partners = [at for at in others if trial.runs({first, at})]
             group = partners[:1] or (others if trial.runs(set(bound)) or not trial.sound else [])
-            found |= dict.fromkeys(group, first)
+            first_of |= dict.fromkeys(group, first)
             bound = [at for at in others if at not in group]
-    return found
+    return first_of
 
 
 @attrs.frozen(eq=False)
@@ -93,14 +93,14 @@ class _OtherSizes:
     def results(self, names: dict[At, str]) -> list[list[str | None]]:
         """For every dim of every result the name that it grows with."""
         base = self.shapes(set())
-        found: list[list[str | None]] = [[None] * len(shape) for shape in self.call.results]
+        rows: list[list[str | None]] = [[None] * len(shape) for shape in self.call.results]
         for name in dict.fromkeys(names.values()) if base is not None else ():
             grown = self.shapes({at for at, own in names.items() if own == name}) or base
-            for row, before, after in zip(found, base, grown, strict=True):
+            for row, before, after in zip(rows, base, grown, strict=True):
                 for d, (a, b) in enumerate(zip(before, after, strict=True)):
                     if a != b and row[d] is None and name not in row:
                         row[d] = name
-        return found
+        return rows
 
     def shapes(self, grown: set[At]) -> list[tuple[int, ...]] | None:
         """The shapes of the results; None where the call fails."""

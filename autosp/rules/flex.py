@@ -49,8 +49,10 @@ def flex_projection(args: Any, kwargs: Any, results: Any) -> Projection:
             dims[1] = heads if shape[1] == q[1] != 1 else dims[1]
         operands.append(tuple(dims))
     out = (letters.of("b"), heads, letters.of("s"), letters.of("e"))
-    found = tuple(out if t.dim() == 4 else out[: t.dim()] for t in tensor_args(list(results), {}))
-    return letters.projection(tuple(operands), found, saves=(0, 1, 2, -1), rule="flex_attention: batch and heads pass")
+    outputs = tuple(out if t.dim() == 4 else out[: t.dim()] for t in tensor_args(list(results), {}))
+    return letters.projection(
+        tuple(operands), outputs, saves=(0, 1, 2, -1), rule="flex_attention: batch and heads pass"
+    )
 
 
 class _Heads(Letters):

@@ -49,15 +49,15 @@ def places(node: fx.Node, word: str) -> tuple[int | None, ...]:
     names = traits(node.target).names(word)
     if not isinstance(node.target, OpOverload):
         return tuple(range(len(names)))
-    found = operand_indices(node.target, *fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val", n)))
-    return tuple(next(iter(found.get(n, ())), None) for n in names)
+    indices = operand_indices(node.target, *fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val", n)))
+    return tuple(next(iter(indices.get(n, ())), None) for n in names)
 
 
 def drawless(node: fx.Node) -> tuple[tuple, dict] | None:
     """The arguments with which a call that draws would draw nothing: those of dropout, with `train` false. None where
     its rule names no argument that stops it."""
-    found = traits(node.target).clause("random", node.target, node.args, node.kwargs)
-    value = stopping(found.tests[-1]) if found is not None and found.tests else None
+    clause = traits(node.target).clause("random", node.target, node.args, node.kwargs)
+    value = stopping(clause.tests[-1]) if clause is not None and clause.tests else None
     return None if value is None else with_arguments(node.target, node.args, node.kwargs, **value)
 
 

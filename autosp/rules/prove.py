@@ -183,9 +183,9 @@ def _pointwise(p: KindTrial) -> str:
         return [shuffled(i) for i in x] if isinstance(x, (list, tuple)) and tensors_in(x) else x
 
     args, kwargs = tuple(map(shuffled, p.args)), {k: shuffled(v) for k, v in p.kwargs.items()}
-    found = p.target(*args, **kwargs)
+    actual = p.target(*args, **kwargs)
     expected = result.reshape(-1)[order].view(result.shape)
-    return "" if same(found, expected, rough=True) else "an element of the result depends on elements at other places"
+    return "" if same(actual, expected, rough=True) else "an element of the result depends on elements at other places"
 
 
 def _reduction(p: KindTrial) -> str:
@@ -230,8 +230,8 @@ def _view(p: KindTrial) -> str:
     (name, places), *_ = ((n, at) for n, at in operand_indices(p.target, p.args, p.kwargs).items() if at)
     source = p.operands[places[0]].contiguous().clone()
     args, kwargs = with_arguments(p.target, p.args, p.kwargs, **{name: source})
-    found = tensor_results(p.target(*args, **kwargs))
-    apart = [r for r in found if r.numel() and memory(r) != memory(source)]
+    results = tensor_results(p.target(*args, **kwargs))
+    apart = [r for r in results if r.numel() and memory(r) != memory(source)]
     return "a result is in memory of its own" if apart else ""
 
 
@@ -247,8 +247,8 @@ def _detach(p: KindTrial) -> str:
     x = p.operands[0].detach().clone()
     with torch.enable_grad():
         leaf = x.requires_grad_(is_floating(x))
-        found = p.target(leaf, *p.args[1:], **p.kwargs)
-    return "a gradient flows through it" if found.requires_grad else _equal(p)
+        result = p.target(leaf, *p.args[1:], **p.kwargs)
+    return "a gradient flows through it" if result.requires_grad else _equal(p)
 
 
 def _copy(p: KindTrial) -> str:
@@ -289,12 +289,12 @@ def _unsqueeze(p: KindTrial) -> str:
 def _slice(p: KindTrial) -> str:
     x = p.operands[0]
     places = torch.arange(x.numel()).view(x.shape)
-    found = p.target(places, *p.args[1:], **p.kwargs)
+    taken = p.target(places, *p.args[1:], **p.kwargs)
     for d in range(x.dim()):
-        rows = (found // max(1, places.stride(d)) % max(1, x.shape[d])).unique()
-        if bool(rows.diff().unique().numel() <= 1) and same(found, places.index_select(d, rows)):
+        rows = (taken // max(1, places.stride(d)) % max(1, x.shape[d])).unique()
+        if bool(rows.diff().unique().numel() <= 1) and same(taken, places.index_select(d, rows)):
             return ""
-    return "" if not found.numel() else "it is not one range along one dim"
+    return "" if not taken.numel() else "it is not one range along one dim"
 
 
 def _narrow(p: KindTrial) -> str:

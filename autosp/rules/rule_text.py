@@ -137,19 +137,19 @@ def read(text: str, file: str = "<rules>") -> tuple[Rule, ...]:
     """The rules of a text. Raises RuleError with every problem found."""
     problems: list[Problem] = []
     try:
-        found = parse(text, 0, file)
+        rules = parse(text, 0, file)
     except lark.UnexpectedInput:
-        found = ()
+        rules = ()
         for block, line in blocks(text):
             try:
-                found += parse(block, line, file)
+                rules += parse(block, line, file)
             except lark.UnexpectedInput as error:
                 problems.append(syntax_problem(error, block, line, file))
-    for rule in found:
+    for rule in rules:
         problems += [located(p, rule, text) for p in check_rule(rule)]
     if problems:
         raise RuleError(problems)
-    return found
+    return rules
 
 
 def parse(text: str, line: int, file: str) -> tuple[Rule, ...]:

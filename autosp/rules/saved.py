@@ -37,15 +37,15 @@ def memory(t: torch.Tensor) -> int:
 
 def kept(target: Any, args: Any, kwargs: Any) -> Kept:
     """What autograd keeps of a call, whose operands say themselves whether they want gradients."""
-    found: list[torch.Tensor] = []
+    tensors: list[torch.Tensor] = []
 
     def pack(t: torch.Tensor) -> torch.Tensor:
-        found.append(t)
+        tensors.append(t)
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         results = tensor_results(target(*args, **kwargs))
-    return Kept(tensor_args(args, kwargs), results, found)
+    return Kept(tensor_args(args, kwargs), results, tensors)
 
 
 def missing_saves(target: Any, case: Arguments, projection: Projection) -> Iterator[str]:

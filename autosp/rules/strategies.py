@@ -36,11 +36,11 @@ def split_of(
     projection: Projection, dims: Dims, factor: int, outer: Size, units: Size, inner: Size, p: int
 ) -> Split | None:
     """The split of a tensor under a split of one factor; None where it lacks the factor."""
-    found = find(dims, factor)
-    if found is None:
+    place = find(dims, factor)
+    if place is None:
         return None
-    before, after = surroundings(projection, dims, *found)
-    return make_split(found[0], before * outer, units, inner * after, p)
+    before, after = surroundings(projection, dims, *place)
+    return make_split(place[0], before * outer, units, inner * after, p)
 
 
 def project(

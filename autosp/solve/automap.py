@@ -46,13 +46,13 @@ class Around:
 
 def around(refused: NeedsRule) -> tuple[Around, ...]:
     """What stands around each refused operator. Raises the refusal where one stands in no module."""
-    found = []
+    outward = []
     for op, fault in refused.faults.items():
         calls = [call for call in reversed(module_calls_of(op.node)) if call[1]]
         if not calls:
             raise refused
-        found.append(Around(tuple(dict.fromkeys(calls))[:OUTWARD], fault))
-    return tuple(dict.fromkeys(found))
+        outward.append(Around(tuple(dict.fromkeys(calls))[:OUTWARD], fault))
+    return tuple(dict.fromkeys(outward))
 
 
 def mapped(
@@ -92,12 +92,12 @@ def _verdicts(program: Captured, axis: str, p: int) -> dict[str, tuple[Op, Indep
     """What is found of each mapped module, by its path, in the order of the program."""
     problem = build(program, default_rules(), MeshAxis(axis, p))
     mark(problem, seeds(problem, program.layouts))
-    found: dict[str, tuple[Op, Independence | Fault]] = {}
+    verdicts: dict[str, tuple[Op, Independence | Fault]] = {}
     for op in problem.ops:
         if KEY in op.node.meta and op.node.meta[KEY].statement is None:
             verdict = positionwise(op, program.hints, p) if op.projection is not None else op.error.problems[0]
-            found[op.node.meta[KEY].path] = op, verdict
-    return found
+            verdicts[op.node.meta[KEY].path] = op, verdict
+    return verdicts
 
 
 def _first_kind(verdicts: dict[str, tuple[Op, Independence | Fault]]) -> dict[str, Because]:

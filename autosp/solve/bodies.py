@@ -116,23 +116,23 @@ class Bodies:
         return self._same.get(value, value)
 
     def _steps(self, body: fx.GraphModule) -> list[BodyStep]:
-        found = []
+        steps = []
         for node in body.graph.nodes:
             vals = tensors_of(node.meta.get("val"))
             if node.op != "call_function" or _is_item(node) or not vals:
                 continue
             projection, error = self._bind(node)
             operands = tuple(self.ref(n) for n in tensor_nodes(node))
-            found.append(BodyStep(node, operands, tuple((node, i) for i in range(len(vals))), projection, error))
-        return found
+            steps.append(BodyStep(node, operands, tuple((node, i) for i in range(len(vals))), projection, error))
+        return steps
 
     def _flowing(self) -> set[Ref]:
         """The values that depend on an operand with a gradient, or on a gradient."""
-        found = {r for r, d in zip(self.inputs, self.diff) if d} | set(self.incoming)
+        flowing = {r for r, d in zip(self.inputs, self.diff) if d} | set(self.incoming)
         for step in (*self.forward, *self.backward):
-            if found & set(step.operands):
-                found |= set(step.results)
-        return found
+            if flowing & set(step.operands):
+                flowing |= set(step.results)
+        return flowing
 
     def shape(self, r: Ref) -> tuple[Size, ...]:
         """The global shape of a value."""
@@ -152,21 +152,21 @@ class Bodies:
     def followed(self, seeds: Mapping[Ref, Split], p: int, loose: bool) -> dict[Ref, Split]:
         """Every value that is split where `seeds` are. Raises Refused where an operator's rule does
         not allow it. loose: only values that depend on what has a gradient need be split."""
-        found: dict[Ref, Split] = {}
+        splits: dict[Ref, Split] = {}
         pending = list(seeds.items())
         while pending:
             r, s = pending.pop()
-            if r in found:
-                if found[r] != s:
+            if r in splits:
+                if splits[r] != s:
                     raise Refused(f"{r[0].name} would be split in two ways")
                 continue
             if loose and r not in self.flowing and r not in seeds:
                 continue
-            found[r] = s
+            splits[r] = s
             pending += [(other, s) for other in self.links.get(r, ())]
             for step in self.around.get(r, ()):
                 pending += _ends(step, r, s, p)
-        return found
+        return splits
 
     def placed(self, split: Mapping[Ref, Split], p: int) -> Placing:
         """Every step of both bodies where `split` are the values that are split; no value for the

@@ -16,24 +16,24 @@ NOTABLE = 1 << 20  # bytes
 def notes(problem: Problem, chosen: dict[Op, Strategy], attention: str) -> tuple[str, ...]:
     """Where attention could not be split as the spec requires, what is drawn whole, what masks cost, and what becomes
     of the model's own gradient checkpointing."""
-    axis, p, found = problem.axis.name, problem.axis.size, []
+    axis, p, lines = problem.axis.name, problem.axis.size, []
     for op, s in chosen.items():
         if is_random(op) and s.part is None and p > 1 and op.diff:
-            found.append(
+            lines.append(
                 f"{op.module or '<root>'}: {op.node.target} draws whole values; the first rank's are summed to all ranks"
             )
         if op.own is not None and s.part is None and op.reasons and op.tagged and p > 1:
-            found.append(f"{op.module or '<root>'}: an autograd.Function runs whole on every rank: {op.reasons[0]}")
+            lines.append(f"{op.module or '<root>'}: an autograd.Function runs whole on every rank: {op.reasons[0]}")
         lengths = contracts_length(op)
         if not lengths or attention == "auto" or p == 1:
             continue
         by_length = s.part is not None and s.part[0] in lengths
         if by_length == (attention == "ulysses") or s.part is None:
-            found.append(
+            lines.append(
                 f"{op.module or '<root>'}: attention {attention} has no valid split over {axis}={p} here; "
                 f"{'the query length is split and keys and values are gathered' if by_length else s.kind}"
             )
-    return (*found, *_masks(chosen, p), *_checkpoints(problem.captured))
+    return (*lines, *_masks(chosen, p), *_checkpoints(problem.captured))
 
 
 def _checkpoints(captured: Captured) -> list[str]:

@@ -46,15 +46,15 @@ def _allowed(bodies: Bodies, reasons: dict[str, None]) -> Iterator[tuple[dict[Re
         if (r, s) in tried:
             continue
         tried.add((r, s))
-        found = _tried(bodies, r, s, reasons)
-        if found is None:
+        followed = _tried(bodies, r, s, reasons)
+        if followed is None:
             continue
-        split, _ = found
+        split, _ = followed
         tried |= set(split.items())
         clear = all(_order([k[e] for k in (*kept, split) if e in k]) is not None for e in ends)
         if clear and any(e in split for e in ends):
             kept.append(split)
-            yield found
+            yield followed
 
 
 def _tried(bodies: Bodies, r: Ref, s: Split, reasons: dict[str, None]) -> tuple[dict[Ref, Split], Placing] | None:
@@ -121,11 +121,11 @@ class _Factors:
         )
 
     def _dim(self, parts: list[Split], known: dict[Split, int], size: Size) -> tuple[int, ...]:
-        found, done = [], 1
+        factors, done = [], 1
         for s in parts:
-            found += [*self._rest(divide(s.outer, done)), known[s]]
+            factors += [*self._rest(divide(s.outer, done)), known[s]]
             done = s.outer * s.units
-        return (*found, *self._rest(divide(size, done)))
+        return (*factors, *self._rest(divide(size, done)))
 
     def _rest(self, size: Size) -> list[int]:
         if size == 1:

@@ -183,8 +183,8 @@ class _Trial:
         inputs = self.body.graph.find_nodes(op="placeholder")
         tensors = [n for n, size in zip(inputs, self.mapped.operands, strict=True) if isinstance(size, tuple)]
         whole = {i: v for i, v in enumerate(self.values) if not (v.dtype.is_floating_point or v.dtype.is_complex)}
-        compared = {i: compared_with(tensors[i]) for i, v in whole.items() if v.dtype is not torch.bool}
-        return {i: sorted({0, 1, *numbers}) for i, numbers in compared.items() if numbers}
+        by_place = {i: compared_with(tensors[i]) for i, v in whole.items() if v.dtype is not torch.bool}
+        return {i: sorted({0, 1, *numbers}) for i, numbers in by_place.items() if numbers}
 
     def run(self, run: TrialRun, parts: int | None = None) -> list[torch.Tensor | None]:
         """The results and the operands' gradients, of the whole or put together from shards."""

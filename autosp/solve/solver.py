@@ -232,7 +232,7 @@ def _shares(problem: Problem) -> dict[int, dict[str, float]]:
 
 def _streams(op: Op, maker: dict[int, Op]) -> list[Value]:
     """The values that attention brings together: its operands, and what scores are made of."""
-    found = []
+    streams = []
     for v in op.operands:
         if not v.diff:
             continue
@@ -241,8 +241,8 @@ def _streams(op: Op, maker: dict[int, Op]) -> list[Value]:
             inner = next(u for u in maker[inner.id].operands if u.diff)
         made = maker.get(inner.id)
         joins = made is not None and made.module.startswith(op.module) and _scores(made)
-        found += [u for u in made.operands if u.diff] if joins else [v]
-    return found
+        streams += [u for u in made.operands if u.diff] if joins else [v]
+    return streams
 
 
 def _scores(op: Op) -> bool:
@@ -295,10 +295,10 @@ def _chosen(problem: Problem, ways, required, costs: _Costs, close: bool) -> dic
 
 
 def _by_placement(variables, placements) -> dict[Placement, list[int]]:
-    found: dict[Placement, list[int]] = {}
+    groups: dict[Placement, list[int]] = {}
     for x, at in zip(variables, placements):
-        found.setdefault(at, []).append(x)
-    return found
+        groups.setdefault(at, []).append(x)
+    return groups
 
 
 def _edge(costs: _Costs, v: Value, give, need, closed: bool) -> Edge:

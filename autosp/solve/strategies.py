@@ -102,14 +102,14 @@ def _split(problem: Problem, op: Op, part, ins, outs) -> Strategy:
 def _whole(op: Op) -> list[Strategy]:
     """Whole on every rank: replicate to replicate, or invariant to invariant. The backward of any
     operator is linear in the gradient, so partial gradients stay partial, equal ones equal."""
-    found = []
+    ways = []
     both = any(v.diff for v in op.operands) and not is_random(op)  # one rank's draw is taken: no work is equal
     kinds = (REPLICATE, INVARIANT) if both else (REPLICATE,)
     if op.own is not None and op.diff and op.projection.nonlinear:
         kinds = (INVARIANT,)  # its backward is not linear in the gradient
     for kind in kinds:
-        found.append(Strategy("whole", _kinds(op.operands, kind), _kinds(op.results, kind)))
-    return found
+        ways.append(Strategy("whole", _kinds(op.operands, kind), _kinds(op.results, kind)))
+    return ways
 
 
 def is_random(op: Op) -> bool:
@@ -125,11 +125,11 @@ def _partial(op: Op) -> list[Strategy]:
     """A call that is linear in some operands maps their partial sums to one of its result."""
     if op.projection is None:
         return []
-    found = []
+    ways = []
     for group in filter(None, op.projection.linear):
         needs = tuple(PARTIAL if i in group else REPLICATE for i in range(len(op.operands)))
-        found.append(Strategy("partial", needs, tuple(PARTIAL for _ in op.results)))
-    return found
+        ways.append(Strategy("partial", needs, tuple(PARTIAL for _ in op.results)))
+    return ways
 
 
 def contracts_length(op: Op) -> set[int]:

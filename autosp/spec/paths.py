@@ -20,12 +20,12 @@ def matches(pattern: str, path: str) -> bool:
 def children(pattern: str, paths: Iterable[str]) -> list[str]:
     """The names that stand directly below the modules that `pattern` means ('' means the model)."""
     depth = pattern.count(".") + 1 if pattern else 0
-    found = {}
+    below = {}
     for path in paths:
         names = path.split(".")
         if len(names) > depth and matches(pattern, ".".join(names[:depth])):
-            found[names[depth]] = None
-    return list(found)
+            below[names[depth]] = None
+    return list(below)
 
 
 def split_at_miss(pattern: str, paths: list[str]) -> tuple[str, str, str]:
