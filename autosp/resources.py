@@ -18,9 +18,9 @@ def folder(kind: str) -> Path:
     """The folder of one kind of file: inside the package (a wheel) or beside it (a checkout)."""
     package = Path(__file__).resolve().parent
     for root in (package, package.parent):
-        found = root / FOLDERS[kind][0]
-        if found.is_dir():
-            return found
+        candidate = root / FOLDERS[kind][0]
+        if candidate.is_dir():
+            return candidate
     raise AssertionError(f"autosp was installed without its {kind} files")
 
 

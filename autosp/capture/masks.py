@@ -153,7 +153,7 @@ def _known(node: fx.Node, known: dict) -> Known | None:
 
 
 def _evaluate(node: fx.Node, known: dict) -> Known | None:
-    kinds = traits(node.target).said if node.op == "call_function" else ()
+    kinds = traits(node.target).kinds if node.op == "call_function" else ()
     rule = next((RULES[word] for word in kinds if word in RULES), None)
     val = node.meta.get("val")
     if rule is None or not isinstance(val, torch.Tensor):

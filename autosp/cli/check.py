@@ -24,7 +24,7 @@ def summary(spec: Spec) -> str:
 
 
 def faults_of(spec: Spec, model: Any) -> tuple[list[Problem], list[str]]:
-    """The ways in which a spec does not fit a model, if one is given; and what could not be told."""
+    """The ways in which a spec does not fit a model, if one is given; and what could not be decided."""
     if model is None:
         return [], []
     from ..spec import check_model

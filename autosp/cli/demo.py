@@ -139,8 +139,8 @@ def _display(steps: int, title: str = "training") -> Iterator[Show]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    words = "loss {task.fields[loss]}  {task.fields[speed]}"
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(words))
+    text = "loss {task.fields[loss]}  {task.fields[speed]}"
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(text))
     with Progress(*columns, TimeRemainingColumn()) as progress:
         task = progress.add_task(title, total=steps, loss="-", speed="")
 

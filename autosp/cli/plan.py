@@ -30,7 +30,7 @@ from ._machine import json_option, say_json
 @click.option("--recompute", metavar="POLICY", help='As in a spec: none, sac, "sac budget auto", full.')
 @click.option("--max/--no-max", "search", default=True, help="With --seq: also look for the longest that fits.")
 @json_option()
-def plan(as_json: bool, seq: int | None, search: bool, **said: Any) -> None:
+def plan(as_json: bool, seq: int | None, search: bool, **options: Any) -> None:
     """Plan a training step of MODEL on fake tensors: collectives, memory, and the longest sequence that fits.
 
     Exits with 1 where the length, or every length, does not fit.
@@ -39,12 +39,12 @@ def plan(as_json: bool, seq: int | None, search: bool, **said: Any) -> None:
     sys.path[:0] = [os.getcwd()] if os.getcwd() not in sys.path else []
     from ..report import Report
 
-    asked = ask(length=seq or 1024, **said)
+    requested = ask(length=seq or 1024, **options)
     searched = search or seq is None
-    longest = asked.longest() if searched else None
-    found = longest if longest and not seq else asked.plan()
-    _say(Report(found, longest, searched), as_json)
-    if found.memory is not None and not found.fits:
+    longest = requested.longest() if searched else None
+    shown = longest if longest and not seq else requested.plan()
+    _say(Report(shown, longest, searched), as_json)
+    if shown.memory is not None and not shown.fits:
         raise SystemExit(1)
 
 
@@ -59,7 +59,7 @@ def _say(report: Any, as_json: bool) -> None:
         click.echo(report.text())
 
 
-def ask(model: str, spec: str | None, batch: int, dtype: str, length: int, **said: Any) -> Any:
+def ask(model: str, spec: str | None, batch: int, dtype: str, length: int, **options: Any) -> Any:
     """The request of a command line. Raises SpecError, PlanError and EngineError for what is wrong of it."""
     from ..engine.failures import placed
     from ..engine.planning import request
@@ -68,7 +68,7 @@ def ask(model: str, spec: str | None, batch: int, dtype: str, length: int, **sai
     from ..spec.presets import inputs_for, model_named
 
     with placed("--model"):
-        module, given = model_named(model)
+        module, own_inputs = model_named(model)
     chosen = resolve_spec(spec, module)
-    inputs = given or inputs_for(module, chosen, batch, length)
-    return request(module, inputs, chosen, dtype=DTYPES[dtype], **said)
+    inputs = own_inputs or inputs_for(module, chosen, batch, length)
+    return request(module, inputs, chosen, dtype=DTYPES[dtype], **options)

@@ -102,12 +102,12 @@ def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
     from ..spec.sample import on_fakes, samples, switch_off_cache
 
     built = build_model(name)
-    model, given = built if isinstance(built, tuple) else (built, None)
+    model, own_inputs = built if isinstance(built, tuple) else (built, None)
     spec = load(spec_name) if spec_name else for_class(type(model).__name__)
     switch_off_cache(model)
     model.train()
-    found: dict[str, Any] = {}
-    for inputs in [given] if given is not None else samples(model, spec):
+    by_operator: dict[str, Any] = {}
+    for inputs in [own_inputs] if own_inputs is not None else samples(model, spec):
         mode = FakeTensorMode()
         inputs = on_fakes(model, inputs, mode)
         try:
@@ -115,9 +115,9 @@ def missing_of(name: str, spec_name: str | None, book: Any) -> list[Any]:
         except Exception as error:
             raise as_raised(error, model) from error
         for gap in gaps(captured, book, spec.maps):
-            known = found.get(gap.operator)
-            found[gap.operator] = gap if known is None or gap.calls > known.calls else known
-    return list(found.values())
+            known = by_operator.get(gap.operator)
+            by_operator[gap.operator] = gap if known is None or gap.calls > known.calls else known
+    return list(by_operator.values())
 
 
 @rules.command()
@@ -173,13 +173,13 @@ def add(file: str) -> None:
     from ..rules.verify import verify as prove
 
     path = Path(file)
-    found = read(text_of(path), file)
-    problems = list(against_schemas(found))
+    added = read(text_of(path), file)
+    problems = list(against_schemas(added))
     if problems:
         raise RuleError(problems)
     others = [r for r in default_rules().rules if not r.where.startswith(f"{path.with_suffix('.rule').name}:")]
-    names = list(dict.fromkeys(t for r in found if r.form is not None for t in r.targets))
-    reports = list(prove(RuleBook((*found, *others)), names))
+    names = list(dict.fromkeys(t for r in added if r.form is not None for t in r.targets))
+    reports = list(prove(RuleBook((*added, *others)), names))
     for report in reports:
         click.echo(report_text(report) if report.called else f"unproved {report.name}  {report.failures[0]}")
     wrong = [r.name for r in reports if r.called and not r.ok]
@@ -201,21 +201,21 @@ def text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        said = getattr(error, "strerror", None) or "it is not text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise RuleError(
             Problem(
-                f"'{path}' cannot be read: {said}",
+                f"'{path}' cannot be read: {reason}",
                 "autosp rules add takes a file of rules",
                 "name a file such as mylib.rule",
             )
         ) from None
 
 
-def named(book: Any, words: tuple[str, ...]) -> list[str]:
-    """The operators that the words name. Raises RuleError for a word that names none."""
+def named(book: Any, names: tuple[str, ...]) -> list[str]:
+    """The operators that the names stand for. Raises RuleError for a name of none."""
     from ..rules.messages import matching
 
-    found, unknown = matching(book, words)
+    operators, unknown = matching(book, names)
     if unknown:
         short = {n.rsplit(".", 1)[0] for n in book.names()}
         raise RuleError(
@@ -228,7 +228,7 @@ def named(book: Any, words: tuple[str, ...]) -> list[str]:
                 for word in unknown
             ]
         )
-    return found
+    return operators
 
 
 def report_text(report: Any) -> str:

@@ -11,7 +11,7 @@ class Moved(ImportError):
     """A private name that the installed release of a library no longer has."""
 
 
-def found(library: str, name: str, places: str | tuple[str, ...]) -> Any:
+def look_up(library: str, name: str, places: str | tuple[str, ...]) -> Any:
     """What stands at the first of the `places` ("torch._ops:OpOverload") that exists.
 
     library: whose names they are. name: what `autosp.compat.LIBRARY` calls it. Raises Moved.

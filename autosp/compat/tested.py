@@ -80,8 +80,8 @@ def dropped(operator: str) -> bool:
 
 def release(version: str) -> Release:
     """(2, 13, 0) of "2.13.0+cpu"."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found else ()
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, match[0].split("."))) if match else ()
 
 
 def versions(library: str) -> list[str]:
@@ -103,7 +103,7 @@ def is_tested(library: str, version: str) -> bool:
     return low <= release(version) < high
 
 
-def said(library: str) -> str:
+def tested_range(library: str) -> str:
     """The tested range in words: "2.11 to 2.15"."""
     own = versions(library)
     first, last = (".".join(v.split(".")[:2]) for v in (own[0], own[-1]))
@@ -119,16 +119,16 @@ def untested() -> Iterator[str]:
             except metadata.PackageNotFoundError:  # a build that was not installed
                 continue
             if not is_tested(library, version):
-                yield f"{library} {version} (tested: {said(library)})"
+                yield f"{library} {version} (tested: {tested_range(library)})"
 
 
 @functools.cache
 def warn_of_untested() -> None:
     """One warning a process, on the first rank, of releases that nobody has tested together with this one."""
-    found = list(untested())
-    if found and os.environ.get("RANK", "0") == "0":
+    releases = list(untested())
+    if releases and os.environ.get("RANK", "0") == "0":
         warnings.warn(
-            f"autosp was not tested with {', '.join(found)}; pip install -c constraints.txt takes the set that was, "
+            f"autosp was not tested with {', '.join(releases)}; pip install -c constraints.txt takes the set that was, "
             "and docs/versions.md has every one",
             stacklevel=2,
         )

@@ -17,14 +17,14 @@ import attrs
 import torch
 from torch import fx
 
-from .names import found
+from .names import look_up
 from .torch_names import NAMES
 
 
 def __getattr__(name: str) -> Any:
     if name not in NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = found("torch", name, NAMES[name])
+    value = look_up("torch", name, NAMES[name])
     globals()[name] = value
     return value
 
@@ -141,8 +141,8 @@ def value_of(source: Any, frame: Frame) -> Any:
 def names_in(expression: str) -> list[str]:
     """The names in a Source's expression, the frame's `L` or `G` first, without the dictionaries that
     modules are made of: L, self, lm_head, weight."""
-    found = (next(filter(None, m.groups()), "") for m in _NAME.finditer(expression))
-    return [name for name in found if name and name not in _BETWEEN]
+    names = (next(filter(None, m.groups()), "") for m in _NAME.finditer(expression))
+    return [name for name in names if name and name not in _BETWEEN]
 
 
 def stack_expression(source: Any) -> str:
@@ -172,18 +172,18 @@ def kept_by_side_effects() -> set[str]:
         effects = _named("InstructionTranslator").current_tx().output.side_effects
     except AttributeError:
         return set()
-    found: set[str] = set()
+    names: set[str] = set()
 
     def note(variable: Any) -> None:
         proxy = getattr(variable, "proxy", None)
         if proxy is not None:
-            found.add(proxy.node.name)
+            names.add(proxy.node.name)
 
     for variable in list(effects.id_to_variable.values()):  # to look at one may add others
         if effects.is_modified(variable) and type(variable.mutation_type).__name__.endswith("Existing"):
             values = effects.store_attr_mutations.get(variable)
             variable.visit(note, list(values.values()) if values else variable)
-    return found
+    return names
 
 
 def uncompiled(module: torch.nn.Module) -> torch.nn.Module:
@@ -222,7 +222,7 @@ def trace_below(function: Callable, args: Sequence) -> fx.GraphModule:
 @contextlib.contextmanager
 def dynamo_settings(ignored_loggers: Iterable[Callable]) -> Iterator[None]:
     """How Dynamo is to trace for us: equal sizes keep their own symbols, numbers stay numbers, and
-    calls of these loggers do not break the graph. An operator that fails is told once, by what is raised."""
+    calls of these loggers do not break the graph. An operator that fails is reported once, by what is raised."""
     config = _named("dynamo_config")
     ignored = {*config.ignore_logging_functions, *ignored_loggers}
     with (
@@ -235,7 +235,7 @@ def dynamo_settings(ignored_loggers: Iterable[Callable]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unlogged_fakes() -> Iterator[None]:
-    """A call that fails on fake tensors is told by what it raises alone, not by a traceback in the log as well."""
+    """A call that fails on fake tensors is reported by what it raises alone, not by a traceback in the log as well."""
     log = logging.getLogger(_named("FakeTensor").__module__)
     before, log.disabled = log.disabled, True  # a level would clear what every logger has cached, at each call
     try:
@@ -280,12 +280,12 @@ def codes_of_trace() -> Sequence[CodeType]:
 def codes_under_vmap() -> list[CodeType]:
     """Those of them that were called in a vmap."""
     begins, ends = _named("vmap_batches").__code__, _named("vmap_unbatches").__code__
-    found, depth = [], 0
+    codes, depth = [], 0
     for code in codes_of_trace():
         depth += (code is begins) - (code is ends)
         if depth:
-            found.append(code)
-    return found
+            codes.append(code)
+    return codes
 
 
 def fake_of_trace(x: torch.Tensor, placeholder: fx.Node) -> torch.Tensor:

@@ -53,9 +53,9 @@ def _first(values: Any) -> Any:
     if isinstance(values, Mapping):
         values = tuple(values.values())
     for value in values if isinstance(values, (tuple, list)) else ():
-        found = _first(value)
-        if found is not None:
-            return found
+        first = _first(value)
+        if first is not None:
+            return first
     return None
 
 
@@ -81,22 +81,22 @@ def with_absent(program: Callable, absent: Mapping[int, Absent]) -> Callable:
 
 def left_out(captured: Captured, ends: Ends, statements: Mapping[int, Output | None], spec: Spec) -> dict[int, Absent]:
     """What stands for each tensor of the outputs that is not produced."""
-    found = {}
+    absent = {}
     for output, mode in zip(captured.outputs, ends.outputs, strict=True):
-        said = statements[output.position]
-        if mode == "none" and captured.node_of(output) is not None and said is not None:
-            found[output.position] = Absent(said.name, not_produced(said, spec.family))
-    return found
+        stated = statements[output.position]
+        if mode == "none" and captured.node_of(output) is not None and stated is not None:
+            absent[output.position] = Absent(stated.name, not_produced(stated, spec.family))
+    return absent
 
 
-def not_produced(said: Output, family: str | None) -> Problem:
+def not_produced(output: Output, family: str | None) -> Problem:
     """An output was used whose line in the spec is `none`."""
     text = f"str(autosp.load('{family}'))" if family in listing("models") else "the spec's text"
     return problem_at(
-        said.at,
-        what=f"'{said.name}' is used, and this program does not produce it",
-        rule=f"in training with a loss, 'output {said.name} none' leaves it out: no rank ever holds it",
+        output.at,
+        what=f"'{output.name}' is used, and this program does not produce it",
+        rule=f"in training with a loss, 'output {output.name} none' leaves it out: no rank ever holds it",
         fix="say 'whole' there (every rank is given all of it) or 'local' (a rank's own part), as in "
-        f"autosp.compile(..., spec=re.sub('{said.name} +none', '{said.name} whole', {text})); "
+        f"autosp.compile(..., spec=re.sub('{output.name} +none', '{output.name} whole', {text})); "
         "under torch.no_grad() it is whole as it is",
     )

@@ -41,16 +41,16 @@ class FirstFailed(RankError):
 
 @contextlib.contextmanager
 def new_program() -> Iterator[int]:
-    """The number of the model that is compiled here; a failure is told to the ranks that call theirs."""
+    """The number of the model that is compiled here; a failure is reported to the ranks that call theirs."""
     number = next(_programs)
     try:
         yield number
     except Exception as e:
-        _tell(f"autosp/{number}/failed", e)
+        _report(f"autosp/{number}/failed", e)
         raise
 
 
-def _tell(key: str, error: BaseException) -> None:
+def _report(key: str, error: BaseException) -> None:
     """Writes a failure down. The error itself is on its way already: nothing here may hide it."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         with contextlib.suppress(Exception):
@@ -72,12 +72,12 @@ class Agreement:
     _tries: int = 0
     _open: bool = False
     _fresh: bool = False  # compiled in the last attempt, and not run yet
-    _heeded: RankError | None = None  # another rank's failure, passed on here: not told again
+    _heeded: RankError | None = None  # another rank's failure, passed on here: not reported again
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
         """One call of the program, from its checks to its end; within another, a part of it. A
-        failure is told to the other ranks; a connection that another rank's failure broke names it."""
+        failure is reported to the other ranks; a connection that another rank's failure broke names it."""
         if self._open:
             yield
             return
@@ -85,11 +85,11 @@ class Agreement:
         try:
             yield
         except Exception as e:
-            told = self._told_failure("results") if is_broken_connection(e) else None
-            if told is not None:
-                raise told from e
+            failure = self._reported_failure("results") if is_broken_connection(e) else None
+            if failure is not None:
+                raise failure from e
             if e is not self._heeded:
-                _tell(self._failure_key(), e)
+                _report(self._failure_key(), e)
             raise
         finally:
             self._open, self._fresh = False, True
@@ -109,7 +109,7 @@ class Agreement:
             if note != notes[0]:
                 raise RankError(messages.differ(what, self.mesh.ranks[0], notes[0], rank, note, rule, fix))
 
-    def first_says(self, what: str, find: Callable[[], str]) -> str:
+    def from_first_rank(self, what: str, find: Callable[[], str]) -> str:
         """What the group's first rank finds here, on every rank. Raises FirstFailed on the others where it finds an
         error, and RankError as `same` does."""
         if self.mesh.size == 1:
@@ -123,10 +123,10 @@ class Agreement:
                 raise
             store.set(f"{key}/{first}", f"{_WELL}\t{text}")
             return text
-        how, _, said = self._wait(store, key, first, what, time.monotonic() + timeout_seconds()).partition("\t")
+        how, _, answer = self._wait(store, key, first, what, time.monotonic() + timeout_seconds()).partition("\t")
         if how == _WELL:
-            return said
-        kind, _, reason = said.partition("\t")
+            return answer
+        kind, _, reason = answer.partition("\t")
         self._heeded = FirstFailed(messages.failed(what, self._me(), first, reason), kind)
         raise self._heeded
 
@@ -208,9 +208,9 @@ class Agreement:
                     note = store.get(f"{self._try()}/{rank}").decode()
                     if note != _WELL:
                         raise self._failed_there(what, rank, note)
-                told = self._told_failure(what)
-                if told is not None:
-                    raise told
+                failure = self._reported_failure(what)
+                if failure is not None:
+                    raise failure
                 if time.monotonic() > deadline:
                     raise RankError(messages.late(what, self._me(), rank, timeout_seconds()))
                 time.sleep(pause)
@@ -222,7 +222,7 @@ class Agreement:
         key = self._entered_key(rank)
         return rank != self._me() and store.check([key]) and int(store.get(key)) == self.attempts
 
-    def _told_failure(self, what: str) -> RankError | None:
+    def _reported_failure(self, what: str) -> RankError | None:
         """Another rank's failure in this attempt, or where it compiled this program."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return None

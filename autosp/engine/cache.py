@@ -15,17 +15,19 @@ from ..spec.sample import switch_off_cache
 CACHES = ("past_key_values", "past_key_value", "cache_params", "past_buckets_states", "mems", "state")
 
 
-def given_cache(module: torch.nn.Module, inputs: Mapping[str, Any], named: frozenset[str]) -> str | None:
+def cache_argument(module: torch.nn.Module, inputs: Mapping[str, Any], named: frozenset[str]) -> str | None:
     """The argument that is a cache, if one is; `named` are inputs that the spec knows."""
     names = CACHES if hasattr(module, "generate") else CACHES[:1]  # others may mean anything elsewhere
-    found = (n for n in names if inputs.get(n) is not None and n not in named)
-    return next((n for n in found if not isinstance(inputs[n], torch.Tensor)), None)
+    arguments = (n for n in names if inputs.get(n) is not None and n not in named)
+    return next((n for n in arguments if not isinstance(inputs[n], torch.Tensor)), None)
 
 
-def asks_for_cache(module: torch.nn.Module, inputs: Mapping[str, Any]) -> bool:
+def returns_cache(module: torch.nn.Module, inputs: Mapping[str, Any]) -> bool:
     """Whether a call returns a cache: by its argument, else by the configuration."""
-    said = inputs.get("use_cache")
-    return bool(said) if said is not None else bool(getattr(getattr(module, "config", None), "use_cache", False))
+    use_cache = inputs.get("use_cache")
+    return (
+        bool(use_cache) if use_cache is not None else bool(getattr(getattr(module, "config", None), "use_cache", False))
+    )
 
 
 def switch_off_with_warning(module: torch.nn.Module, stacklevel: int = 3) -> bool:
@@ -53,8 +55,8 @@ def uncompiled(model: str, why: str) -> str:
     )
 
 
-def asked_for(model: str) -> str:
-    """A training call asked for a cache."""
+def cache_requested(model: str) -> str:
+    """A training call requested a cache."""
     return (
         f"autosp: {model} is called in training with use_cache=True; it is called with use_cache=False instead, "
         "since a training step that returns its cache would gather it"

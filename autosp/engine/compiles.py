@@ -62,15 +62,15 @@ def changes(calls: list[dict[str, str]]) -> list[str]:
 
 def often(model: str, calls: list[dict[str, str]]) -> str:
     """A model is compiled again and again."""
-    said = "; ".join(changes(calls)) or "nothing of its arguments"
-    return f"{model} was compiled {len(calls)} times. What changed: {said}"
+    differences = "; ".join(changes(calls)) or "nothing of its arguments"
+    return f"{model} was compiled {len(calls)} times. What changed: {differences}"
 
 
 def too_many(model: str, made: int, limit: int, changed: list[str]) -> Problem:
     """A model of which there are `made` programs was compiled as often as Dynamo allows."""
-    said = "; ".join(changed) or "nothing of its own arguments: other models of this process were"
+    differences = "; ".join(changed) or "nothing of its own arguments: other models of this process were"
     return Problem(
-        what=f"{model} was compiled {made} times, and is called with something else again. What changed: {said}",
+        what=f"{model} was compiled {made} times, and is called with something else again. What changed: {differences}",
         rule=f"a value that a program is compiled for makes a new one, at most {limit} of them "
         "(torch._dynamo.config.recompile_limit and accumulated_recompile_limit, of all models together)",
         fix="give a number that changes as a tensor (torch.tensor(x)); for lengths leave dynamic out of "

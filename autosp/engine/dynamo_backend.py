@@ -22,7 +22,7 @@ from ..recompute import Decision
 from ..recompute.notes import offload_notes, tile_notes
 from ..sharding import MeshAxis
 from ..solve import Around, Device, Ends, Plan, load_device
-from ..spec import Output as Said
+from ..spec import Output as OutputStatement
 from ..spec import Recompute, Spec
 from ..spec.policies import as_recompute
 from .absent import Absent, left_out, with_absent
@@ -66,8 +66,8 @@ class Options:
                 )
             )
         if self.recompute is not None:
-            asked = as_recompute(self.recompute, None, "autosp.compile(recompute=...)")
-            if self.inner == "eager" and asked.mode != "none":
+            policy = as_recompute(self.recompute, None, "autosp.compile(recompute=...)")
+            if self.inner == "eager" and policy.mode != "none":
                 warnings.warn("autosp: backend='eager' has no joint graph; recompute is ignored", stacklevel=4)
 
 
@@ -90,7 +90,7 @@ class Backend:
         self.plans: list[Plan] = []
         self.program: Program | None = None  # the last that was compiled
         self.refused: tuple[Around, ...] = ()
-        self.told = False  # that each length is compiled by itself
+        self.warned = False  # that each length is compiled by itself
         self.retraced = False  # who calls traces once more where the lengths have to be symbols
 
     @property
@@ -108,12 +108,12 @@ class Backend:
         return self._announced(compiled)
 
     def _compiled(self, gm: fx.GraphModule, example_inputs: Sequence, names: Names) -> Callable:
-        """For all lengths, or for these. What no one asked to be for all and cannot be is for these."""
-        asked = self.options.dynamic is True
+        """For all lengths, or for these. What is not required to be for all and cannot be is for these."""
+        required = self.options.dynamic is True
         varies = bool(self.plans) if self.per_shard else any(map(_is_symbol, example_inputs))
-        wanted = asked or (varies and self.options.dynamic is None)
-        dynamic = wanted and _long_enough(gm, self.mesh.size)
-        before, again = len(self.plans), dynamic and not asked
+        preferred = required or (varies and self.options.dynamic is None)
+        dynamic = preferred and _long_enough(gm, self.mesh.size)
+        before, again = len(self.plans), dynamic and not required
         try:
             compiled = self._program(gm, example_inputs, names, dynamic)
         except Exception as e:  # whatever it was: where it is true of these lengths too, it is met again
@@ -125,8 +125,8 @@ class Backend:
             return compiled
         del self.plans[before:]
         compiled = self._program(gm, example_inputs, names, dynamic=False)
-        if not self.told:
-            self.told = True
+        if not self.warned:
+            self.warned = True
             warnings.warn(f"autosp: {each_length(reason(failed))}", stacklevel=2)
         return compiled
 
@@ -184,8 +184,8 @@ class Backend:
         plan = program.plan
         assert plan is not None
         if program.captured.training and not eager:
-            said = offload_notes(self._offloads, self.options.device.host if torch.cuda.is_available() else 0.0)
-            notes = (*plan.notes, *tile_notes(program.tiled, program.notes), *said)
+            offloaded = offload_notes(self._offloads, self.options.device.host if torch.cuda.is_available() else 0.0)
+            notes = (*plan.notes, *tile_notes(program.tiled, program.notes), *offloaded)
             plan = attrs.evolve(plan, notes=notes)
             program = attrs.evolve(program, plan=plan)
         self.plans.append(plan)
@@ -196,7 +196,7 @@ class Backend:
         return self.program, absent
 
     def _context(self, captured: Captured, examples: Sequence, dynamic: bool) -> Context:
-        """What the passes are told of this call."""
+        """The options of the passes for this call."""
         options, eager = self.options, self.options.inner == "eager"
         rank = Rank(self.mesh.rank, self.mesh.group_name, options.grad_scale, options.complete, self.mesh.others)
         return Context(
@@ -219,7 +219,7 @@ class Backend:
 
     @property
     def policy(self) -> Recompute:
-        """What is recomputed, as the call or the spec says."""
+        """The policy of recomputation: the call's, else the spec's."""
         return as_recompute(self.options.recompute, self.spec, "autosp.compile(recompute=...)")
 
     def _decided(self, examples: Sequence, plan: Plan, local: fx.GraphModule) -> Decision | None:
@@ -250,31 +250,31 @@ class Backend:
 
 
 def ends(spec: Spec, captured: Captured) -> Ends:
-    """What is wanted of each output: the spec's modes in training, else whole values. Without a loss all that is
-    made is wanted: `none` is whole there."""
+    """The mode of each output: the spec's modes in training, else whole values. Without a loss
+    every output is produced: `none` is whole there."""
     has_loss = any(o.name == "loss" for o in captured.outputs)
-    said = statements(spec, captured).values()
-    modes = (_mode(each) if captured.training else "whole" for each in said)
+    stated = statements(spec, captured).values()
+    modes = (_mode(each) if captured.training else "whole" for each in stated)
     return Ends(tuple("whole" if mode == "none" and not has_loss else mode for mode in modes), spec.attention)
 
 
-def statements(spec: Spec, captured: Captured) -> dict[int, Said | None]:
-    """What the spec says of each output, by its position; it says nothing of what outlives the call."""
-    return {o.position: _said(spec, captured, o) for o in captured.outputs}
+def statements(spec: Spec, captured: Captured) -> dict[int, OutputStatement | None]:
+    """The spec's statement of each output, by its position; None of what outlives the call."""
+    return {o.position: _statement(spec, captured, o) for o in captured.outputs}
 
 
-def _said(spec: Spec, captured: Captured, output: GraphOutput) -> Said | None:
+def _statement(spec: Spec, captured: Captured, output: GraphOutput) -> OutputStatement | None:
     if output.kept or output.buffer is not None:
         return None
     return spec.output(output.name) if output.name else _unnamed(spec, captured, output)
 
 
-def _mode(said: Said | None) -> Literal["none", "local", "whole"]:
-    if said is None:
+def _mode(statement: OutputStatement | None) -> Literal["none", "local", "whole"]:
+    if statement is None:
         return "whole"
-    if said.mode == "layout":
-        return "local" if said.layout is not None and said.layout.axes else "whole"
-    return said.mode
+    if statement.mode == "layout":
+        return "local" if statement.layout is not None and statement.layout.axes else "whole"
+    return statement.mode
 
 
 def _unnamed(spec: Spec, captured: Captured, output: GraphOutput):

@@ -30,10 +30,12 @@ from ..errors import AutospError, CaptureError, Problem
 from ..spec.paths import common_pattern
 
 # Kinds of graph breaks by Dynamo's name for them, and what to do about each; others get `_ANY_FIX`.
-_ASKED = "leave requires_grad_() out: parameters get their gradients without it, and a graph keeps none of a value"
+_REQUIRES_GRAD = (
+    "leave requires_grad_() out: parameters get their gradients without it, and a graph keeps none of a value"
+)
 FIXES = {
-    "returning intermediate with requires_grad_()": _ASKED,
-    "Unsupported Tensor.requires_grad_() call": _ASKED,  # torch 2.11
+    "returning intermediate with requires_grad_()": _REQUIRES_GRAD,
+    "Unsupported Tensor.requires_grad_() call": _REQUIRES_GRAD,  # torch 2.11
     "Data-dependent branching": "compute both sides and choose with torch.where, or decide outside the model",
     "Unsupported Tensor.item() call with capture_scalar_outputs=False": "keep the value a tensor",
     "Dynamic shape operator": "keep sizes independent of values: a mask instead of indexing by one",
@@ -81,9 +83,9 @@ def _caused(error: Exception, by: BaseException) -> Exception:
 
 def _of_the_model(message: str, problem: Problem) -> Exception:
     """An exception of the user's own code as a CaptureError that is of its type, too, caused by one like it."""
-    said = _RAISED.search(message)
-    kind = getattr(builtins, said[1], None) if said else None
-    if said is None or not (isinstance(kind, type) and issubclass(kind, Exception)):
+    match = _RAISED.search(message)
+    kind = getattr(builtins, match[1], None) if match else None
+    if match is None or not (isinstance(kind, type) and issubclass(kind, Exception)):
         return CaptureError(problem)
 
     class _Own(CaptureError, kind):
@@ -91,7 +93,7 @@ def _of_the_model(message: str, problem: Problem) -> Exception:
 
     _Own.__name__ = _Own.__qualname__ = "CaptureError"
     try:
-        return _caused(_Own(problem), kind(said[3]))
+        return _caused(_Own(problem), kind(match[3]))
     except TypeError:  # it takes other arguments (UnicodeDecodeError)
         return CaptureError(problem)
 
@@ -103,17 +105,17 @@ def _as_capture_error(error: CaptureError) -> tuple:
 def asserting(program: Callable, captured: Captured) -> Callable:
     """`program`, whose assertions fail in four parts. (Of one on a number that the data tell, Inductor raises the
     bound alone: `u2 >= 1`.)"""
-    said = texts(captured.graph)
-    if not said:
+    assertions = texts(captured.graph)
+    if not assertions:
         return program
 
     def run(*args):
         try:
             return program(*args)
         except RuntimeError as e:
-            found = [text for message, text in said.items() if message in str(e)]
-            if found or _BOUND.match(str(e)):
-                raise RuntimeError("\n\n".join(dict.fromkeys(found or said.values()))) from e
+            failed = [text for message, text in assertions.items() if message in str(e)]
+            if failed or _BOUND.match(str(e)):
+                raise RuntimeError("\n\n".join(dict.fromkeys(failed or assertions.values()))) from e
             raise
 
     return run
@@ -143,9 +145,9 @@ def not_compiled(error: BaseException, module: torch.nn.Module) -> Problem:
 
 
 def raises(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> Problem:
-    said = _RAISED.search(message)
+    match = _RAISED.search(message)
     return Problem(
-        what=f"the forward raises {f'{said[1]}: {said[3]}' if said else 'an exception of its own'}",
+        what=f"the forward raises {f'{match[1]}: {match[3]}' if match else 'an exception of its own'}",
         rule=_SAME,
         fix="look at that line: the model refuses these inputs",
         where=where(stack, module),
@@ -154,10 +156,10 @@ def raises(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> 
 
 def undecided(kind: str, place: str) -> Problem:
     """A branch, a bound or a size that hangs on a number which only the data tell."""
-    said = _GUARD.match(kind)
-    does, fix = f"decides by {said[2] if said else kind}", _SAY
-    if said and said[1] != "guard on":
-        does, fix = f"needs {said[2]} in Python", _KEEP
+    match = _GUARD.match(kind)
+    does, fix = f"decides by {match[2] if match else kind}", _SAY
+    if match and match[1] != "guard on":
+        does, fix = f"needs {match[2]} in Python", _KEEP
     return Problem(
         what=f"the model breaks the graph: it {does}, a number that only the data tell",
         rule="autosp works on one full graph: nothing in the forward may depend on values in Python",
@@ -170,7 +172,7 @@ def broken_graph(message: str, stack: list[FrameSummary], module: torch.nn.Modul
     kind = _kind(message)
     if _GUARD.match(kind):
         return undecided(kind, where(stack, module))
-    why = "" if kind in FIXES else _said(message, "Explanation:")
+    why = "" if kind in FIXES else _labelled(message, "Explanation:")
     return Problem(
         what=f"the model breaks the graph: {kind}" + (f": {why}" if why else ""),
         rule="autosp works on one full graph: nothing in the forward may depend on values in Python",
@@ -180,7 +182,7 @@ def broken_graph(message: str, stack: list[FrameSummary], module: torch.nn.Modul
 
 
 def not_traced(message: str, stack: list[FrameSummary], module: torch.nn.Module) -> Problem:
-    why = _said(message, "Explanation:") or _kind(message)
+    why = _labelled(message, "Explanation:") or _kind(message)
     cause = re.search(r": got (\w+)\(([\"'])(.*)\2\)$", why)
     return Problem(
         what=f"an operator of the model fails on these inputs: {f'{cause[1]}: {cause[3]}' if cause else why}",
@@ -194,10 +196,10 @@ def fails_unsharded(error: Exception, module: torch.nn.Module) -> Problem:
     """A model that fails without autosp, on inputs that were made up for it."""
     stack = list(extract_tb(error.__traceback__))
     last = max((i for i, frame in enumerate(stack) if _modules_at([frame], module)), default=-1)
-    said = str(error).strip().splitlines()
+    lines = str(error).strip().splitlines()
     return Problem(
         what=f"{type(module).__name__} fails unsharded, in plain PyTorch, on a made-up batch: "
-        f"{type(error).__name__}{f': {said[0]}' if said else ''}",
+        f"{type(error).__name__}{f': {lines[0]}' if lines else ''}",
         rule="a sharded run is compared with the unsharded one",
         fix="let pkg.mod:factory return (model, inputs) with a batch that it takes, or mend that line",
         where=where(stack[: last + 1], module),
@@ -242,7 +244,7 @@ def _kind(message: str) -> str:
     return (message.strip().splitlines() or ["unknown"])[0].rstrip(".")
 
 
-def _said(message: str, label: str) -> str:
+def _labelled(message: str, label: str) -> str:
     """What Dynamo says after a label, on that line."""
     for line in message.splitlines():
         if line.strip().startswith(label):

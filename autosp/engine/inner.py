@@ -27,7 +27,7 @@ def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence, choi
 
 
 def inner_for(inner: str, plan: Plan) -> str:
-    """What compiles a plan's local graph, where `inner` was asked for; alike on all ranks.
+    """What compiles a plan's local graph, where `inner` was requested; alike on all ranks.
 
     Inductor puts constants for what operators give on empty tensors (a LayerNorm's gradients): where a rank holds no
     position, its collectives would move to another part of the step than those of the others, or fall together.
@@ -37,6 +37,6 @@ def inner_for(inner: str, plan: Plan) -> str:
 
 
 def compiler_of(inner: str, examples: Sequence) -> Compiler:
-    """What memory is told of the backend by that name, for inputs on their device."""
+    """What the prediction of memory needs to know of the backend by that name, for inputs on their device."""
     on_gpu = any(isinstance(x, torch.Tensor) and x.device.type == "cuda" for x in examples)
     return Compiler(inner == "inductor", "cuda" if on_gpu else "cpu")

@@ -22,7 +22,7 @@ def longest(
 ) -> int:
     """The largest multiple of `step` whose `peak` (bytes) is at most `room`, within one percent; 0 if none.
 
-    peak: rises with the length, and costs seconds to minutes; it has been asked for the answer,
+    peak: rises with the length, and costs seconds to minutes; it has been called with the answer,
     which fits. known: peaks by length; that of length 0, the states, must be among them.
     """
     seen = dict(known)

@@ -31,8 +31,8 @@ def layout_of(spec: Spec, name: str, tensor: torch.Tensor) -> Layout | None:
     if unknown:
         raise InputError([Problem(*no_axis(a, spec.axes), where=f"input '{name}', marked {marked}") for a in unknown])
     if not layout.fits(tensor.dim()):
-        said = wrong_ndim(f"input '{name}'", tuple(tensor.shape), layout)
-        raise InputError(Problem(*said, where=f"input '{name}'"))
+        message = wrong_ndim(f"input '{name}'", tuple(tensor.shape), layout)
+        raise InputError(Problem(*message, where=f"input '{name}'"))
     expanded = layout.expand(tensor.dim())
     if marked and named and not _alike(expanded, marked):
         raise InputError(_contradiction(name, marked, named.layout))

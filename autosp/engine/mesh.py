@@ -106,9 +106,9 @@ def axis_size_problem(axis: str, size: int, world: int) -> Problem | None:
 
 
 def _one_axis(spec: Spec, axes: list[str]) -> Problem:
-    found = f"axes {', '.join(axes)}" if axes else "only local axes"
+    unshared = f"axes {', '.join(axes)}" if axes else "only local axes"
     return Problem(
-        what=f"the mesh [{', '.join(spec.axes)}] has {found} to split over",
+        what=f"the mesh [{', '.join(spec.axes)}] has {unshared} to split over",
         rule="a program is split over exactly one axis of its mesh that is not local",
         fix="mark data-parallel axes local, mesh [dp: local, sp]; "
         "or let the axes split every dim together, seq@(sp tp)",

@@ -1,4 +1,4 @@
-"""What is said where ranks differ, and of `autosp.plan`: what is wrong of its arguments, what it takes for granted."""
+"""Messages where ranks differ, and of `autosp.plan`: what is wrong of its arguments, what it takes for granted."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def gone(what: str, here: int, rank: int) -> Problem:
     )
 
 
-def counts(**given: int) -> Iterator[Problem]:
+def counts(**numbers: int) -> Iterator[Problem]:
     """Numbers of ranks that are none."""
-    for name, n in given.items():
+    for name, n in numbers.items():
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             yield Problem(
                 what=f"{name}={n!r} is not a valid number of ranks",

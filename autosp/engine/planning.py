@@ -81,11 +81,11 @@ def plan(
         >>> plan.fits
         True
     """
-    asked = request(
+    requested = request(
         model, inputs, spec, sp=sp, dp=dp, device=device, zero=zero, dtype=dtype, optimizer=optimizer,
         recompute=recompute,
     )  # fmt: skip
-    return asked.plan()
+    return requested.plan()
 
 
 def request(
@@ -114,6 +114,8 @@ def request(
     state = state_of(
         chain(fake.parameters(), fake.buffers()), dtype=dtype, optimizer=optimizer, zero=zero, ranks=setting.ranks
     )
-    said = as_recompute(recompute, chosen, "autosp.plan(recompute=...)")
-    given = fake_inputs(inputs, mode, cast_of(own, dtype))
-    return Request(fake, given, mode, chosen, sp, chip, said, setting, state, lambda asked: Search(asked).run())
+    policy = as_recompute(recompute, chosen, "autosp.plan(recompute=...)")
+    fakes = fake_inputs(inputs, mode, cast_of(own, dtype))
+    return Request(
+        fake, fakes, mode, chosen, sp, chip, policy, setting, state, lambda requested: Search(requested).run()
+    )

@@ -15,7 +15,7 @@ from ..errors import Problem, RankError
 from ..recompute import Choice, Compiler, Decision, decide
 from ..recompute.state import DTYPES, State, state_of
 from ..solve import Device, Plan
-from ..solve.cost import held_bytes
+from ..solve.cost import local_bytes
 from ..solve.messages import size
 from ..spec import Recompute
 from .agree import Agreement
@@ -35,9 +35,9 @@ class States:
 
     def of(self, captured: Captured, examples: Sequence) -> State:
         """Bytes of parameters, gradients and optimizer on one rank."""
-        held = [x for p, x in zip(captured.placeholders, examples, strict=True) if p.role in ("param", "buffer")]
-        dtype = next((x.dtype for x in held if x.requires_grad and x.dtype in DTYPES.values()), torch.float32)
-        return state_of(held, dtype=dtype, optimizer=self.optimizer, zero=self.zero, ranks=self.ranks)
+        values = [x for p, x in zip(captured.placeholders, examples, strict=True) if p.role in ("param", "buffer")]
+        dtype = next((x.dtype for x in values if x.requires_grad and x.dtype in DTYPES.values()), torch.float32)
+        return state_of(values, dtype=dtype, optimizer=self.optimizer, zero=self.zero, ranks=self.ranks)
 
 
 def decided(
@@ -51,7 +51,7 @@ def decided(
     offload: bool = False,
 ) -> Decision | None:
     """The group's decision, or None where nothing need be decided: no gradient flows, PyTorch's own
-    choice is asked for, or all of it fits anyway. Raises RankError where ranks ask for different things."""
+    choice is requested, or all of it fits anyway. Raises RankError where ranks request different policies."""
 
     def find() -> Decision | None:
         if not plan.problem.captured.training or policy.mode == "none":
@@ -59,13 +59,13 @@ def decided(
         limit = limit_of(policy, states.of(plan.problem.captured, examples), device_memory(plan.device).usable)
         if policy.budget == "auto" and limit is not None and _most(plan) <= limit:
             return None
-        found = decide(
+        decision = decide(
             local, examples, policy, device=plan.device, p=plan.p, limit=limit,
             plan=plan.fingerprint(), compiler=compiler, offload=offload and torch.cuda.is_available(),
         )  # fmt: skip
-        if found is not None and not found.fits:
-            warnings.warn(f"autosp: {_too_little(policy, found)}", stacklevel=2)
-        return found
+        if decision is not None and not decision.fits:
+            warnings.warn(f"autosp: {_too_little(policy, decision)}", stacklevel=2)
+        return decision
 
     return _agreed(policy, find, agreement)
 
@@ -88,25 +88,25 @@ def limit_of(policy: Recompute, state: State, usable: int) -> int | None:
 def _most(plan: Plan) -> float:
     """More than activations can take on one rank."""
     values = plan.problem.values
-    return AT_MOST * sum(held_bytes(v, plan.shardings[v.id], plan.problem, plan.mesh) for v in values if not v.param)
+    return AT_MOST * sum(local_bytes(v, plan.shardings[v.id], plan.problem, plan.mesh) for v in values if not v.param)
 
 
 def _agreed(policy: Recompute, find: Callable[[], Decision | None], agreement: Agreement) -> Decision | None:
     """The first rank's decision, on every rank."""
-    said = agreement.first_says("plan", lambda: f"{policy}\n{_written(find())}")
-    asked, _, decision = said.partition("\n")
-    if asked != str(policy):
-        raise RankError(_differ(agreement.mesh.ranks[0], asked, str(policy)))
+    answer = agreement.from_first_rank("plan", lambda: f"{policy}\n{_written(find())}")
+    first_policy, _, decision = answer.partition("\n")
+    if first_policy != str(policy):
+        raise RankError(_differ(agreement.mesh.ranks[0], first_policy, str(policy)))
     return _read(decision)
 
 
-def _written(found: Decision | None) -> str:
-    if found is None:
+def _written(decision: Decision | None) -> str:
+    if decision is None:
         return ""
-    fields = {f.name: getattr(found, f.name) for f in attrs.fields(Decision)}
-    if found.choice is not None:
+    fields = {f.name: getattr(decision, f.name) for f in attrs.fields(Decision)}
+    if decision.choice is not None:
         fields["choice"] = [
-            sorted(found.choice.saved), sorted(found.choice.twice), found.choice.plan, found.choice.offload,
+            sorted(decision.choice.saved), sorted(decision.choice.twice), decision.choice.plan, decision.choice.offload,
         ]  # fmt: skip
     return json.dumps(fields)
 
@@ -121,16 +121,17 @@ def _read(text: str) -> Decision | None:
     return Decision(**fields)
 
 
-def _too_little(policy: Recompute, found: Decision) -> str:
+def _too_little(policy: Recompute, decision: Decision) -> str:
     return (
-        f"'{policy}' leaves {size(max(found.limit or 0, 0))} for activations, and the least peak is {size(found.peak)} "
-        f"({found.phase}, {found.at}); it is taken. Give a larger budget, more ranks or shorter sequences"
+        f"'{policy}' leaves {size(max(decision.limit or 0, 0))} for activations, and the least peak is "
+        f"{size(decision.peak)} ({decision.phase}, {decision.at}); it is taken. Give a larger budget, more ranks "
+        "or shorter sequences"
     )
 
 
-def _differ(first: int, asked: str, own: str) -> Problem:
+def _differ(first: int, theirs: str, own: str) -> Problem:
     return Problem(
-        what=f"rank {first} was compiled with '{asked}', this rank with '{own}'",
+        what=f"rank {first} was compiled with '{theirs}', this rank with '{own}'",
         rule="ranks of one group run the same collectives, so they recompute alike",
         fix="give every rank the same spec and recompute=",
         where="autosp.compile(recompute=...)",

@@ -1,4 +1,4 @@
-"""What `autosp.plan` is asked: all but the length, so that plans for several lengths can be compared."""
+"""A request of `autosp.plan`: all but the length, so that plans for several lengths can be compared."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Request:
     @property
     def available(self) -> int:
         """Bytes for activations and gradients, of the budget or of the device."""
-        said = limit_of(self.recompute, self.state, self.device.usable)
-        return max(self.device.usable - self.state.lasting if said is None else said, 0)
+        limit = limit_of(self.recompute, self.state, self.device.usable)
+        return max(self.device.usable - self.state.lasting if limit is None else limit, 0)
 
     @property
     def compiler(self) -> Compiler:
-        """Inductor, as `autosp.compile` has it where nothing else is asked for."""
+        """Inductor, as `autosp.compile` has it by default."""
         return Compiler(True, "cpu" if self.device.name == "cpu" else "cuda")
 
     def of_length(self, length: int) -> dict[str, Any]:
@@ -89,24 +89,24 @@ class Request:
         """The plan, and the bytes of the program's own peak with the states that last, where activations
         and gradients have `room` bytes. Without a backward there is no memory, and 0 bytes."""
         solved, examples = self._solved(inputs)
-        found = predict(
+        prediction = predict(
             solved, self.recompute, self.spec.tile, examples=examples, limit=room,
             offload=self.spec.offload == "auto", compiler=self.compiler,
         )  # fmt: skip
         length = next((inputs[name].shape[d] for name, d in sorted(self._lengths())), None)
         solved = attrs.evolve(solved, length=length, recompute=str(self.recompute))
-        if found is None:
+        if prediction is None:
             return solved, 0
-        decision = found.decision
+        decision = prediction.decision
         plan = attrs.evolve(
             solved,
             memory=memory_of(self.state, self.setting, decision, self._assumed(length)),
             recomputed=decision.text,
             recompute_seconds=decision.seconds,
-            tiled=found.tiled,
+            tiled=prediction.tiled,
             notes=(
                 *solved.notes,
-                *tile_notes(found.tiled, found.notes),
+                *tile_notes(prediction.tiled, prediction.notes),
                 *offload_notes(self.spec.offload == "auto", self.device.host),
             ),
             longest=self.longest,
@@ -143,17 +143,17 @@ class Request:
         )
 
 
-def memory_of(state: State, setting: Setting, found: Decision, assumed: tuple[str, ...]) -> Memory:
+def memory_of(state: State, setting: Setting, decision: Decision, assumed: tuple[str, ...]) -> Memory:
     """What a rank holds at the fullest moment of a step: one of the program's, or the engine's after the backward."""
-    made = setting.part(found.gradients, 2)
-    own = {"parameters": state.parameters, "optimizer": state.optimizer, "saved": found.saved}
-    said = (*state.assumptions, *assumed)
-    if found.held + found.transient + made >= state.gradients + state.working:
+    made = setting.part(decision.gradients, 2)
+    own = {"parameters": state.parameters, "optimizer": state.optimizer, "saved": decision.saved}
+    assumptions = (*state.assumptions, *assumed)
+    if decision.held + decision.transient + made >= state.gradients + state.working:
         return Memory(
-            **own, gradients=made, held=found.held, transient=found.transient, phase=found.phase, at=found.at,
-            assumptions=said,
+            **own, gradients=made, held=decision.held, transient=decision.transient, phase=decision.phase,
+            at=decision.at, assumptions=assumptions,
         )  # fmt: skip
     return Memory(
         **own, gradients=state.gradients, held=0, transient=state.working, phase="step", at=messages.STEP_AT,
-        assumptions=said,
+        assumptions=assumptions,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What `compile` and `plan` are asked for, as values: the spec of a module, and the options of a backend."""
+"""The arguments of `compile` and `plan` as values: the spec of a module, and the options of a backend."""
 
 from __future__ import annotations
 

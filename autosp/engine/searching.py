@@ -38,16 +38,16 @@ class Search:
         if state.total + state.working > usable:
             return None
         step = math.lcm(STEP, self.request.sp)
-        found = longest(self._peak, usable, {0: state.lasting}, step=step, first=self._first())
-        if found and found not in self.plans:
-            self._planned(found)
-        return self.plans[found] if found else None
+        length = longest(self._peak, usable, {0: state.lasting}, step=step, first=self._first())
+        if length and length not in self.plans:
+            self._planned(length)
+        return self.plans[length] if length else None
 
     def _peak(self, length: int) -> int:
         """Bytes of the program's least peak at this length, with the states.
 
         A budget that follows the device is filled by what is chosen, if it can be: the least peak is
-        then asked for only where none is known near, and follows the length where a plan fits.
+        then computed only where none is known near, and follows the length where a plan fits.
         """
         near = [n for n in self.least if length / NEAR <= n <= length * NEAR]
         if self.auto and not near:
@@ -60,7 +60,7 @@ class Search:
         return min(lasting + (self.least[near[0]] - lasting) * length // near[0], self.request.device.usable)
 
     def _planned(self, length: int, least: bool = False) -> int:
-        """The program's peak at this length, told on stderr; the plan is kept where it is the real one."""
+        """The program's peak at this length, reported on stderr; the plan is kept where it is the real one."""
         begin = time.perf_counter()
         room = 0 if least else self.request.available
         plan, peak = self.request.predicted(self.request.of_length(length), room)
@@ -68,8 +68,8 @@ class Search:
             raise PlanError(messages.no_step(type(self.request.model).__name__))
         if not least:
             self.plans[length] = plan
-        told = messages.tried(length, peak, self.request.device, time.perf_counter() - begin)
-        print(told, file=sys.stderr, flush=True)
+        message = messages.tried(length, peak, self.request.device, time.perf_counter() - begin)
+        print(message, file=sys.stderr, flush=True)
         return peak
 
     def _first(self) -> int:

@@ -52,7 +52,7 @@ class Step:
         self.compared = False
         backend.retraced = True
         self.cache_was_on = cache_was_on
-        self.said: set[str] = set()
+        self.warned: set[str] = set()
         self.compiles = compiles.Compiles(type(module).__name__)
         self.clock = Clock()
 
@@ -78,7 +78,7 @@ class Step:
         limit = max(compiles.LIMIT, recompile_limit())
         try:
             with tracing(self.module), whole_graph_under_ddp(), compiling_up_to(limit):
-                found = self._program(inputs)
+                outputs = self._program(inputs)
         except FailOnRecompileLimitHit:
             raise self.compiles.too_many(inputs, self._training(), limit) from None
         except Exception as e:
@@ -88,7 +88,7 @@ class Step:
             raise raised from raised.__cause__
         if len(self.backend.plans) > before:
             self.compiles.note(inputs, self._training())
-        return found
+        return outputs
 
     def _program(self, inputs: dict):
         """The program's outputs; traced once more where it was found that modules have to run per shard."""
@@ -106,42 +106,42 @@ class Step:
 
     def _say(self, what: str, text: str, stacklevel: int = 4) -> None:
         """A warning, once."""
-        if what not in self.said:
-            self.said.add(what)
+        if what not in self.warned:
+            self.warned.add(what)
             warnings.warn(text, stacklevel=stacklevel)
 
     def _cache_of(self, args, kwargs) -> str | None:
         """Why a call is one with a cache, if it is."""
         try:
             inputs = self._named(args, kwargs)
-        except (TypeError, InputError):  # told where the call is checked
+        except (TypeError, InputError):  # reported where the call is checked
             return None
-        name = cache.given_cache(self.module, inputs, self.inputs)
-        return name or ("use_cache=True" if cache.asks_for_cache(self.module, inputs) else None)
+        name = cache.cache_argument(self.module, inputs, self.inputs)
+        return name or ("use_cache=True" if cache.returns_cache(self.module, inputs) else None)
 
     def _uncompiled(self, args, kwargs):
         """The model as it stands, on this rank alone. Its gradients, if any are wanted, are whole on every rank: they
         are made to come out of the ranks' reduction as they are."""
-        found = call_uncompiled(self.module, *args, **kwargs)
+        outputs = call_uncompiled(self.module, *args, **kwargs)
         options = self.backend.options
         scale = options.grad_scale / (1 if options.complete else self.mesh.size)
         if scale == 1 or not torch.is_grad_enabled():
-            return found
+            return outputs
         return tree_map(
-            lambda x: scale_gradient(x, scale) if isinstance(x, torch.Tensor) and x.requires_grad else x, found
+            lambda x: scale_gradient(x, scale) if isinstance(x, torch.Tensor) and x.requires_grad else x, outputs
         )
 
     def _without_cache(self, inputs: dict) -> dict:
         """The inputs of a call that the program takes: it returns no cache and is given none."""
         model = type(self.module).__name__
         if self._training():
-            name = cache.given_cache(self.module, inputs, self.inputs)
+            name = cache.cache_argument(self.module, inputs, self.inputs)
             if name:
                 raise InputError(cache.cache_in_training(name, model))
             if inputs.get("use_cache"):
-                self._say("use_cache", cache.asked_for(model), stacklevel=5)
+                self._say("use_cache", cache.cache_requested(model), stacklevel=5)
                 inputs = {**inputs, "use_cache": False}
-            if cache.asks_for_cache(self.module, {}):  # a script may have put it on again, to generate
+            if cache.returns_cache(self.module, {}):  # a script may have put it on again, to generate
                 self.cache_was_on |= cache.switch_off_with_warning(self.module, stacklevel=5)
             self._see_packed(inputs, model)
         return inputs
@@ -150,8 +150,8 @@ class Step:
         """Says that a packed batch has another loss in eager PyTorch with its cache on. A look at positions on a
         device waits for it: on the first call alone."""
         at = inputs.get("position_ids")
-        asked = self.cache_was_on and inputs.get("use_cache") is None and inputs.get("attention_mask") is None
-        if not asked or not isinstance(at, torch.Tensor) or "packed" in self.said:
+        relevant = self.cache_was_on and inputs.get("use_cache") is None and inputs.get("attention_mask") is None
+        if not relevant or not isinstance(at, torch.Tensor) or "packed" in self.warned:
             return
         if (not self.compared or at.device.type == "cpu") and cache.restart(at):
             self._say("packed", cache.packed(model), stacklevel=6)

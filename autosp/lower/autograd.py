@@ -38,19 +38,19 @@ class Flow:
         self.flows: dict[fx.Node, tuple[frozenset, ...]] = {}
         self.roots: dict[fx.Node, tuple[int, ...]] = {}
 
-    def given(self, node: fx.Node, value: Any, root: int = 0) -> None:
+    def leaf(self, node: fx.Node, value: Any, root: int = 0) -> None:
         """A node that no call gives."""
         self.env[node] = value
         self.flows[node], self.roots[node] = (frozenset(),), (root,)
 
     def constant(self, node: fx.Node, value: Any) -> None:
         """An attribute of the graph: a tensor, or a function."""
-        self.given(node, Meta.of(value, False) if isinstance(value, torch.Tensor) else value)
+        self.leaf(node, Meta.of(value, False) if isinstance(value, torch.Tensor) else value)
 
     def call(self, node: fx.Node) -> None:
         """A call, on what its arguments are by now."""
         if node.target in REGION:
-            return self.given(node, None)
+            return self.leaf(node, None)
         if node.target is operator.getitem and isinstance(self.env[node.args[0]], (list, tuple)):
             return self._item(node, *node.args)
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self.env.__getitem__)
@@ -61,7 +61,7 @@ class Flow:
         self.flows[node] = tuple(
             frozenset(operands[i] for i in reached if not apart or i == r) for r, reached in enumerate(outcome.reached)
         )
-        self.roots[node] = tuple(self._joined(found) for found in self.flows[node])
+        self.roots[node] = tuple(self._joined(ends) for ends in self.flows[node])
 
     def _item(self, node: fx.Node, source: fx.Node, i: int) -> None:
         values = self.env[source]
@@ -72,13 +72,13 @@ class Flow:
 
     def _operands(self, node: fx.Node) -> list[tuple[fx.Node, int]]:
         """What gives a call's tensors, in their order, as often as they occur."""
-        found: list[tuple[fx.Node, int]] = []
-        fx.map_arg((node.args, node.kwargs), lambda n: found.extend((n, j) for j in range(_tensors(self.env[n]))))
-        return found
+        operands: list[tuple[fx.Node, int]] = []
+        fx.map_arg((node.args, node.kwargs), lambda n: operands.extend((n, j) for j in range(_tensors(self.env[n]))))
+        return operands
 
-    def _joined(self, found: frozenset) -> int:
+    def _joined(self, ends: frozenset) -> int:
         bits = 0
-        for node, place in found:
+        for node, place in ends:
             bits |= self.roots[node][place]
         return bits
 
@@ -99,11 +99,11 @@ def flow_of(problem: Problem, autograd: Autograd) -> Flow:
             flow.grad = bool(node.args[0]) and captured.training
         elif node.op == "placeholder":
             grad = wanting.get(node.name, False)
-            flow.given(node, example(val, problem.hints, grad), 1 << i if grad else 0)
+            flow.leaf(node, example(val, problem.hints, grad), 1 << i if grad else 0)
         elif node.op == "get_attr":
             flow.constant(node, attrgetter(node.target)(captured.graph))
         elif node.op == "call_function" and (tensors_of(val) or reads):
             flow.call(node)
         elif node.op == "call_function":
-            flow.given(node, example(val, problem.hints, False))
+            flow.leaf(node, example(val, problem.hints, False))
     return flow

@@ -126,8 +126,8 @@ def _window(before: int, window: int, queries: int, keys: int) -> All:
     """What a block's mask is to let through: `0 <= query + before - key < window`. An index of one alone is no variable."""
     i, j = int(queries > 1), int(keys > 1)
     sums = Sum(before, (i, -j)), Sum(window - 1 - before, (-i, j))
-    held = frozenset(s for s in sums if not s.is_constant)
-    return All(held, 2, never=any(s.is_constant and s.constant < 0 for s in sums))
+    inequalities = frozenset(s for s in sums if not s.is_constant)
+    return All(inequalities, 2, never=any(s.is_constant and s.constant < 0 for s in sums))
 
 
 def _rows(x: fx.Node) -> _Rows:
@@ -166,10 +166,10 @@ def _mask(node: fx.Node) -> All | Sum | None:
                 return None
             args, kwargs = fx.map_arg((n.args, n.kwargs), lambda x: x.meta["val"])
             n.meta["val"] = n.target(*args, **kwargs)
-    found = known_of(node)
+    known = known_of(node)
     for n in order:
         n.meta.pop("val")
-    return found
+    return known
 
 
 def _fault(node: fx.Node, what: str) -> Problem:

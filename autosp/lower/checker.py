@@ -1,7 +1,7 @@
 """A checker that verifies a finished local graph by itself.
 
 Inferred here, and compared with what the lowering did:
-- which values have a gradient, and which operands of a call it flows to. PyTorch's autograd is asked on fake tensors
+- which values have a gradient, and which operands of a call it flows to. PyTorch's autograd runs on fake tensors
   (`autograd`), for the global graph and for the local one, starting from the placeholders that it sees require a
   gradient. Per call the same gradients must flow in both; a conversion must have a backward where a gradient flows;
   and whatever an output depends on in the program must get a gradient from it on the rank.
@@ -31,7 +31,7 @@ from ..capture import source_line
 from ..capture.masks import drops_mask
 from ..capture.own import own_of
 from ..errors import AutospError, CheckError, Problem
-from ..sharding import INVARIANT, REPLICATE, TRANSITIONS, Coordinate, Placement, Sharding, Split, as_size, words
+from ..sharding import INVARIANT, REPLICATE, TRANSITIONS, Coordinate, Placement, Sharding, Split, as_size, row_key
 from ..sharding.sharding import local_shape
 from ..solve import Plan
 from ..solve.problem import Op, Value
@@ -90,13 +90,13 @@ class _Checker:
         """What autograd makes of a node; False where its call fails on this rank's shapes."""
         if node.op == "placeholder":
             source = self.sources[node.name]
-            self.local.given(node, self.whole.env[source], self.whole.roots[source][0])
+            self.local.leaf(node, self.whole.env[source], self.whole.roots[source][0])
         elif node.op == "get_attr":
             self.local.constant(node, attrgetter(node.target)(self.gm))
         elif node.op == "call_function":
             try:
                 self.local.call(node)
-            except AutospError:  # a mapped module that does not run on a shard: its user is told
+            except AutospError:  # a mapped module that does not run on a shard: its user's error
                 raise
             except Exception as error:
                 name = node.target if own_of(node) is None else "an autograd.Function"
@@ -122,18 +122,18 @@ class _Checker:
                 self.types[node] = self._typed(node, values[0], Sharding.alike(self.plan.mesh, REPLICATE))
 
     def _typed(self, node: fx.Node, v: Value, at: Sharding, meta: Meta | None = None) -> Typed:
-        """The type of a value in a sharding, once its local shape and dtype are held against them. meta: of one of
+        """The type of a value in a sharding, once its local shape and dtype are compared with them. meta: of one of
         several tensors that the node gives."""
         meta = meta or self.local.env[node]
         self._shape(node, v, at, meta)
         return Typed(v.id, kind_of(at, meta.grad), meta.grad)
 
     def _shape(self, node: fx.Node, v: Value, at: Sharding, meta: Meta) -> None:
-        wanted = local_shape(v.hint, in_numbers(at, self.problem.hints), self.where)
-        if len(meta.shape) != len(wanted) or any(a != b for a, b in zip(meta.shape, wanted) if isinstance(a, int)):
+        expected = local_shape(v.hint, in_numbers(at, self.problem.hints), self.where)
+        if len(meta.shape) != len(expected) or any(a != b for a, b in zip(meta.shape, expected) if isinstance(a, int)):
             self._fault(
                 node,
-                f"{v.name} has local shape {list(meta.shape)}; {at!r} of {list(v.hint)} is {list(wanted)}",
+                f"{v.name} has local shape {list(meta.shape)}; {at!r} of {list(v.hint)} is {list(expected)}",
                 "a local value has the shape of its placement",
             )
         whole = self._whole(v)
@@ -146,8 +146,8 @@ class _Checker:
 
     def _whole(self, v: Value) -> Meta:
         """A value as it is in the global graph."""
-        found = self.whole.env[v.node]
-        return found if isinstance(found, Meta) else [x for x in found if isinstance(x, Meta)][v.index]
+        value = self.whole.env[v.node]
+        return value if isinstance(value, Meta) else [x for x in value if isinstance(x, Meta)][v.index]
 
     def _call(self, node: fx.Node) -> None:
         if node.target is convert:
@@ -179,12 +179,12 @@ class _Checker:
 
     def _convert(self, node: fx.Node) -> None:
         xs, srcs, dsts, here, diff = node.args
-        found = []
+        changed = []
         if here not in self.where:
             what = f"a change over axis '{here.axis}' of {here.size} ranks, by rank {here.rank} of group '{here.group}'"
             self._fault(node, what, f"a graph is of one rank: {', '.join(map(str, self.where))}")
             return
-        rows = {words(src, dst) for src, dst in zip(srcs, dsts)}
+        rows = {row_key(src, dst) for src, dst in zip(srcs, dsts)}
         if len(rows) > 1 or not rows <= set(TRANSITIONS):
             named = " and ".join(" to ".join(row) for row in sorted(rows))
             self._fault(node, f"no conversion {named}", "a change of placement is one of the table's")
@@ -208,14 +208,14 @@ class _Checker:
                     what = f"{s!r} is not a valid split of {v.name} of shape {list(v.shape)}"
                     self._fault(node, what, "a split covers its dim")
                     return
-            found.append(self._typed(node, v, after, self.local.env[node][i]))
-            if t.diff and not (diff and found[-1].diff and (x, 0) in self.local.flows[node][i]):
+            changed.append(self._typed(node, v, after, self.local.env[node][i]))
+            if t.diff and not (diff and changed[-1].diff and (x, 0) in self.local.flows[node][i]):
                 self._fault(
                     node,
                     f"{v.name} has a gradient, and is changed as if it had none",
                     "a change has a backward where a gradient flows",
                 )
-        self.types[node] = tuple(found)
+        self.types[node] = tuple(changed)
 
     def _placed(self, at: Placement) -> Placement:
         """A placement as the plan has it: its sizes as expressions."""
@@ -232,21 +232,21 @@ class _Checker:
         return self._sizes
 
     def _operator(self, node: fx.Node, op: Op) -> None:
-        found = typed_inputs(node, self.types)
-        ids = [t.value for _, t in found]
+        inputs = typed_inputs(node, self.types)
+        ids = [t.value for _, t in inputs]
         unread = set()
-        if found and drops_mask(op.node, found[0][1].sharding):
+        if inputs and drops_mask(op.node, inputs[0][1].sharding):
             unread = {op.operands[3].id} - set(ids)  # the call says `is_causal`, as capture found of the mask
         if sorted({*ids, *unread}) != sorted({v.id for v in op.operands}):
-            wanted = ", ".join(v.name for v in op.operands)
+            expected = ", ".join(v.name for v in op.operands)
             got = ", ".join(self.problem.values[i].name for i in ids)
             self._fault(
                 node,
-                f"{op.node.target} is called on {got}; the program calls it on {wanted}",
+                f"{op.node.target} is called on {got}; the program calls it on {expected}",
                 "a local call takes the same values",
             )
             return
-        operands = by_operand([v.id for v in op.operands], [(t.value, t) for _, t in found])
+        operands = by_operand([v.id for v in op.operands], [(t.value, t) for _, t in inputs])
         placed = infer(self.plan, op, operands)
         if placed is None:
             have = ", ".join(f"{v.name} {t.sharding!r}" for v, t in zip(op.operands, operands, strict=True) if t)
@@ -260,8 +260,8 @@ class _Checker:
         if op.own is not None:
             for what, rule in own_faults(op, node, operands, placed, self.plan, self.where):
                 self._fault(node, what, rule)
-        wanted = version(self.problem, op, needs, placed, self.where)
-        if not fits(node, wanted, self._value_of, self._number):
+        expected = version(self.problem, op, needs, placed, self.where)
+        if not fits(node, expected, self._value_of, self._number):
             self._fault(
                 node,
                 f"{node.target} is called with other arguments, or in another way, than {op.node.target} is here",
@@ -285,17 +285,17 @@ class _Checker:
     def _number(self, x) -> int | None:
         """A size in the example's numbers; None for what is none."""
         if isinstance(x, fx.Node):
-            found = self.local.env.get(x)
-            return found if isinstance(found, int) else None
+            number = self.local.env.get(x)
+            return number if isinstance(number, int) else None
         return None if isinstance(x, (str, float)) else self.problem.hint(as_size(x))
 
     def _gradients(self, node: fx.Node, op: Op) -> None:
         """Gradients flow from each result to the same operands as in the program."""
         for r, v in enumerate(op.results):
-            wanted = {self.problem.of[n][j].id for n, j in self.whole.flows[op.node][r]}
-            found = self._reached(node, r)
-            for i in sorted(wanted ^ found):
-                here, there = ("no gradient flows", "one does") if i in wanted else ("a gradient flows", "none does")
+            expected = {self.problem.of[n][j].id for n, j in self.whole.flows[op.node][r]}
+            actual = self._reached(node, r)
+            for i in sorted(expected ^ actual):
+                here, there = ("no gradient flows", "one does") if i in expected else ("a gradient flows", "none does")
                 self._fault(
                     node,
                     f"{here} from {v.name} to {self.problem.values[i].name}; in the program {there}",
@@ -304,15 +304,15 @@ class _Checker:
 
     def _reached(self, node: fx.Node, place: int) -> set[int]:
         """The global values that the gradient of what a call gives flows to first."""
-        found, seen, stack = set(), set(), [*self.local.flows[node][place]]
+        reached, seen, stack = set(), set(), [*self.local.flows[node][place]]
         while stack:
             at = stack.pop()
             if self._value_of(at[0]) is not None:
-                found.add(self._value_of(at[0]))
+                reached.add(self._value_of(at[0]))
             elif at not in seen:
                 seen.add(at)
                 stack += self.local.flows[at[0]][at[1]]
-        return found
+        return reached
 
     def _written(self) -> dict[str, fx.Node]:
         """What the graph writes, by the placeholder that it writes to."""
@@ -363,14 +363,14 @@ class _Checker:
 
     def _complete(self, node: fx.Node, whole: fx.Node, x: fx.Node) -> None:
         """Whatever an output depends on in the program gets a gradient from it."""
-        wanted, found = self.whole.roots[whole][0], self.local.roots[x][0]
+        expected, actual = self.whole.roots[whole][0], self.local.roots[x][0]
         for source in self.sources.values():
             bit = self.whole.roots[source][0]
-            if bit & (wanted ^ found):
+            if bit & (expected ^ actual):
                 name = next(p.name for p in self.problem.captured.placeholders if p.node == source.name)
                 self._fault(
                     node,
-                    f"{name} gets {'no' if bit & wanted else 'a'} gradient from {whole.name}",
+                    f"{name} gets {'no' if bit & expected else 'a'} gradient from {whole.name}",
                     "what an output depends on in the program gets a gradient from it, and nothing else does",
                 )
 

@@ -25,8 +25,8 @@ def _run(step: Action, xs: list, srcs, dsts, at: Coordinate) -> list[torch.Tenso
     numbers = [x.is_complex() for x in xs]  # beside real ones of the same width
     if any(numbers):
         pairs = [torch.view_as_real(x.resolve_conj()) if z else x for x, z in zip(xs, numbers, strict=True)]
-        found = step.run(pairs, srcs, dsts, at)
-        return [_complex(y) if z else y for y, z in zip(found, numbers, strict=True)]
+        outputs = step.run(pairs, srcs, dsts, at)
+        return [_complex(y) if z else y for y, z in zip(outputs, numbers, strict=True)]
     return step.run(xs, srcs, dsts, at)
 
 

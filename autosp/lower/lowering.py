@@ -345,7 +345,7 @@ class _Lowering:
             if at is None:
                 outputs.append(self._scalar_output(output))
                 continue
-            v = self.problem.given_at(output)
+            v = self.problem.output_value(output)
             node = self._value(v, at)
             if v.diff and self.rank.grad_scale != 1.0:
                 node = self.graph.call_function(scale_gradient, (node, self.rank.grad_scale))
@@ -359,8 +359,8 @@ class _Lowering:
     def _write(self, buffer: str, node: fx.Node) -> fx.Node:
         """A buffer keeps its new value, which all ranks have alike, when all else is computed. (`self.steps += 1`
         assigns it to itself: then it is an output, too.)"""
-        held = next(n for n in self.graph.nodes if n.op == "placeholder" and n.name == buffer)
-        return self.graph.call_function(aten.copy_.default, (held, node))
+        placeholder = next(n for n in self.graph.nodes if n.op == "placeholder" and n.name == buffer)
+        return self.graph.call_function(aten.copy_.default, (placeholder, node))
 
     def _scalar_output(self, output: GraphOutput):
         """A number is passed on; a tensor whose mode is `none` is not produced."""

@@ -53,7 +53,7 @@ def version(
     problem: Problem, op: Op, needs: Sequence[Sharding], gives: Sequence[Sharding], where: Sequence[Coordinate]
 ) -> Calls:
     """What one rank calls in the place of an operator, its operands and results placed so."""
-    args, kwargs = fx.map_arg((op.node.args, op.node.kwargs), lambda n: _wanted(problem, n))
+    args, kwargs = fx.map_arg((op.node.args, op.node.kwargs), lambda n: _expected(problem, n))
     if drops_mask(op.node, needs[0] if needs else None):
         args, kwargs = without_mask(op.node.target, args, kwargs)
     if op.node.target is torch.ops.autosp.constrain.default:
@@ -88,7 +88,7 @@ def _on_shard(
     return tuple(arg if n is None else Size(n) for n, arg in zip(numbers, args, strict=True))
 
 
-def _wanted(problem: Problem, n: fx.Node) -> Any:
+def _expected(problem: Problem, n: fx.Node) -> Any:
     val = n.meta.get("val")
     if n.op == "get_attr" and "val" not in n.meta:  # a function that the operator takes
         return getattr(problem.captured.graph, n.target)
@@ -99,8 +99,8 @@ def _wanted(problem: Problem, n: fx.Node) -> Any:
     return Anything() if val is None or isinstance(val, (torch.SymFloat, torch.SymBool)) else val
 
 
-def fits(actual: Any, wanted: Any, value_of: Callable[[fx.Node], int | None], size_of: Callable[[Any], Any]) -> bool:
-    """Whether a graph calls what is wanted. value_of: the global value that a node is, None for one that is none;
+def fits(actual: Any, expected: Any, value_of: Callable[[fx.Node], int | None], size_of: Callable[[Any], Any]) -> bool:
+    """Whether a graph calls what is expected. value_of: the global value that a node is, None for one that is none;
     size_of: what a size in an argument is, as comparable values."""
 
     def same(a: Any, b: Any) -> bool:
@@ -124,7 +124,7 @@ def fits(actual: Any, wanted: Any, value_of: Callable[[fx.Node], int | None], si
             return isinstance(a, Mapping) and list(a) == list(b) and all(same(a[k], b[k]) for k in b)
         return not isinstance(a, fx.Node) and type(a) is type(b) and (a == b or a != a)
 
-    return same(actual, wanted)
+    return same(actual, expected)
 
 
 def known_reads(
@@ -132,31 +132,31 @@ def known_reads(
 ) -> list[fx.Node]:
     """The known nodes that a call reads, itself or through calls that are not known: in the order of its arguments, as
     often as it reads them."""
-    found, stack, seen = [], [*reversed(_arguments(node))], set()
+    reads, stack, seen = [], [*reversed(_arguments(node))], set()
     while stack:
         n = stack.pop()
         if known(n):
-            found.append(n)
+            reads.append(n)
         elif n not in seen and n.op == "call_function" and through(n):
             seen.add(n)
             stack += reversed(_arguments(n))
-    return found
+    return reads
 
 
 def _arguments(node: fx.Node) -> list[fx.Node]:
-    found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), found.append)
-    return found
+    nodes: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), nodes.append)
+    return nodes
 
 
-def by_operand(wanted: Sequence[Hashable], found: Iterable[tuple[Hashable, Any]]) -> list[Any]:
-    """What a call reads for each of its operands; None for one that it does not read. found: the values that it reads,
-    in order, each with how it lies: a value that is read in several ways is told apart by its place."""
+def by_operand(operands: Sequence[Hashable], reads: Iterable[tuple[Hashable, Any]]) -> list[Any]:
+    """What a call reads for each of its operands; None for one that it does not read. reads: the values that it reads,
+    in order, each with how it lies: a value that is read in several ways is distinguished by its place."""
     ways: dict[Hashable, list[Any]] = {}
-    for value, way in found:
+    for value, way in reads:
         ways.setdefault(value, []).append(way)
     out = []
-    for value in wanted:
+    for value in operands:
         have = ways.get(value, [])
         out.append(None if not have else have.pop(0) if len(set(have)) > 1 else have[0])
     return out

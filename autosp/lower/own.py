@@ -52,13 +52,13 @@ def placing_of(op: Op, needs: Sequence[Placement], gives: Sequence[Placement], p
         return bodies.placed({}, p) if partial else bodies.plain()
     for loose in (False, True):
         try:
-            found = bodies.placed(bodies.followed(seeds, p, loose), p)
+            placing = bodies.placed(bodies.followed(seeds, p, loose), p)
         except Refused:
             if loose:
                 raise
             continue
-        if all(found.at[r] == at for r, at in zip(bodies.inputs, needs)):
-            return found
+        if all(placing.at[r] == at for r, at in zip(bodies.inputs, needs)):
+            return placing
     raise Refused("its operands would lie otherwise")
 
 
@@ -78,10 +78,10 @@ class _Emit:
     def backward(self) -> fx.GraphModule:
         self._begin(self.bodies.own.backward, [*self.bodies.incoming, *self.bodies.saved])
         self._steps(self.placing.backward)
-        found = []
+        gradients = []
         for r, leaves in zip(self.bodies.outgoing, self.placing.gradients, strict=True):
-            found.append(None if r is None else self._converted(r, *leaves))
-        return self._end((*found, *(None for _ in self.symbols)))
+            gradients.append(None if r is None else self._converted(r, *leaves))
+        return self._end((*gradients, *(None for _ in self.symbols)))
 
     def _begin(self, source: fx.GraphModule, inputs: Sequence[Ref]) -> list[fx.Node]:
         """A new graph with its placeholders and constants. Gives the nodes of the symbols."""
@@ -159,14 +159,14 @@ class _Emit:
 
 def _symbols(bodies: Bodies) -> tuple[sympy.Symbol, ...]:
     """Every symbol that a size inside is made of."""
-    found: set[sympy.Basic] = set()
+    symbols: set[sympy.Basic] = set()
     for body in (bodies.own.forward, bodies.own.backward):
         for node in body.graph.nodes:
             val = node.meta.get("val")
             sizes = [as_size(n) for t in tensors_of(val) for n in t.shape]
             sizes += [as_size(val)] if isinstance(val, torch.SymInt) else []
-            found |= {x for n in sizes if isinstance(n, sympy.Expr) for x in n.free_symbols}
-    return tuple(sorted(found, key=str))
+            symbols |= {x for n in sizes if isinstance(n, sympy.Expr) for x in n.free_symbols}
+    return tuple(sorted(symbols, key=str))
 
 
 def _not_as_planned(op: Op, reason: str) -> Problem:

@@ -17,7 +17,7 @@ from ..capture import tensors_of
 from ..capture.own import own_of
 from ..compat.torch import FakeTensorMode
 from ..rules import factor_of, project
-from ..sharding import INVARIANT, PARTIAL, REPLICATE, Coordinate, Placement, Sharding, Split, local_shape, words
+from ..sharding import INVARIANT, PARTIAL, REPLICATE, Coordinate, Placement, Sharding, Split, local_shape, row_key
 from ..solve import Plan
 from ..solve.bodies import BodyStep, Ref
 from ..solve.problem import Op, hint_of
@@ -39,8 +39,8 @@ def own_faults(
     op: Op, node: fx.Node, operands, gives: Sequence[Sharding], plan: Plan, where: Sequence[Coordinate]
 ) -> Iterator[tuple[str, str]]:
     """What is wrong with a local call. operands: the types (with `sharding`, `diff`) that it takes."""
-    found = own_of(node)
-    if found is None:
+    own = own_of(node)
+    if own is None:
         yield "a call of an autograd.Function has lost its backward", RULE
         return
     here = axis_of([t.sharding for t in operands], gives, where)
@@ -49,28 +49,28 @@ def own_faults(
     at = [REPLICATE if a is INVARIANT else a for a in taken]
     out = [REPLICATE if g.on(here.axis) is INVARIANT else g.on(here.axis) for g in gives]
     try:
-        _types(op, found, at, out, alike, here)
-        _shapes(op, found, at, plan.problem.hints, here)
+        _types(op, own, at, out, alike, here)
+        _shapes(op, own, at, plan.problem.hints, here)
     except _WrongOwn as fault:
         yield str(fault), RULE
 
 
-def _types(op: Op, found, at: list[Placement], gives: list[Placement], alike: bool, here: Coordinate) -> None:
+def _types(op: Op, own, at: list[Placement], gives: list[Placement], alike: bool, here: Coordinate) -> None:
     bodies = op.own
-    inside = _Walk(found.forward, here, alike)
+    inside = _Walk(own.forward, here, alike)
     inside.begin(list(zip(bodies.inputs, at, strict=True)))
-    results, saved = found.forward.graph.output_node().args[0]
+    results, saved = own.forward.graph.output_node().args[0]
     inside.expect("result", results, list(zip(bodies.results, gives, strict=True)))
     kept = [inside.types[s] for s in saved if s in inside.types]
-    back = _Walk(found.backward, here, alike)
+    back = _Walk(own.backward, here, alike)
     incoming = [REPLICATE if alike else g.gradient for g in gives]
-    for i in found.constant:
+    for i in own.constant:
         incoming[i] = gives[i] if isinstance(gives[i], Split) else REPLICATE
     back.begin([*zip(bodies.incoming, incoming, strict=True), *kept])
-    wanted = [(r, REPLICATE if alike else a.gradient) for r, a in zip(bodies.outgoing, at, strict=True)]
-    gradients = found.backward.graph.output_node().args[0]
-    asked = [(g, w) for g, w in zip(gradients, wanted) if w[0] is not None]
-    back.expect("gradient", [g for g, _ in asked], [w for _, w in asked])
+    required = [(r, REPLICATE if alike else a.gradient) for r, a in zip(bodies.outgoing, at, strict=True)]
+    gradients = own.backward.graph.output_node().args[0]
+    expected = [(g, w) for g, w in zip(gradients, required) if w[0] is not None]
+    back.expect("gradient", [g for g, _ in expected], [w for _, w in expected])
 
 
 class _Walk:
@@ -80,8 +80,8 @@ class _Walk:
         self.body, self.here, self.alike = body, here, alike
         self.types: dict[fx.Node, Typed | tuple[Typed, ...]] = {}
 
-    def begin(self, given: list[Typed]) -> None:
-        rest = iter(given)
+    def begin(self, entering: list[Typed]) -> None:
+        rest = iter(entering)
         for node in self.body.graph.nodes:
             if node.op == "placeholder":
                 typed = next(rest, None)
@@ -96,8 +96,8 @@ class _Walk:
             elif isinstance(node.meta.get(STEP), BodyStep):
                 self._step(node, node.meta[STEP])
 
-    def expect(self, what: str, nodes: Sequence[fx.Node], wanted: list[Typed]) -> None:
-        for i, (node, (ref, at)) in enumerate(zip(nodes, wanted, strict=True)):
+    def expect(self, what: str, nodes: Sequence[fx.Node], expected: list[Typed]) -> None:
+        for i, (node, (ref, at)) in enumerate(zip(nodes, expected, strict=True)):
             if self.types.get(node) != (ref, at):
                 raise _WrongOwn(f"{what} {i} of an autograd.Function is {self.types.get(node)}; it is wanted {at!r}")
 
@@ -110,15 +110,15 @@ class _Walk:
         ref, at = self.types[x]
         noted = next(iter(node.users)).meta["autosp"][1]
         before, after = _placement(src, at), _placement(dst, noted)
-        if self.alike or diff or words(src, dst) not in _FREE or here != self.here or before != at:
+        if self.alike or diff or row_key(src, dst) not in _FREE or here != self.here or before != at:
             raise _WrongOwn(f"{ref[0].name} is {at!r} in a body, and is changed {src.word} to {dst.word}")
         return ref, after
 
     def _step(self, node: fx.Node, step: BodyStep) -> None:
-        found = [self.types[n] for n in known_reads(node, self.types.__contains__)]
-        if {ref for ref, _ in found} != set(step.operands):
+        reads = [self.types[n] for n in known_reads(node, self.types.__contains__)]
+        if {ref for ref, _ in reads} != set(step.operands):
             raise _WrongOwn(f"{step.node.target} in a body is called on other values than the program calls it on")
-        gives = self._infer(node, step, by_operand(step.operands, found))
+        gives = self._infer(node, step, by_operand(step.operands, reads))
         typed = tuple(zip(step.results, gives, strict=True))
         self.types[node] = typed[0] if isinstance(step.node.meta["val"], torch.Tensor) else typed
 
@@ -151,23 +151,23 @@ class _Walk:
         raise _WrongOwn(f"{step.node.target} in a body gives no {noted[1]!r}")
 
 
-def _placement(said: Placement, noted: Placement) -> Placement:
+def _placement(stated: Placement, noted: Placement) -> Placement:
     """The placement that a change names; of a symbolic split, the sizes as noted (shapes are run)."""
-    symbolic = isinstance(said, Split) and any(isinstance(x, fx.Node) for x in said)
-    return noted if symbolic else said
+    symbolic = isinstance(stated, Split) and any(isinstance(x, fx.Node) for x in stated)
+    return noted if symbolic else stated
 
 
-def _shapes(op: Op, found, at: list[Placement], hints: dict, here: Coordinate) -> None:
+def _shapes(op: Op, own, at: list[Placement], hints: dict, here: Coordinate) -> None:
     """Both bodies on fake tensors: each gradient has the shape of its operand."""
     shapes = [
         local_shape(v.hint, placement_in_numbers(a, hints), here.size, here.rank) for v, a in zip(op.operands, at)
     ]
     vals = [tensors_of(v.node.meta["val"])[v.index or 0] for v in op.operands]
-    symbols = [hint_of(s, hints) for s in found.symbols]
+    symbols = [hint_of(s, hints) for s in own.symbols]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         fakes = [torch.empty(shape, dtype=t.dtype, device=t.device) for shape, t in zip(shapes, vals)]
-        results, saved = OnShapes(found.forward).run(*fakes, *symbols)
-        gradients = OnShapes(found.backward).run(*map(torch.empty_like, results), *saved)
+        results, saved = OnShapes(own.forward).run(*fakes, *symbols)
+        gradients = OnShapes(own.backward).run(*map(torch.empty_like, results), *saved)
     for v, shape, gradient in zip(op.operands, shapes, gradients):
         if gradient is not None and tuple(gradient.shape) != tuple(shape):
             raise _WrongOwn(f"the gradient of {v.name} has local shape {list(gradient.shape)}, not {list(shape)}")

@@ -23,11 +23,11 @@ class Regions:
         """What follows is in no region."""
         self._be(())
 
-    def _be(self, wanted: Casts) -> None:
+    def _be(self, casts: Casts) -> None:
         same = 0
-        while same < min(len(wanted), len(self.entered)) and self.entered[same][0] == wanted[same]:
+        while same < min(len(casts), len(self.entered)) and self.entered[same][0] == casts[same]:
             same += 1
         while len(self.entered) > same:
             self.graph.call_function(EXIT_AUTOCAST, (self.entered.pop()[1],))
-        for args in wanted[same:]:
+        for args in casts[same:]:
             self.entered.append((args, self.graph.call_function(ENTER_AUTOCAST, args)))

@@ -41,23 +41,23 @@ class OnShapes(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
     def get_attr(self, target, args, kwargs):
-        found = super().get_attr(target, args, kwargs)
-        if self.mode is None or not isinstance(found, torch.Tensor) or isinstance(found, FakeTensor):
-            return found
-        return self.mode.from_tensor(found, static_shapes=True)
+        value = super().get_attr(target, args, kwargs)
+        if self.mode is None or not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
+            return value
+        return self.mode.from_tensor(value, static_shapes=True)
 
 
 def converted(xs, srcs, dsts, at: Coordinate, diff: bool) -> tuple[torch.Tensor, ...]:
     """What `convert` gives, of shapes alone."""
-    found = []
+    outputs = []
     for x, src, dst in zip(xs, srcs, dsts, strict=True):
         shape = list(x.shape)
         if isinstance(src, Split):
             shape[src.dim] = src.size
         if isinstance(dst, Split):
-            shape[dst.dim] = dst.held(at.size, at.rank)
-        found.append(torch.empty(shape, dtype=x.dtype, device=x.device))
-    return tuple(found)
+            shape[dst.dim] = dst.local_size(at.size, at.rank)
+        outputs.append(torch.empty(shape, dtype=x.dtype, device=x.device))
+    return tuple(outputs)
 
 
 def placement_in_numbers(placement: Placement, hints: dict) -> Placement:

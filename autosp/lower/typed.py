@@ -34,7 +34,7 @@ def kind_of(at: Sharding, diff: bool) -> Sharding:
 def infer(plan: Plan, op: Op, operands: list[Typed | None]) -> tuple[Sharding, ...] | None:
     """What the call gives, by its rule alone, axis by axis: a later one sees what the earlier ones leave of the
     factors. An operand that it does not read may lie anywhere."""
-    projection, found = op.projection, []
+    projection, columns = op.projection, []
     for axis in plan.mesh:
         places = [t and (t.sharding.on(axis.name), t.diff) for t in operands]
         inferred = _on_axis(op, projection, places, plan.chosen[op].parts[axis.name], axis.size)
@@ -43,8 +43,8 @@ def infer(plan: Plan, op: Op, operands: list[Typed | None]) -> tuple[Sharding, .
         gives, part = inferred
         if part is not None:
             projection = narrowed(projection, part, axis.size)
-        found.append([(axis.name, at) for at in gives])
-    return tuple(Sharding(pairs) for pairs in zip(*found))
+        columns.append([(axis.name, at) for at in gives])
+    return tuple(Sharding(pairs) for pairs in zip(*columns))
 
 
 def _on_axis(op: Op, projection: Projection | None, operands, chosen, p: int):
@@ -89,5 +89,5 @@ def typed_inputs(node: fx.Node, types: Mapping) -> list[tuple[fx.Node, Typed]]:
 
 def coordinates_of(mesh: Mesh, gm: fx.GraphModule) -> tuple[Coordinate, ...]:
     """Where the rank of a graph stands: as its changes of each axis say; the first where there is none."""
-    said = {n.args[3].axis: n.args[3] for n in reversed(gm.graph.find_nodes(op="call_function", target=convert))}
-    return tuple(said.get(axis.name, Coordinate(axis.name, axis.size, 0, "")) for axis in mesh)
+    changes = {n.args[3].axis: n.args[3] for n in reversed(gm.graph.find_nodes(op="call_function", target=convert))}
+    return tuple(changes.get(axis.name, Coordinate(axis.name, axis.size, 0, "")) for axis in mesh)

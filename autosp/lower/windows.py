@@ -72,14 +72,14 @@ class _Writer:
         self.meta = {k: v for k, v in node.meta.items() if k not in (BAND, "val", "autosp", "autosp_op")}
         own, (mask_of, causal) = (traits(node.target).names(word) for word in ("attention", "masked"))
         queries, keys, values = (self._cut(x, how.blocks) for x in named(node, "attention"))
-        found = []
+        outputs = []
         for i, n in enumerate(how.blocks):
             before = how.window - 1 if i else 0
             k, v = (self._with_tail(xs, i, how.blocks, before) for xs in (keys, values))
             mask = self._mask(n, before, how)
             changed = {**dict(zip(own, (queries[i], k, v), strict=True)), mask_of: mask, causal: False}
-            found.append(self._call(node.target, *with_arguments(node.target, node.args, node.kwargs, **changed)))
-        joined = self._call(aten.cat.default, (found, -2))
+            outputs.append(self._call(node.target, *with_arguments(node.target, node.args, node.kwargs, **changed)))
+        joined = self._call(aten.cat.default, (outputs, -2))
         joined.meta[BLOCK] = node.name
         return joined
 

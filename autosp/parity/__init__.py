@@ -1,6 +1,6 @@
 """A sharded program against the unsharded one: trials, real ranks, ranks on threads of one process, and the verdict.
 
-What needs torch is imported when it is first asked for: the command line starts ranks and compares numbers without it.
+What needs torch is imported when it is first used: the command line starts ranks and compares numbers without it.
 """
 
 from __future__ import annotations

@@ -53,13 +53,13 @@ def measure_gap(
     expected_losses: Sequence[float],
     losses: Sequence[float],
     expected: Mapping[str, Tensor],
-    found: Mapping[str, Tensor],
+    actual: Mapping[str, Tensor],
     bar: Bar = EXACT,
 ) -> Gap:
     """The sharded run against the unsharded one. What is no number in both is equal; in one, infinitely far."""
     errors = [_relative(a, b) for a, b in zip(expected_losses, losses, strict=True)]
     largest = max(_largest(value) for value in expected.values())
-    worst = max((_distance(name, value, found.get(name), largest, bar) for name, value in expected.items()))
+    worst = max((_distance(name, value, actual.get(name), largest, bar) for name, value in expected.items()))
     ratio, parameter, name = worst
     return Gap(max(errors), errors.index(max(errors)) + 1, parameter, name, ratio, bar)
 
@@ -75,16 +75,16 @@ def _largest(value: Tensor) -> float:
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
-def _distance(name: str, expected: Tensor, found: Tensor | None, largest: float, bar: Bar) -> tuple[float, float, str]:
+def _distance(name: str, expected: Tensor, actual: Tensor | None, largest: float, bar: Bar) -> tuple[float, float, str]:
     """(used of the bar, relative to the parameter's own largest, name)."""
     infinite = (float("inf"), float("inf"), name)
-    if found is None or found.shape != expected.shape:
+    if actual is None or actual.shape != expected.shape:
         return infinite
     numbers = expected.isfinite()
-    if not numbers.equal(found.isfinite()):
+    if not numbers.equal(actual.isfinite()):
         return infinite
     own = _largest(expected)
-    off = _largest((expected.double() - found.double())[numbers])
+    off = _largest((expected.double() - actual.double())[numbers])
     allowed = bar.parameter * own + bar.floor * largest
     ratio = off / allowed if allowed else (float("inf") if off else 0.0)
     return ratio, off / max(own, bar.floor * largest) if off else 0.0, name

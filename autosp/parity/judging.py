@@ -1,4 +1,4 @@
-"""A trial from end to end: unsharded, sharded, and the two held against each other."""
+"""A trial from end to end: unsharded, sharded, and the two compared."""
 
 from __future__ import annotations
 

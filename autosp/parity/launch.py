@@ -76,7 +76,7 @@ def build_extension() -> None:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        _, said = build.communicate(timeout=BUILD)
+        _, stderr = build.communicate(timeout=BUILD)
     except subprocess.TimeoutExpired:
         os.killpg(build.pid, signal.SIGINT)  # which gives the lock back
         folder = os.environ.get("TORCH_EXTENSIONS_DIR", "~/.cache/torch_extensions")
@@ -85,7 +85,7 @@ def build_extension() -> None:
             f"its lock file under {folder}; remove that folder"
         ) from None
     if build.returncode:
-        raise RuntimeError(f"DeepSpeed's extension was not built:\n{said}")
+        raise RuntimeError(f"DeepSpeed's extension was not built:\n{stderr}")
 
 
 def errors(outcomes: Sequence[Outcome]) -> str:

@@ -43,7 +43,7 @@ class Ranks:
     def tail(self, rank: int) -> str:
         """What a rank last wrote to its error log, or else to its output."""
         logs = (path.read_text(errors="replace") for path in (self.err(rank), self.out(rank)) if path.exists())
-        return next((last_words(text) for text in logs if text.strip()), "")
+        return next((last_error(text) for text in logs if text.strip()), "")
 
     def describe(self, ranks: Sequence[int]) -> str:
         """What happened to these ranks, each by its number, with its last lines."""
@@ -94,11 +94,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def last_words(log: str, lines: int = 30) -> str:
-    """An error of autosp as it was worded, without its traceback; else the last lines."""
+def last_error(log: str, lines: int = 30) -> str:
+    """An error of autosp with its own text, without its traceback; else the last lines."""
     text = re.sub(r"^\[rank\d+\]: ?", "", log.rstrip(), flags=re.MULTILINE)
-    if found := list(re.finditer(r"^autosp\.errors\.\w+: ", text, flags=re.MULTILINE)):
-        return text[found[-1].end() :]
+    if errors := list(re.finditer(r"^autosp\.errors\.\w+: ", text, flags=re.MULTILINE)):
+        return text[errors[-1].end() :]
     return "\n".join(text.splitlines()[-lines:])
 
 

@@ -40,7 +40,7 @@ def on_rank(item: tuple[Trial, Spec]) -> Trained | Refusal:
 
 def _plain(trial: Trial, spec: Spec) -> Trained:
     mesh = dist.init_device_mesh(trial.device, (trial.dp, trial.sp), mesh_dim_names=("dp", "sp"))
-    model, given = build(trial)
+    model, own_inputs = build(trial)
     compiled = compile(
         model, spec, mesh=mesh, backend=trial.backend, dynamic=trial.dynamic or None, recompute=trial.recompute
     )
@@ -52,12 +52,12 @@ def _plain(trial: Trial, spec: Spec) -> Trained:
                 grad /= trial.dp
 
     rank = mesh.get_local_rank("dp")
-    return run(trial, model, batches(trial, spec, model, given), [rank], call=compiled, finish=mean_over_dp)
+    return run(trial, model, batches(trial, spec, model, own_inputs), [rank], call=compiled, finish=mean_over_dp)
 
 
 def _deepspeed(trial: Trial, spec: Spec) -> Trained:
-    model, given = build(trial)
-    batch = batches(trial, spec, model, given)
+    model, own_inputs = build(trial)
+    batch = batches(trial, spec, model, own_inputs)
     engine: Any = initialize(model, make_optimizer(trial, model), deepspeed_config(trial))
     compile(engine, spec, backend=trial.backend, dynamic=trial.dynamic or None, recompute=trial.recompute)
     losses = []
@@ -115,26 +115,26 @@ class Simulator:
         Every rank's loss and gradients are compared with the first's, to the bit.
         """
         try:
-            model, given = self._fresh(trial)
+            model, own_inputs = self._fresh(trial)
 
             def backward(batch: Batch, share: float) -> float:
                 return _backward(self._program(trial, spec, model, batch), batch, share)
 
-            return run(trial, model, batches(trial, spec, model, given), range(trial.dp), backward=backward)
+            return run(trial, model, batches(trial, spec, model, own_inputs), range(trial.dp), backward=backward)
         except AutospError as error:
             return Refusal(str(error), error.problems[0].what)
 
     def _fresh(self, trial: Trial) -> tuple[torch.nn.Module, Batch | None]:
         key = _model_key(trial)
         if key not in self._models:
-            model, given = build(trial)
-            self._models[key] = model, given, {n: x.detach().clone() for n, x in _tensors(model)}
-        model, given, weights = self._models[key]
+            model, own_inputs = build(trial)
+            self._models[key] = model, own_inputs, {n: x.detach().clone() for n, x in _tensors(model)}
+        model, own_inputs, weights = self._models[key]
         with torch.no_grad():
             for name, x in _tensors(model):
                 x.copy_(weights[name])
                 x.grad = None
-        return model, given
+        return model, own_inputs
 
     def _program(self, trial: Trial, spec: Spec, model: torch.nn.Module, batch: Batch) -> _Program:
         shapes = tuple((n, tuple(x.shape), x.dtype) for n, x in batch.items() if isinstance(x, torch.Tensor))

@@ -36,11 +36,11 @@ class SimMesh:
 
     def places(self, rank: int) -> tuple[int, ...]:
         """The rank's place on each axis."""
-        found = []
+        coordinates = []
         for axis in reversed(self.mesh):
-            found.append(rank % axis.size)
+            coordinates.append(rank % axis.size)
             rank //= axis.size
-        return tuple(reversed(found))
+        return tuple(reversed(coordinates))
 
     def of(self, rank: int) -> tuple[SimGroup, ...]:
         """The rank's group on each axis."""
@@ -124,10 +124,10 @@ class Simulation:
     def run(self, inputs: Sequence) -> list[tuple]:
         """Every rank's outputs and the gradients of its inputs (None where there is none), from the
         captured graph's inputs on whole tensors."""
-        held: dict[int, list] = {}
+        copies: dict[int, list] = {}
 
         def body(rank: int):
-            own = held[rank] = [_own(x) for x in inputs]
+            own = copies[rank] = [_own(x) for x in inputs]
             with under(self._around):
                 outputs = self.locals[rank](*own)
             loss = outputs[self.loss]
@@ -136,11 +136,11 @@ class Simulation:
                     loss.backward()
             return outputs, [x.grad if isinstance(x, torch.Tensor) else None for x in own]
 
-        found = self._mesh.run(body)
+        results = self._mesh.run(body)
         for i in self.written:
-            assert all(torch.equal(own[i], held[0][i]) for own in held.values()), "a buffer differs between ranks"
-            inputs[i].copy_(held[0][i])
-        return found
+            assert all(torch.equal(own[i], copies[0][i]) for own in copies.values()), "a buffer differs between ranks"
+            inputs[i].copy_(copies[0][i])
+        return results
 
 
 def simulate(plan: Plan, inputs: Sequence, *, complete: bool = True, grad_scale: float = 1.0) -> list[tuple]:

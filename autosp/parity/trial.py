@@ -29,7 +29,7 @@ Backward = Callable[[Batch, float], float]
 class Trial:
     """What is trained, on which batches, and how it is split. Plain values: it travels to a rank as it is.
 
-    mask: none; ones; right or left padding; packed: two documents a row, told by position_ids that restart.
+    mask: none; ones; right or left padding; packed: two documents a row, marked by position_ids that restart.
     labels: full; prompt: none in the first rank's shard; unequal: another number on each; empty: none at all.
     extras: what a trainer of Hugging Face may also give, `num_items_in_batch` and `shift_labels`.
     precision: fp32; bf16 weights; autocast to bf16; fp16: autocast with a GradScaler.
@@ -81,18 +81,18 @@ def build(trial: Trial) -> tuple[torch.nn.Module, Batch | None]:
     """The model, the same weights wherever it is built, and its maker's own inputs if it gives any."""
     torch.manual_seed(0)
     made = build_model(trial.model, device="cpu")
-    model, given = made if isinstance(made, tuple) else (made, None)
+    model, own_inputs = made if isinstance(made, tuple) else (made, None)
     if trial.attn:
         _set_attention(model, trial.attn)
     switch_off_cache(model)
     cast = model.bfloat16 if trial.precision == "bf16" else model.float  # `to` would make complex tensors real
-    return cast().train().to(trial.device), given
+    return cast().train().to(trial.device), own_inputs
 
 
 def _set_attention(model: torch.nn.Module, name: str) -> None:
     """The attention of every transformers model that it is, or holds."""
-    held: list[Any] = [m for m in model.modules() if hasattr(m, "set_attn_implementation")]
-    if not held:
+    models: list[Any] = [m for m in model.modules() if hasattr(m, "set_attn_implementation")]
+    if not models:
         raise SpecError(
             Problem(
                 what=f"{type(model).__name__} neither is nor holds a transformers model, whose attention may be chosen",
@@ -100,14 +100,16 @@ def _set_attention(model: torch.nn.Module, name: str) -> None:
                 fix="drop --attn: the model's attention is what its forward says",
             )
         )
-    for each in held:
+    for each in models:
         each.set_attn_implementation(name)
 
 
-def batches(trial: Trial, spec: Spec, model: torch.nn.Module, given: Batch | None) -> Callable[[int, int, int], Batch]:
+def batches(
+    trial: Trial, spec: Spec, model: torch.nn.Module, own_inputs: Batch | None
+) -> Callable[[int, int, int], Batch]:
     """The batch of a step, a micro step and a data-parallel rank."""
-    if given is not None:
-        return lambda step, micro, dp_rank: _there(given, trial.device)
+    if own_inputs is not None:
+        return lambda step, micro, dp_rank: _there(own_inputs, trial.device)
     taken, any_too = parameters_of(model)
     owed = [n for n, p in inspect.signature(model.forward).parameters.items() if p.default is p.empty and n in taken]
     if missing := [name for name in owed if spec.input(name) is None]:
@@ -138,42 +140,42 @@ def _batch(trial: Trial, spec: Spec, taken: list[str], vocab: int, length: int, 
     targets = length - length // 3 if target else length  # of another length where they may be
     own = torch.randint(1, max(vocab, 2), (trial.batch, targets), generator=generator) if target else ids
     labels = torch.where(_kept(trial, targets) & _spoken_for(trial, targets), own, IGNORED)
-    found: Batch = {}
+    batch: Batch = {}
     for each in spec.inputs:
         if each.name not in taken:
             continue
         if _is_label(each):
-            found[each.name] = _row_labels(trial.batch, config, generator) if _of_rows(each) else labels
+            batch[each.name] = _row_labels(trial.batch, config, generator) if _of_rows(each) else labels
         elif "mask" in each.name:
             if trial.mask in ("ones", "right", "left") or not each.optional:
-                found[each.name] = (_kept(trial, targets) if target in each.layout.names else keep).long()
+                batch[each.name] = (_kept(trial, targets) if target in each.layout.names else keep).long()
         elif "pos" in each.name:
             if trial.mask == "packed" or not each.optional:
-                found[each.name] = _positions(trial, length)
+                batch[each.name] = _positions(trial, length)
         elif target in each.layout.names:
             if trial.labels != "full" or not each.optional:  # made from labels, most would be padding
-                found[each.name] = own
+                batch[each.name] = own
         elif not each.optional:
             like = made_up(each.name, each.layout, {"batch": trial.batch}, length)
             counted = like.dtype == torch.int64 or any(word in each.name for word in (*COUNTED, "idx"))
-            found[each.name] = ids if counted else torch.randn(like.shape, generator=generator)
+            batch[each.name] = ids if counted else torch.randn(like.shape, generator=generator)
     if any(_of_rows(each) for each in spec.inputs) and getattr(config, "pad_token_id", None) is not None:
         # a classifier finds the last token of a row by the id of padding
-        found |= {name: torch.where(keep, ids, config.pad_token_id) for name, x in found.items() if x is ids}
+        batch |= {name: torch.where(keep, ids, config.pad_token_id) for name, x in batch.items() if x is ids}
     if "shift_labels" in trial.extras:
-        found["shift_labels"] = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].contiguous()
+        batch["shift_labels"] = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].contiguous()
     if "num_items_in_batch" in trial.extras:
-        found["num_items_in_batch"] = (labels[:, 1:] != IGNORED).sum()
-    return found
+        batch["num_items_in_batch"] = (labels[:, 1:] != IGNORED).sum()
+    return batch
 
 
-def _is_label(given: Input) -> bool:
-    return any(word in given.name for word in LABELS)
+def _is_label(declared: Input) -> bool:
+    return any(word in declared.name for word in LABELS)
 
 
-def _of_rows(given: Input) -> bool:
+def _of_rows(declared: Input) -> bool:
     """Whether an input holds labels of rows, not of tokens."""
-    return _is_label(given) and given.layout.dims[1:] in ((), (ELLIPSIS,))
+    return _is_label(declared) and declared.layout.dims[1:] in ((), (ELLIPSIS,))
 
 
 def _target_dim(spec: Spec) -> str | None:
@@ -246,8 +248,8 @@ def unsharded(trial: Trial, spec: Spec) -> Trained:
 
     Raises SpecError where the model itself does not take the batch.
     """
-    model, given = build(trial)
-    batch = batches(trial, spec, model, given)
+    model, own_inputs = build(trial)
+    batch = batches(trial, spec, model, own_inputs)
     try:
         return run(trial, model, batch, range(trial.dp))
     except AutospError:

@@ -1,4 +1,4 @@
-"""What came of a trial: the sharded run held against the unsharded one."""
+"""What came of a trial: the sharded run compared with the unsharded one."""
 
 from __future__ import annotations
 
@@ -91,24 +91,24 @@ def of_outcomes(trial: Trial, expected: tuple[Trained, Trained], outcomes: Seque
     return max(verdicts, key=lambda verdict: verdict.used)
 
 
-def of_run(trial: Trial, expected: tuple[Trained, Trained], found: Trained | Refusal) -> Verdict:
+def of_run(trial: Trial, expected: tuple[Trained, Trained], actual: Trained | Refusal) -> Verdict:
     """The verdict on one run."""
-    if isinstance(found, Refusal):
-        return Verdict(trial, refusal=found)
+    if isinstance(actual, Refusal):
+        return Verdict(trial, refusal=actual)
     exact, own = expected
-    gap = measure_gap(exact.losses, found.losses, exact.parameters, found.parameters)
+    gap = measure_gap(exact.losses, actual.losses, exact.parameters, actual.parameters)
     if trial.precision != "fp32":
-        apart, usual = _distance(exact, found), _distance(exact, own)
+        apart, usual = _distance(exact, actual), _distance(exact, own)
         return Verdict(trial, gap, distance=apart, own=usual, resolution=own.resolution)
     gradients = None
-    if found.gradients:
-        gradients = measure_gap(exact.losses, found.losses, exact.gradients, found.gradients)
+    if actual.gradients:
+        gradients = measure_gap(exact.losses, actual.losses, exact.gradients, actual.gradients)
     return Verdict(trial, gap, gradients)
 
 
-def _distance(exact: Trained, found: Trained) -> Distance:
-    loss = max(abs(a - b) / abs(a) for a, b in zip(exact.losses, found.losses, strict=True))
-    off = sum(float((found.parameters[n].double() - p.double()).square().sum()) for n, p in exact.parameters.items())
+def _distance(exact: Trained, actual: Trained) -> Distance:
+    loss = max(abs(a - b) / abs(a) for a, b in zip(exact.losses, actual.losses, strict=True))
+    off = sum(float((actual.parameters[n].double() - p.double()).square().sum()) for n, p in exact.parameters.items())
     whole = sum(float(p.double().square().sum()) for p in exact.parameters.values())
     return Distance(loss, math.sqrt(off / whole))
 

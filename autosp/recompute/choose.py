@@ -5,7 +5,7 @@ operator, r in {0, 1} that the backward runs it again. What the backward reads m
 s + r >= 1; what runs again needs its operands: s + r(maker) >= r(reader). Least
 `seconds of r + price * bytes of s` is a minimum cut (the rows are differences of potentials, so
 the relaxation is integral); over all prices its answers are the corners of the trade-off between
-bytes that cross and seconds. Whether a choice fits is told by the lifetimes of all storages
+bytes that cross and seconds. Whether a choice fits follows from the lifetimes of all storages
 (`liveness`), not by the bytes that cross: Jain et al., Checkmate (MLSys 2020), section 4, has both
 in one program, which is too large here. Between two corners, layers take one or the other.
 
@@ -43,7 +43,7 @@ class Candidate:
 
     @property
     def peak(self) -> Peak:
-        """Its fullest moment; worked out when it is asked for, as that takes the longest."""
+        """Its fullest moment; worked out when it is first read, as that takes the longest."""
         return self._fullest[0]
 
     @property
@@ -70,7 +70,7 @@ class Candidate:
 
 
 class Chooser:
-    """The trade-off of one joint graph, solved corner by corner as it is asked for."""
+    """The trade-off of one joint graph, solved corner by corner on demand."""
 
     def __init__(self, joint: Joint, device: Device, p: int, *, offload: bool = False, compiler: Compiler = EAGER):
         self.joint, self.device, self.compiler = joint, device, compiler

@@ -1,4 +1,4 @@
-"""What runs a joint graph, as far as memory asks."""
+"""The compiler of a joint graph, as far as memory depends on it."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def decide(
     def default() -> Candidate:
         return chooser.candidate(default_saved(joint, gm, len(gm.graph.output_node().args[0]) - joint.inputs))
 
-    def told(c: Candidate, text: str, choice: bool = True) -> Decision:
+    def decision_of(c: Candidate, text: str, choice: bool = True) -> Decision:
         return Decision(
             choice_of(joint, c.saved, c.schedule.again, plan, bool(c.schedule.offloaded)) if choice else None,
             saved_by_kind(c.schedule), c.peak.held, c.peak.transient, c.peak.gradients, c.phase,
@@ -83,20 +83,20 @@ def decide(
         )  # fmt: skip
 
     if policy.mode == "none":
-        return told(default(), "none: PyTorch's own choice", choice=False)
+        return decision_of(default(), "none: PyTorch's own choice", choice=False)
     if policy.mode == "full":
-        return told(chooser.least(protect=False), "full: only what leaves a layer is saved")
+        return decision_of(chooser.least(protect=False), "full: only what leaves a layer is saved")
     if policy.budget is None:
-        return told(chooser.least(protect=True), "sac: all is recomputed but attention and collectives")
+        return decision_of(chooser.least(protect=True), "sac: all is recomputed but attention and collectives")
     whole = default()
     if isinstance(policy.budget, float):
         limit = int(policy.budget * whole.peak.bytes)
     if limit is None:
         raise AssertionError(f"{policy} without a limit")
     if whole.peak.bytes <= limit:
-        return told(whole, "nothing more than PyTorch's own choice is recomputed: it fits", choice=False)
-    found = chooser.fitting(limit)
-    if found is None:
-        return told(chooser.smallest(), "the least peak: nothing fits")
-    there = "; the residual stream crosses in the host's memory" if found.schedule.offloaded else ""
-    return told(found, f"the least time that fits{there}")
+        return decision_of(whole, "nothing more than PyTorch's own choice is recomputed: it fits", choice=False)
+    fitting = chooser.fitting(limit)
+    if fitting is None:
+        return decision_of(chooser.smallest(), "the least peak: nothing fits")
+    there = "; the residual stream crosses in the host's memory" if fitting.schedule.offloaded else ""
+    return decision_of(fitting, f"the least time that fits{there}")

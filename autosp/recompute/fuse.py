@@ -98,7 +98,7 @@ class _Values:
             self._see(i, n)
 
     def _see(self, i: int, n: fx.Node) -> None:
-        made = tuple(s for s in self.joint.makes.get(n, ()) if not s.given)
+        made = tuple(s for s in self.joint.makes.get(n, ()) if not s.is_input)
         if n in self.added:
             self.others.append((i, _with_product(self.joint, n, self.added[n])))
         if n in self.added or n in self.products or is_view(self.joint, n):
@@ -142,7 +142,7 @@ class _Values:
         outside = {s.id for _, run in self.others for s in run.needs} | set(self.keep)
         for k, loops in enumerate(kernels):
             outside |= {i for x in loops for i in x.reads if of.get(i) != k}
-        found = list(self.others)
+        placed = list(self.others)
         for loops in kernels:
             made = {s.id: s for x in loops for s in x.makes}
             needs = {i: s for x in loops for i, s in x.reads.items() if i not in made}
@@ -150,8 +150,8 @@ class _Values:
             nodes = tuple(dict.fromkeys(n for x in loops for n in x.nodes))
             inside = sum(s.bytes for i, s in made.items() if i not in outside)
             run = Run(nodes, tuple(needs.values()), left, _over(loops, left), inside, kernel=True)
-            found.append((min(x.at for x in loops), run))
-        return tuple(r for _, r in sorted(found, key=lambda item: item[0]))
+            placed.append((min(x.at for x in loops), run))
+        return tuple(r for _, r in sorted(placed, key=lambda item: item[0]))
 
 
 def is_fusible(n: fx.Node) -> bool:
@@ -213,17 +213,17 @@ def _over(loops: list[_Loop], left: tuple[Storage, ...]) -> tuple[tuple[Storage,
     for x in loops:
         for i in x.reads:
             counts[i] = counts.get(i, 0) + 1
-    found, taken = [], set()
+    pairs, taken = [], set()
     for x in loops:
         for s in x.makes:
             if s.id not in there or x.reduces:
                 continue
             for i, r in x.reads.items():
                 if counts[i] == 1 and i not in taken and r.bytes == s.bytes and _alike(r, s):
-                    found.append((s, r))
+                    pairs.append((s, r))
                     taken.add(i)
                     break
-    return tuple(found)
+    return tuple(pairs)
 
 
 def _alike(a: Storage, b: Storage) -> bool:

@@ -33,7 +33,7 @@ class Storage:
     layer: str | None
 
     @property
-    def given(self) -> bool:
+    def is_input(self) -> bool:
         """Whether it is an input of the forward: held anyway."""
         return self.maker.op in ("placeholder", "get_attr")
 
@@ -97,13 +97,13 @@ def read_joint(gm: fx.GraphModule, num_fwd_outputs: int) -> Joint:
 
 
 def _descendants(roots) -> set[fx.Node]:
-    found, stack = set(roots), list(roots)
+    reached, stack = set(roots), list(roots)
     while stack:
         for user in stack.pop().users:
-            if user not in found and user.op != "output":
-                found.add(user)
+            if user not in reached and user.op != "output":
+                reached.add(user)
                 stack.append(user)
-    return found
+    return reached
 
 
 def _storages(nodes):
@@ -121,7 +121,7 @@ def _storages(nodes):
                 s.head = node  # the collective's own value is not ready before
                 by_key[storage_id(t)] = s  # views of it are views of that
             continue
-        found = []
+        own = []
         for t in tensors_of(node.meta.get("val")):
             key = storage_id(t)
             if key not in by_key:
@@ -132,9 +132,9 @@ def _storages(nodes):
                 makes.setdefault(maker, []).append(s)
             elif kinds.is_item(node) and by_key[key].maker is node.args[0]:
                 by_key[key].head = node
-            found.append(by_key[key])
-        of[node] = _unique(found)
-    return storages, of, {n: tuple(found) for n, found in makes.items()}
+            own.append(by_key[key])
+        of[node] = _unique(own)
+    return storages, of, {n: tuple(own) for n, own in makes.items()}
 
 
 def _maker(node: fx.Node) -> fx.Node:
@@ -155,8 +155,8 @@ def _bytes(t: torch.Tensor) -> int:
 def layer_of(node: fx.Node) -> str | None:
     """The repeated module that a node stands in, up to the first number of its path: `model.layers.3`."""
     for path in reversed(paths_of(node)):
-        if (found := _LAYER.search(path)) is not None:
-            return path[: found.end()]
+        if (match := _LAYER.search(path)) is not None:
+            return path[: match.end()]
     return None
 
 

@@ -20,7 +20,7 @@ from .compiler import Compiler
 from .fuse import fused
 from .joint import Joint, Storage, crosses_layers
 from .order import ordered
-from .reuse import held
+from .reuse import reserved_bytes
 from .runs import Run, one_by_one
 from .schedule import Schedule
 
@@ -66,13 +66,13 @@ def peak(joint: Joint, s: Schedule, compiler: Compiler = EAGER) -> tuple[Peak, s
 
 def saved_by_kind(s: Schedule) -> Mapping[str, int]:
     """Bytes that cross, by the kind of operator that made them; a layer's output is the residual."""
-    found: dict[str, int] = {}
+    by_kind: dict[str, int] = {}
     for x in s.saved:
         word = kinds.kind(x.maker)
         if word in ("other", "matmul") and crosses_layers(x):
             word = "residual"
-        found[word] = found.get(word, 0) + x.bytes
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        by_kind[word] = by_kind.get(word, 0) + x.bytes
+    return dict(sorted(by_kind.items(), key=lambda item: -item[1]))
 
 
 def _runs(joint: Joint, nodes, start, keep, compiler: Compiler) -> tuple[Run, ...]:
@@ -85,7 +85,7 @@ def _walk(
     joint: Joint, runs, start, keep, crossing, with_gradients: bool, compiler: Compiler, away=frozenset()
 ) -> Peak:
     dies = deaths(runs)
-    waiting = held(runs, start, keep) if compiler.fuses else [0] * len(runs)
+    waiting = reserved_bytes(runs, start, keep) if compiler.fuses else [0] * len(runs)
     alive = {x.id: x.bytes for x in start}
     now = {"held": sum(alive.values()), "transient": 0, "gradients": 0}
     best = Peak(**now, at=runs[0].at if runs else None)
@@ -100,7 +100,7 @@ def _walk(
                 now[part(old)] -= alive.pop(old.id)
         back = (x for x in run.needs if x.id in away)
         for x in (*back, *run.makes):
-            if x.id not in alive and not x.given and (with_gradients or x.id not in joint.gradients):
+            if x.id not in alive and not x.is_input and (with_gradients or x.id not in joint.gradients):
                 alive[x.id] = x.bytes
                 now[part(x)] += x.bytes
         own = waiting[i] + run.own
@@ -118,7 +118,7 @@ def deaths(runs) -> dict[int, list[Storage]]:
     for i, run in enumerate(runs):
         for x in (*run.needs, *run.makes):
             last[x.id] = i, x
-    found: dict[int, list[Storage]] = {}
+    dead: dict[int, list[Storage]] = {}
     for i, x in last.values():
-        found.setdefault(i, []).append(x)
-    return found
+        dead.setdefault(i, []).append(x)
+    return dead

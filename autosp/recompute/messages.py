@@ -1,4 +1,4 @@
-"""What tiling says of what it left whole: one sentence, with the rule behind it where that helps."""
+"""Messages on what tiling left whole: one sentence, with the rule behind it where that helps."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def two_dims(node: fx.Node) -> str:
 
 def gathered(notes: Iterable[tuple[str, str, str]]) -> Iterator[str]:
     """`tile mlp: model.layers.*.mlp (32 of them) stays whole: ...`; one note for layers that are alike."""
-    found: dict[tuple[str, str, str], set[str]] = {}
+    alike: dict[tuple[str, str, str], set[str]] = {}
     for what, module, why in notes:
-        found.setdefault((what, re.sub(r"\b\d+\b", "*", module), why), set()).add(module)
-    for (what, pattern, why), modules in found.items():
+        alike.setdefault((what, re.sub(r"\b\d+\b", "*", module), why), set()).add(module)
+    for (what, pattern, why), modules in alike.items():
         if not pattern and len(modules) == 1 and why == SHAPE[what]:
             yield f"tile {what}: {why}"
             continue
@@ -79,13 +79,13 @@ def random(node: fx.Node) -> str:
 
 
 def small(what: str, count: int, least: int) -> str:
-    held = "its widest value is" if what == "loss" else "its intermediates are"
-    return f"{held} {size(count)}, and 'auto' makes tiles from {size(least)}"
+    subject = "its widest value is" if what == "loss" else "its intermediates are"
+    return f"{subject} {size(count)}, and 'auto' makes tiles from {size(least)}"
 
 
 def few_tokens(count: int) -> str:
-    held = {0: "no token", 1: "one token"}.get(count, f"{count} tokens of a length that changes: each tile takes two")
-    return f"this rank holds {held}"
+    tokens = {0: "no token", 1: "one token"}.get(count, f"{count} tokens of a length that changes: each tile takes two")
+    return f"this rank holds {tokens}"
 
 
 def one_tile() -> str:

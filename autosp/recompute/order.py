@@ -26,8 +26,8 @@ def ordered(runs: Sequence[Run], start: Sequence[Storage], keep: Collection[int]
     first = graph.depth_first(range(len(runs)))
     graph = _Graph([runs[i] for i in first], start, keep)
     tries: tuple[Callable[[], Order], ...] = (graph.as_it_is, graph.least_memory, graph.breadth_first, graph.by_bytes)
-    found = (tuple(graph.runs[i] for i in order()) for order in tries)
-    return min(found, key=lambda runs: int(expected(runs, start, keep).max(initial=0)))  # the first of equals
+    orders = (tuple(graph.runs[i] for i in order()) for order in tries)
+    return min(orders, key=lambda runs: int(expected(runs, start, keep).max(initial=0)))  # the first of equals
 
 
 class _Graph:
@@ -55,18 +55,18 @@ class _Graph:
     def depth_first(self, order: Sequence[int], turn: Callable[[int], object] | None = None) -> Order:
         """Each in turn, behind all that it needs. turn: the order among these."""
         seen: set[int] = set()
-        found: Order = []
+        result: Order = []
         for k in order:
             stack = [(k, False)]
             while stack:
                 n, ready = stack.pop()
                 if ready:
-                    found.append(n)
+                    result.append(n)
                 elif n not in seen:
                     seen.add(n)
                     stack.append((n, True))
                     stack += [(m, False) for m in reversed(sorted(self.needs[n], key=turn)) if m not in seen]
-        return found
+        return result
 
     def by_bytes(self) -> Order:
         """`topological_sort_dfs`: the ones that touch the fewest bytes first, each behind all that it needs."""
@@ -102,11 +102,11 @@ class _Graph:
         ]
         now = sum(self.bytes[i] for i in self.start)
         most = max(now, sum(self.bytes[i] for i in self.keep if i in self.bytes))
-        gap, found = most - now, []
+        gap, result = most - now, []
         while ready:
             k = min(ready, key=lambda n: (self.size[n] if self.size[n] > gap else 0, self.size[n] - frees[n], n))
             ready.remove(k)
-            found.append(k)
+            result.append(k)
             now += self.size[k]
             most = max(most, now)
             now -= frees[k]
@@ -120,4 +120,4 @@ class _Graph:
                 if left[i] == 1:
                     for u in self.readers[i]:
                         frees[u] += self.bytes[i]
-        return found
+        return result

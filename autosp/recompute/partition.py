@@ -53,15 +53,15 @@ class Choice:
 def named(joint: Joint) -> dict[Key, Storage]:
     """What the forward's operators make, by name."""
     seen: Counter = Counter()
-    found = {}
+    by_name = {}
     for n in joint.forward:
         made = joint.makes.get(n, ())
         if made:
             place = (layer_of(n) or "", kinds.name_of(n))
             for i, s in enumerate(made):
-                found[*place, seen[place], i] = s
+                by_name[*place, seen[place], i] = s
             seen[place] += 1
-    return found
+    return by_name
 
 
 def choice_of(

@@ -16,7 +16,7 @@ from .joint import Storage
 from .runs import Run, expected, last_touch
 
 
-def held(runs: Sequence[Run], start: Sequence[Storage], keep: Collection[int]) -> list[int]:
+def reserved_bytes(runs: Sequence[Run], start: Sequence[Storage], keep: Collection[int]) -> list[int]:
     """For every run, the bytes that are held for a later value while it runs.
 
     start: the storages that are there at the beginning: they are given back, never used again.

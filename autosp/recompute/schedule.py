@@ -37,13 +37,13 @@ def schedule(joint: Joint, saved: Collection[int], offload: bool = False) -> Sch
     in_backward = _ancestors(joint.results, had)
     crossing = tuple(s for s in joint.saveable if s.head in heads and s.head in in_backward)
     in_forward = _ancestors((*joint.outputs, *(s.head for s in crossing)), frozenset())
-    given = in_backward - had - set(joint.tangents)
+    read = in_backward - had - set(joint.tangents)
     again = tuple(n for n in joint.forward if n in in_backward and n not in had)
     return Schedule(
         forward=tuple(raised(n for n in joint.nodes if n in in_forward and n.op == "call_function")),
         backward=tuple(raised(_as_needed(joint, in_backward, had))),
         saved=crossing,
-        inputs=tuple(n for n in joint.nodes if n.op == "placeholder" and n in given),
+        inputs=tuple(n for n in joint.nodes if n.op == "placeholder" and n in read),
         numbers=tuple(n for n in joint.nodes if n in joint.numbers and n in in_backward),
         again=again,
         offloaded=frozenset(s.id for s in crossing if offload and crosses_layers(s)),
@@ -52,15 +52,15 @@ def schedule(joint: Joint, saved: Collection[int], offload: bool = False) -> Sch
 
 def _ancestors(ends: Iterable[fx.Node], stop: Collection[fx.Node]) -> set[fx.Node]:
     """All that `ends` need, themselves included; what `stop` holds is had and not looked behind."""
-    found: set[fx.Node] = set()
+    reached: set[fx.Node] = set()
     stack = list(ends)
     while stack:
         node = stack.pop()
-        if node not in found:
-            found.add(node)
+        if node not in reached:
+            reached.add(node)
             if node not in stop:
                 stack += node.all_input_nodes
-    return found
+    return reached
 
 
 def _as_needed(joint: Joint, needed: set[fx.Node], had: Collection[fx.Node]) -> list[fx.Node]:
@@ -69,7 +69,7 @@ def _as_needed(joint: Joint, needed: set[fx.Node], had: Collection[fx.Node]) -> 
     order = {n: i for i, n in enumerate(joint.nodes)}
     begins = min((order[u] for t in joint.tangents for u in t.users if u in needed), default=0)
     done: set[fx.Node] = set(had)
-    found: list[fx.Node] = []
+    calls: list[fx.Node] = []
     for node in joint.nodes[begins:]:
         if node not in needed or node in done:
             continue
@@ -80,8 +80,8 @@ def _as_needed(joint: Joint, needed: set[fx.Node], had: Collection[fx.Node]) -> 
                 group.add(n)
                 stack += n.all_input_nodes
         done |= group
-        found += sorted((n for n in group if n.op == "call_function"), key=order.__getitem__)
-    return found
+        calls += sorted((n for n in group if n.op == "call_function"), key=order.__getitem__)
+    return calls
 
 
 def raised(nodes: Iterable[fx.Node]) -> list[fx.Node]:
@@ -91,7 +91,7 @@ def raised(nodes: Iterable[fx.Node]) -> list[fx.Node]:
     for n in nodes:
         if kinds.is_item(n):
             items.setdefault(n.args[0], []).append(n)
-    found: list[fx.Node] = []
+    result: list[fx.Node] = []
     there = set(nodes)
     for n in nodes:
         if kinds.is_item(n) and n.args[0] in there:
@@ -99,6 +99,6 @@ def raised(nodes: Iterable[fx.Node]) -> list[fx.Node]:
         stack = [n]
         while stack:
             m = stack.pop(0)
-            found.append(m)
+            result.append(m)
             stack += items.get(m, ())
-    return found
+    return result

@@ -59,7 +59,7 @@ def _by_rule(node: fx.Node) -> float:
     args, kwargs, val = (_on_example(x) for x in (node.args, node.kwargs, node.meta["val"]))
     try:
         sizes = multiplied(default_rules().bind(node.target, args, kwargs, val))
-    except RuleError:  # its kind is said, and not its factors
+    except RuleError:  # its kind is stated, and not its factors
         return 0.0
     return 2.0 * math.prod(sizes) if sizes else 0.0
 

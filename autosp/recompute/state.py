@@ -124,7 +124,7 @@ def state_of(
     section 3.1 and 5: with Adam in mixed precision 2 + 2 bytes a parameter, and 12 of optimizer
     state (an fp32 master weight and two moments), of which stage 1 partitions the last, stage 2 the
     gradients too, stage 3 all. What DeepSpeed (0.19, runtime/zero/stage_1_and_2.py) does otherwise
-    is counted and said. Raises PlanError for an optimizer, dtype or stage that is not known.
+    is counted and noted. Raises PlanError for an optimizer, dtype or stage that is not known.
     """
     setting = Setting(dtype, optimizer, zero, ranks)
     faults = setting.faults()
@@ -132,7 +132,7 @@ def state_of(
         raise PlanError(faults)
     once = list({id(p): p for p in parameters}.values())
     trained = sum(p.numel() for p in once if p.requires_grad)
-    rest = sum(_held(p, dtype) for p in once if not p.requires_grad)
+    rest = sum(_untrained_bytes(p, dtype) for p in once if not p.requires_grad)
     gathered = min(trained, LIVE) * dtype.itemsize if zero == 3 and ranks > 1 else 0
     own = setting.part(trained, 1)
     working = _working(setting, own)
@@ -150,7 +150,7 @@ def state_of(
     )
 
 
-def _held(tensor: torch.Tensor, dtype: torch.dtype) -> int:
+def _untrained_bytes(tensor: torch.Tensor, dtype: torch.dtype) -> int:
     """Bytes of a tensor that is not trained: a parameter is cast with the model, a buffer is not."""
     cast = isinstance(tensor, torch.nn.Parameter) and tensor.is_floating_point()
     return tensor.numel() * (dtype if cast else tensor.dtype).itemsize

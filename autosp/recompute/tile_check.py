@@ -77,7 +77,7 @@ class _TileChecker:
     def run(self) -> None:
         for node in self.tiled.graph.nodes:
             if node.op in ("placeholder", "get_attr"):
-                self._given(node)
+                self._input(node)
             elif node.op == "output":
                 if not self._same(node.args, self.values.gm.graph.output_node().args):
                     self._fault(node, "an output is another value, or not the whole of it", "outputs stay as they are")
@@ -91,9 +91,9 @@ class _TileChecker:
         if self.faults:
             raise CheckError(self.faults[:10])
 
-    def _given(self, node: fx.Node) -> None:
-        found = (n for n in self.values.gm.graph.find_nodes(op=node.op) if n.target == node.target)
-        if (old := next(found, None)) is None:
+    def _input(self, node: fx.Node) -> None:
+        matching = (n for n in self.values.gm.graph.find_nodes(op=node.op) if n.target == node.target)
+        if (old := next(matching, None)) is None:
             self._fault(node, f"{node} is not an input or a constant of the program", "inputs stay as they are")
             return
         self.types[node] = TilePart((old, 0))
@@ -170,9 +170,9 @@ class _TileChecker:
             return
         units, inner = number(s.units), number(s.inner)
         covers = number(s.outer) * units * inner == number(self.values.shape(whole.ref)[s.dim])
-        wanted = [count(units, len(lengths), i) * inner for i in range(len(lengths))]
-        if not covers or lengths != wanted or dim != s.dim + (opened is not None):
-            what = f"it is cut into {lengths} along dim {dim}; {s!r} over {len(lengths)} tiles is {wanted}"
+        expected = [count(units, len(lengths), i) * inner for i in range(len(lengths))]
+        if not covers or lengths != expected or dim != s.dim + (opened is not None):
+            what = f"it is cut into {lengths} along dim {dim}; {s!r} over {len(lengths)} tiles is {expected}"
             self._fault(node, what, "tiles differ by one unit at most, and cover the dim")
             return
         self.types[node] = tuple(
@@ -210,16 +210,16 @@ class _TileChecker:
 
     def _viewed(self, node: fx.Node, t: TilePart) -> TilePart | None:
         """A dim viewed as two, or back."""
-        given = [self._int(n) for n in node.args[1]]
+        shape = [self._int(n) for n in node.args[1]]
         closed = [self.values.number(n) for n in self.values.shape(t.ref)]
         if isinstance(t.at, Split):
-            held = count(self.values.number(t.at.units), t.tiles, t.tile) * self.values.number(t.at.inner)
-            closed[t.at.dim] = self.values.number(t.at.outer) * held
+            length = count(self.values.number(t.at.units), t.tiles, t.tile) * self.values.number(t.at.inner)
+            closed[t.at.dim] = self.values.number(t.at.outer) * length
         if t.opened is not None:
-            return attrs.evolve(t, opened=None) if given == closed else None
+            return attrs.evolve(t, opened=None) if shape == closed else None
         for dim, size in enumerate(closed):
-            outer = given[dim] if dim < len(given) else None
-            if outer and size % outer == 0 and given == [*closed[:dim], outer, size // outer, *closed[dim + 1 :]]:
+            outer = shape[dim] if dim < len(shape) else None
+            if outer and size % outer == 0 and shape == [*closed[:dim], outer, size // outer, *closed[dim + 1 :]]:
                 return attrs.evolve(t, opened=(dim, outer))
         return None
 
@@ -227,7 +227,7 @@ class _TileChecker:
         """A tile's call is its operator's local version, on the tile's parts."""
         call, tiles, refs = self.values.call(old), self.tiles[cut], self.values.operands(old)
         read = self._read(node)
-        if call is None or {t.ref for t in read} != set(refs) or not all(_held(t, tile, tiles) for t in read):
+        if call is None or {t.ref for t in read} != set(refs) or not all(_is_own_part(t, tile, tiles) for t in read):
             self._fault(node, f"{old.target} does not read the parts of its operands", "a tile reads its own parts")
             return
         have = [t.at for t in by_operand(refs, [(t.ref, t) for t in read])]
@@ -243,13 +243,13 @@ class _TileChecker:
         if needs is None or list(needs) != have or (PARTIAL in gives and call.once):
             self._fault(node, f"{old.target} has no strategy for its parts", f"the operator's rule: {call.rule}")
             return
-        args, kwargs = fx.map_arg((old.args, old.kwargs), self._wanted)
+        args, kwargs = fx.map_arg((old.args, old.kwargs), self._expected)
         results = self.values.results(old)
-        wanted = localise_on_axis(
+        expected = localise_on_axis(
             old.target, args, kwargs, call, needs, gives, tuple(map(self.values.shape, results)), tiles, tile,
             lambda target, args, kwargs: Calls(target, tuple(args), dict(kwargs)), Size,
         )  # fmt: skip
-        if not fits(node, wanted, self._value, self._int) or self.casts[0].get(old) != self.casts[1].get(node):
+        if not fits(node, expected, self._value, self._int) or self.casts[0].get(old) != self.casts[1].get(node):
             self._fault(
                 node, f"{node.target} is called otherwise than {old.target} is in a tile", "a tile's call is local"
             )
@@ -265,15 +265,15 @@ class _TileChecker:
         known = known_reads(node, lambda n: isinstance(self.types.get(n), TilePart))
         return [self.types[n] for n in known if n not in self.numbers]
 
-    def _wanted(self, n: fx.Node) -> Any:
+    def _expected(self, n: fx.Node) -> Any:
         val = n.meta.get("val")
         if tensors_of(val):
             return GlobalValue(ref(n))
         return Size(as_size(val)) if isinstance(val, (int, torch.SymInt)) else Anything()
 
     def _value(self, n: fx.Node) -> Ref | None:
-        found = self.types.get(n)
-        return found.ref if isinstance(found, TilePart) else None
+        part = self.types.get(n)
+        return part.ref if isinstance(part, TilePart) else None
 
     def _int(self, x: Any) -> int | None:
         if isinstance(x, fx.Node):
@@ -289,9 +289,9 @@ class _TileChecker:
 
     def _effects(self) -> None:
         """What acts beside its result is called as often as before, in the order of before."""
-        wanted = [n.name for n in self.values.gm.graph.nodes if _acts(n)]
+        expected = [n.name for n in self.values.gm.graph.nodes if _acts(n)]
         copies = [n.meta[OF][0] for n in self.tiled.graph.nodes if OF in n.meta and n.meta[OF][1] is None]
-        if wanted != [name for name in copies if _acts(self.by_name[name])]:
+        if expected != [name for name in copies if _acts(self.by_name[name])]:
             what = "collectives, writes, draws or regions are called in another order, or not once each"
             self._fault(self.tiled.graph.output_node(), what, "what acts beside its result is called as before")
 
@@ -300,7 +300,7 @@ class _TileChecker:
         self.faults.append(Problem(what=what, rule=rule, fix=FIX, where=place))
 
 
-def _held(t: TilePart, tile: int, tiles: int) -> bool:
+def _is_own_part(t: TilePart, tile: int, tiles: int) -> bool:
     """Whether a tile's call may read a part: the whole, or its own."""
     if t.opened is not None or t.at is PARTIAL:
         return False

@@ -22,7 +22,7 @@ from ..rules import localise_on_axis
 from ..rules.strategies import split_of
 from ..sharding import PARTIAL, REPLICATE, Placement, Split, as_size, count
 from .tile_mask import after, mask_of
-from .tile_region import UNCUT, TileRegion, Track, _found
+from .tile_region import UNCUT, TileRegion, Track, part_of
 from .tile_values import COLLECTIVE, Ref, Values, ref
 
 aten = torch.ops.aten
@@ -162,12 +162,12 @@ class _Outer:
             x, dim = self._call(aten.reshape.default, x, [self.size(n) for n in opened]), dim + 1
         parts = self._call(aten.split_with_sizes.default, x, [self.size(n) for n in lengths], dim)
         parts.meta["autosp_split"] = s
-        found = [self._call(operator.getitem, parts, i) for i in range(self.tiles)]
+        items = [self._call(operator.getitem, parts, i) for i in range(self.tiles)]
         if s.outer == 1:
-            return found
+            return items
         shapes = [[*shape[: s.dim], as_size(s.outer * n), *shape[s.dim + 1 :]] for n in lengths]
         return [
-            self._call(aten.reshape.default, f, [self.size(n) for n in to]) for f, to in zip(found, shapes, strict=True)
+            self._call(aten.reshape.default, f, [self.size(n) for n in to]) for f, to in zip(items, shapes, strict=True)
         ]
 
     def join(self, parts: list[tuple[fx.Node, tuple]], at: Placement) -> fx.Node:
@@ -225,7 +225,7 @@ class _Tiler:
             self.cut.tiles, tile, partial(self._emit, node, tile), self.size,
         )  # fmt: skip
         out.meta["autosp_of"] = (node.name, self.cut.name, tile)
-        out.meta["autosp_part"] = _found(values, self.cut.track, node, call) or None
+        out.meta["autosp_part"] = part_of(values, self.cut.track, node, call) or None
         single = isinstance(node.meta["val"], torch.Tensor)
         for i, (r, at) in enumerate(zip(results, gives, strict=True)):
             item = out if single else self._emit(node, tile, operator.getitem, (out, i), {})
@@ -274,7 +274,7 @@ class _Tiler:
 def placements(cut: Cut, node: fx.Node) -> tuple[tuple[Placement, ...], tuple[Placement, ...]]:
     """How a call's operands and results lie over the tiles."""
     values = cut.region.values
-    call, part = values.call(node), _found(values, cut.track, node, values.call(node))
+    call, part = values.call(node), part_of(values, cut.track, node, values.call(node))
     if not part:
         return (REPLICATE,) * len(call.operands), (REPLICATE,) * len(call.results)
     needs = tuple(split_of(call, dims, *part, UNCUT) or REPLICATE for dims in call.operands)

@@ -39,14 +39,14 @@ def hoisted(captured: Captured, book: RuleBook | None = None) -> Captured:
 
 def last_products(values: Values) -> list[fx.Node]:
     """The products with a weight that no other one follows: a language model's head."""
-    found, before = [], set()
+    products, before = [], set()
     for node in reversed(values.gm.graph.nodes):
         follows = node in before
         if values.weighted(node) is not None and not follows:
-            found.append(node)
-        if follows or node in found:
+            products.append(node)
+        if follows or node in products:
             before.update(node.all_input_nodes)
-    return found[::-1]
+    return products[::-1]
 
 
 def hoist(values: Values, seeds: list[fx.Node]) -> bool:
@@ -72,17 +72,17 @@ def _dim(values: Values, node: fx.Node) -> int:
 
 def _steps(values: Values, slice_: fx.Node, seeds: list[fx.Node]) -> list[HoistStep]:
     """The calls from a seed to the slice, which alone reads each; empty where there is no such chain."""
-    dim, current, found = _dim(values, slice_), ref(slice_.args[0])[0], []
+    dim, current, steps = _dim(values, slice_), ref(slice_.args[0])[0], []
     if _keeps_all(values, slice_) or any(u.op == "output" for u in slice_.users):
         return []
     while True:
         step = _step(values, current, dim)
         if step is None or len(current.users) != 1:
             return []
-        found.append(step)
+        steps.append(step)
         if current in seeds:
             tokens = [t.split((current, 0)).dim for t in begin(values, current).tokens]
-            return found[::-1] if dim in tokens else []
+            return steps[::-1] if dim in tokens else []
         before = [r for r in step.cuts if r[0].op == "call_function" and _leads_to(r[0], seeds)]
         if len(before) != 1:
             return []
@@ -90,7 +90,7 @@ def _steps(values: Values, slice_: fx.Node, seeds: list[fx.Node]) -> list[HoistS
 
 
 def _is_slice(node: fx.Node) -> bool:
-    """Whether a call's range is said by its two ends."""
+    """Whether a call's range is stated by its two ends."""
     return is_a(node, "slice") and not is_a(node, "narrow")
 
 

@@ -55,15 +55,15 @@ def _makers(values: Values, node: fx.Node, mask: fx.Node) -> Iterator[fx.Node]:
     """The calls whose results are as large as queries times keys, and that the mask comes from, in order."""
     least = values.shape((node, 0))[-2], values.shape(ref(node.args[1]))[-2]
     square = values.number(least[0]) * values.number(least[1])
-    found, stack = set(), [mask]
+    makers, stack = set(), [mask]
     while stack:
         n = stack.pop()
-        if n in found or n.op != "call_function" or n.target in COLLECTIVE:
+        if n in makers or n.op != "call_function" or n.target in COLLECTIVE:
             continue
         if isinstance(n.meta.get("val"), torch.Tensor) and values.numel((n, 0)) >= square:
-            found.add(n)
+            makers.add(n)
             stack += n.all_input_nodes
-    yield from sorted(found, key=values.order.__getitem__)
+    yield from sorted(makers, key=values.order.__getitem__)
 
 
 def _copied(graph: fx.Graph, node: fx.Node, mask: fx.Node, makers: list[fx.Node]) -> bool:

@@ -43,21 +43,21 @@ def waiting(nodes: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node]]]
         for before, after in itertools.pairwise(tiles):
             left = leaves(before)
             for product in after:
-                found = [n for n in left if order.get(n, len(nodes)) < order[product]]
-                if _waits(product) and found:
-                    yield product, found
+                awaited = [n for n in left if order.get(n, len(nodes)) < order[product]]
+                if _waits(product) and awaited:
+                    yield product, awaited
 
 
 def regions(nodes: Sequence[fx.Node]) -> dict[str, list[list[fx.Node]]]:
     """The calls of every region's tiles, the tile that begins first in front. The backward of
     a call has the name of its tile too: autograd's nodes take the metadata of the forward's."""
     order = {n: i for i, n in enumerate(nodes)}
-    found: dict[str, dict[int, list[fx.Node]]] = {}
+    tiles_of: dict[str, dict[int, list[fx.Node]]] = {}
     for node in nodes:
         name = (node.meta.get("custom") or {}).get("autosp_tile")
         if name is not None and node.op == "call_function":
-            found.setdefault(name[0], {}).setdefault(name[1], []).append(node)
-    made = {r: [t for t in tiles.values() if _beginning(t)] for r, tiles in found.items()}
+            tiles_of.setdefault(name[0], {}).setdefault(name[1], []).append(node)
+    made = {r: [t for t in tiles.values() if _beginning(t)] for r, tiles in tiles_of.items()}
     return {r: sorted(tiles, key=lambda t: order[_beginning(t)[0]]) for r, tiles in made.items()}
 
 

@@ -35,8 +35,8 @@ class Track:
         self.at[r] = at
 
     def split(self, r: Ref) -> Split | None:
-        found = self.at.get(r)
-        return found if isinstance(found, Split) else None
+        placement = self.at.get(r)
+        return placement if isinstance(placement, Split) else None
 
 
 @attrs.define(eq=False)
@@ -180,12 +180,12 @@ def _is_output(node: fx.Node) -> bool:
 def _neighbours(region: TileRegion, node: fx.Node) -> list[fx.Node]:
     """Who reads a wide result of a member, and who makes a wide operand that holds tokens too."""
     values = region.values
-    found = [u for r in values.results(node) if region.is_wide(r) for u in values.readers(r)]
+    neighbours = [u for r in values.results(node) if region.is_wide(r) for u in values.readers(r)]
     for r in values.operands(node):
         holds = any(t.split(r) for t in region.tokens)
         if region.is_wide(r) and holds and r[0] not in region.members and not barrier(values, r[0]):
-            found.append(r[0])
-    return found
+            neighbours.append(r[0])
+    return neighbours
 
 
 def _places(values: Values, node: fx.Node) -> list[tuple[int, Ref]]:
@@ -194,7 +194,7 @@ def _places(values: Values, node: fx.Node) -> list[tuple[int, Ref]]:
     return operands + [(~i, r) for i, r in enumerate(values.results(node))]
 
 
-def _found(values: Values, track: Track, node: fx.Node, call: Projection):
+def part_of(values: Values, track: Track, node: fx.Node, call: Projection):
     """The factor of a call that a dim is, as (factor, outer, units, inner); False where it is none."""
     for i, r in _places(values, node):
         if track.split(r) is not None:
@@ -207,7 +207,7 @@ def _carry(values: Values, track: Track, node: fx.Node, call: Projection) -> Non
     if any(track.at.get(r) is PARTIAL for r in values.operands(node)):
         track.fault = messages.reads_sum(node)
         return
-    part = _found(values, track, node, call)
+    part = part_of(values, track, node, call)
     if part is None:
         return
     if part is False:
@@ -242,7 +242,7 @@ def _taken_apart(values: Values, track: Track, node: fx.Node, call: Projection) 
 def _carry_wide(region: TileRegion, node: fx.Node, call: Projection) -> None:
     """The wide dim through a call; a movement may make it shorter (`chunk`, a slice of a padded one)."""
     values, track = region.values, region.wide
-    part = _found(values, track, node, call)
+    part = part_of(values, track, node, call)
     if part is False:
         region.fault = messages.cuts_features(node)
     if not part:

@@ -65,22 +65,22 @@ class Values:
 
     def operands(self, node: fx.Node) -> list[Ref]:
         """A call's tensor operands, in the order of its rule, as often as they occur."""
-        found: list[Ref] = []
-        fx.map_arg((node.args, node.kwargs), lambda n: found.append(ref(n)) if tensors_of(n.meta.get("val")) else None)
-        return found
+        refs: list[Ref] = []
+        fx.map_arg((node.args, node.kwargs), lambda n: refs.append(ref(n)) if tensors_of(n.meta.get("val")) else None)
+        return refs
 
     def results(self, node: fx.Node) -> list[Ref]:
         return [(node, i) for i in range(len(tensors_of(node.meta.get("val"))))]
 
     def readers(self, r: Ref) -> list[fx.Node]:
         """The calls that read a value, through the items of a call's results."""
-        found = []
+        calls = []
         for user in r[0].users:
             if user.target is not operator.getitem or not isinstance(r[0].meta["val"], (tuple, list)):
-                found.append(user)
+                calls.append(user)
             elif user.args[1] == r[1]:
-                found += user.users
-        return list(dict.fromkeys(found))
+                calls += user.users
+        return list(dict.fromkeys(calls))
 
     def call(self, node: fx.Node) -> Projection | None:
         """The call in factors; None where no rule speaks of it."""

@@ -69,23 +69,23 @@ def tile(
 
 
 def tilings(gm: fx.GraphModule, tiles: Sequence[Tile], hints: Mapping | None = None, room: int = 0) -> Tilings:
-    """The local graph with its loss, its MLPs and its masks in tiles, as `tiles` asks.
+    """The local graph with its loss, its MLPs and its masks in tiles, as `tiles` requests.
 
     gm: the local graph of one rank, its inputs with their fake values in `val`. hints: the numbers
     that symbolic sizes had in the example. room: bytes that activations may take, 0 where no budget
     says so. The graph that is given stays as it is; it is given back where nothing is tiled.
     """
-    asked = {"mask": "auto"} | {t.what: t.mode for t in tiles}
-    wanted = {what: mode for what, mode in asked.items() if mode != "none" and (what != "mask" or masked(gm))}
-    if not wanted:
+    requested = {"mask": "auto"} | {t.what: t.mode for t in tiles}
+    modes = {what: mode for what, mode in requested.items() if mode != "none" and (what != "mask" or masked(gm))}
+    if not modes:
         return Tilings(gm)
     work = _copy(gm)
     values = Values(work, default_rules(), hints)
-    if "mask" in wanted and own_masks(work, values, LEAST["mask"] if wanted["mask"] == "auto" else 0):
+    if "mask" in modes and own_masks(work, values, LEAST["mask"] if modes["mask"] == "auto" else 0):
         values = Values(work, values.book, hints)
-    if "loss" in wanted:
+    if "loss" in modes:
         values = _prepared(work, values, hints)
-    return _Tiling(gm, values, wanted, room).run()
+    return _Tiling(gm, values, modes, room).run()
 
 
 def _copy(gm: fx.GraphModule) -> fx.GraphModule:
@@ -104,19 +104,19 @@ def _prepared(work: fx.GraphModule, values: Values, hints: Mapping | None) -> Va
 
 
 class _Tiling:
-    def __init__(self, gm: fx.GraphModule, values: Values, wanted: dict, room: int):
-        self.gm, self.values, self.wanted, self.room = gm, values, wanted, room
+    def __init__(self, gm: fx.GraphModule, values: Values, modes: dict, room: int):
+        self.gm, self.values, self.modes, self.room = gm, values, modes, room
         self.cuts: list[Cut] = []
         self.tiled: list[Tiled] = []
         self.notes: list[tuple[str, str, str]] = []
 
     def run(self) -> Tilings:
         with quiet(self.values.gm):
-            if "mask" in self.wanted:
+            if "mask" in self.modes:
                 self._masks()
-            if "loss" in self.wanted:
+            if "loss" in self.modes:
                 self._losses()
-            if "mlp" in self.wanted:
+            if "mlp" in self.modes:
                 self._mlps()
             new = emit(self.gm, self.values, self.cuts) if self.cuts else self.gm
         if collectives(new) != collectives(self.gm):
@@ -126,13 +126,13 @@ class _Tiling:
 
     def _losses(self) -> None:
         seeds, again = last_products(self.values), _made(self.gm, "loss")
-        found = [grow(self.values, s) for s in seeds if "autosp_tile" not in s.meta]
-        for region in found:
+        regions = [grow(self.values, s) for s in seeds if "autosp_tile" not in s.meta]
+        for region in regions:
             if region.fault or region.random:
                 self._note("loss", region, region.fault or messages.random(region.random))
             elif _is_loss(region):
                 self._make("loss", region)
-        if not again and not any(_is_loss(r) or r.fault or r.random for r in found):
+        if not again and not any(_is_loss(r) or r.fault or r.random for r in regions):
             self.notes.append(("loss", "", messages.nothing("loss")))
 
     def _masks(self) -> None:
@@ -140,7 +140,7 @@ class _Tiling:
             if "autosp_tile" in node.meta or mask_of(node).op == "placeholder":
                 continue
             region = mask_region(self.values, node)
-            if self.wanted["mask"] == "auto" and _bytes("mask", region)[0] < LEAST["mask"]:
+            if self.modes["mask"] == "auto" and _bytes("mask", region)[0] < LEAST["mask"]:
                 continue
             if region.fault or region.random:
                 self._note("mask", region, region.fault or messages.random(region.random))
@@ -149,7 +149,7 @@ class _Tiling:
 
     def _mlps(self) -> None:
         taken: set[fx.Node] = {n for c in self.cuts for n in c.region.members}
-        again, found = _made(self.gm, "mlp"), False
+        again, any_mlp = _made(self.gm, "mlp"), False
         for seed in list(self.values.gm.graph.nodes):
             if seed in taken or "autosp_tile" in seed.meta or self.values.weighted(seed) is None:
                 continue
@@ -157,22 +157,22 @@ class _Tiling:
             if region.fault or len(region.open) != len(region.tokens) or not _is_mlp(region):
                 continue
             taken |= set(region.members)
-            found = True
+            any_mlp = True
             if region.random:
                 self._note("mlp", region, messages.random(region.random))
             else:
                 self._make("mlp", region)
-        if not found and not again:
+        if not any_mlp and not again:
             self.notes.append(("mlp", "", messages.nothing("mlp")))
 
     def _make(self, what: str, region: TileRegion) -> None:
-        """Cut the region into the tiles that are asked for, or note why it stays whole."""
+        """Cut the region into the requested tiles, or note why it stays whole."""
         sizes = _bytes(what, region)
-        wanted = self.wanted[what]
-        if wanted == "auto" and sizes[0] < LEAST[what]:
+        mode = self.modes[what]
+        if mode == "auto" and sizes[0] < LEAST[what]:
             self._note(what, region, messages.small(what, sizes[0], LEAST[what]))
             return
-        number = _number(what, *sizes, self.room) if wanted == "auto" else wanted
+        number = _number(what, *sizes, self.room) if mode == "auto" else mode
         track, longest, most = _longest(region, number)
         number = min(number, most)
         if number < 2:

@@ -33,11 +33,11 @@ def trace_joint(
     examples: the values of the placeholders (tensors, fake or real, or numbers; symbols become the
     numbers that they had in the example). decompositions: the compiler's (Inductor's), if any.
     """
-    found: list = []
+    traced: list = []
 
     def partition(gm, joint_inputs, *, num_fwd_outputs, **_):
         tidy(gm)
-        found.append((read_joint(gm, num_fwd_outputs), gm))
+        traced.append((read_joint(gm, num_fwd_outputs), gm))
         raise _JointMade
 
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent())
@@ -49,7 +49,7 @@ def trace_joint(
                 partition_fn=partition, decompositions=decompositions or {}, keep_inference_input_mutations=True,
             )  # fmt: skip
         except _JointMade:
-            return found[0]
+            return traced[0]
     return None
 
 

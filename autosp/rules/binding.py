@@ -43,39 +43,39 @@ def bind_signature(rule: Rule, form: Signature, call: Call) -> Projection:
     """The projection of a call under a written rule. Raises Mismatch where the rule does not fit."""
     bound = bind_dims(form, call)
     kinds = bind_kinds(rule, bound, call)
-    found = key_sizes(bound, kinds)
-    factors = Factors(found, kinds)
+    sizes = key_sizes(bound, kinds)
+    factors = Factors(sizes, kinds)
     operands = tuple(factors.dims(t) for t in bound.operands)
     results = tuple(factors.dims(t) for t in bound.results)
     check_results(factors, operands, results)
-    random = bool(said(rule, "random", call))
+    random = bool(clauses_for(rule, "random", call))
     return Projection(
         operands,
         results,
         tuple(factors.sizes),
         tuple(factors.kinds),
         tuple(factors.names),
-        once=frozenset(i for c in said(rule, "once", call) for (n,) in c.names for i in call.places.get(n, ())),
+        once=frozenset(i for c in clauses_for(rule, "once", call) for (n,) in c.names for i in call.places.get(n, ())),
         linear=() if random else tuple(linear_sets(rule, call)),  # ranks that draw differently make no sum
-        movement=bool(rule.said("movement")),
+        movement=bool(rule.clauses_of("movement")),
         saves=tuple(saved(rule, call)),
         random=random,
     )
 
 
-def said(rule: Rule, word: str, call: Call) -> list[Clause]:
+def clauses_for(rule: Rule, word: str, call: Call) -> list[Clause]:
     """The clauses of a word whose condition is true of the call."""
-    return [c for c in rule.said(word) if all_hold(c.tests, call)]
+    return [c for c in rule.clauses_of(word) if all_hold(c.tests, call)]
 
 
 def bind_dims(form: Signature, call: Call) -> Bound:
     """Align every tensor of the call with its pattern."""
     patterns: dict[int, Dims] = {}
     for operand in form.operands:
-        found = call.places.get(operand.name, [])
-        if not found and not operand.maybe and call.named.get(operand.name) is None:
+        indices = call.places.get(operand.name, [])
+        if not indices and not operand.maybe and call.named.get(operand.name) is None:
             raise Mismatch(f"operand '{operand.name}' is missing")
-        patterns |= {i: operand.dims for i in found}
+        patterns |= {i: operand.dims for i in indices}
     unnamed = [n for n, places in call.places.items() if any(i not in patterns for i in places)]
     if unnamed:
         raise Mismatch(f"operand '{unnamed[0]}' is not in the rule")
@@ -164,7 +164,7 @@ def bind_kinds(rule: Rule, bound: Bound, call: Call) -> dict[Key, str]:
     if "new" in kinds:
         kinds["new"] = "whole"
     for word in ("reduce", "whole"):
-        for clause in said(rule, word, call):
+        for clause in clauses_for(rule, word, call):
             for selector in clause.selectors:
                 kinds |= {k: word for k in select(selector, bound, call) if k in kinds}
     return kinds
@@ -274,11 +274,11 @@ def linear_sets(rule: Rule, call: Call) -> Iterator[frozenset[int]]:
     """Sets of operands in which the call is jointly linear; a number that is not 0 voids its set."""
     if not call.floating_results:
         return
-    for names in (n for c in said(rule, "linear", call) for n in c.names):
+    for names in (n for c in clauses_for(rule, "linear", call) for n in c.names):
         if all(neutral(call, n) for n in names):
-            found = frozenset(i for n in names for i in call.places.get(n, ()))
-            if found and all(call.floating[i] for i in found):
-                yield found
+            operands = frozenset(i for n in names for i in call.places.get(n, ()))
+            if operands and all(call.floating[i] for i in operands):
+                yield operands
 
 
 def neutral(call: Call, name: str) -> bool:
@@ -289,5 +289,5 @@ def neutral(call: Call, name: str) -> bool:
 
 def saved(rule: Rule, call: Call) -> Iterator[int]:
     """The operands, or the result (-1), whose values the backward needs."""
-    for (name,) in (n for c in said(rule, "saves", call) for n in c.names):
+    for (name,) in (n for c in clauses_for(rule, "saves", call) for n in c.names):
         yield from [-1] if name == "result" else call.places.get(name, ())

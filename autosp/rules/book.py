@@ -32,7 +32,7 @@ WHOLE_REGION = (
 class RuleBook:
     """Rules by operator name; an operator's rules are tried in the order in which they were read.
 
-    speaking: all that is said of an operator, its kinds included, by its name or by that of all its overloads.
+    speaking: all rules of an operator, those of its kinds included, by its name or by that of all its overloads.
     """
 
     rules: tuple[Rule, ...]
@@ -56,18 +56,18 @@ class RuleBook:
     @_functional.default
     def _forms(self) -> dict[str, str]:
         """In-place operators by name, with the operator whose rule names each."""
-        said = ((t, c) for r in self.rules for t in r.targets for c in r.said("kind"))
-        return {names[0]: target for target, c in said for word, *names in c.names if word == "inplace"}
+        clauses = ((t, c) for r in self.rules for t in r.targets for c in r.clauses_of("kind"))
+        return {names[0]: target for target, c in clauses for word, *names in c.names if word == "inplace"}
 
     def traits(self, target: Any) -> Traits:
         """What kind of operator a call's target is. An overload that no rule names is of its default's kind."""
-        found = self._traits.get(target)
-        if found is None:
+        known = self._traits.get(target)
+        if known is None:
             own, *every = names_of(target)
             speaking = [r for name in (own, *every) for r in self.speaking.get(name, ())]
             base = self.speaking.get(f"{every[0]}.default", ()) if every else ()
-            found = self._traits[target] = traits_of(target, speaking or [r for r in base if not r.guards])
-        return found
+            known = self._traits[target] = traits_of(target, speaking or [r for r in base if not r.guards])
+        return known
 
     def names(self) -> tuple[str, ...]:
         """Every operator under rule, sorted."""
@@ -99,11 +99,11 @@ class RuleBook:
 
 def by_target(rules: Iterable[Rule]) -> dict[str, tuple[Rule, ...]]:
     """The rules of each operator, in their order."""
-    found: dict[str, tuple[Rule, ...]] = {}
+    rules_of: dict[str, tuple[Rule, ...]] = {}
     for rule in rules:
         for target in rule.targets:
-            found[target] = (*found.get(target, ()), rule)
-    return found
+            rules_of[target] = (*rules_of.get(target, ()), rule)
+    return rules_of
 
 
 def bind_rule(rule: Rule, call: Call) -> Projection:
@@ -112,8 +112,8 @@ def bind_rule(rule: Rule, call: Call) -> Projection:
         raise Mismatch(f"it speaks only of calls when {' and '.join(map(str, rule.guards))}")
     if isinstance(rule.form, Signature):
         return bind_signature(rule, rule.form, call)
-    found = TABLE[rule.form](call)
-    return attrs.evolve(found, movement=found.movement or bool(rule.said("movement")))
+    projection = TABLE[rule.form](call)
+    return attrs.evolve(projection, movement=projection.movement or bool(rule.clauses_of("movement")))
 
 
 def no_schema(name: str) -> Problem:
@@ -170,13 +170,14 @@ def default_rules() -> RuleBook:
     return LATEST[1]
 
 
-LATEST: list[Any] = []  # the rules that were registered, and the book, when it was last asked for
+LATEST: list[Any] = []  # the rules that were registered, and the book, when it was last requested
 
 
 def traits(target: Any) -> Traits:
     """What kind of operator a call's target is, by the rules that ship with autosp and one's own.
 
-    Asked of every node of a graph: files of one's own are looked at where `default_rules` is called, as a plan begins.
+    Called for every node of a graph: files of one's own are looked at where `default_rules` is called, as a plan
+    begins.
     """
     return latest().traits(target)
 

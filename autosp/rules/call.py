@@ -65,9 +65,9 @@ def operand_indices(target: OpOverload, args: Any, kwargs: Any) -> dict[str, lis
     positional = [a.name for a in schema_of(target).arguments if not a.kwarg_only]
     n = 0
     for name, value in [*zip(positional, args, strict=False), *kwargs.items()]:
-        found = len(tensors_in(value))
-        places[name] = list(range(n, n + found))
-        n += found
+        number = len(tensors_in(value))
+        places[name] = list(range(n, n + number))
+        n += number
     return places
 
 
@@ -80,17 +80,17 @@ def op_name(target: OpOverload) -> str:
 
 def resolve(name: str) -> Any:
     """The operator of a name, or None where this torch (or no import yet) has it."""
-    found: Any = torch.ops
+    value: Any = torch.ops
     try:
         for part in name.split("."):
-            found = getattr(found, part)
+            value = getattr(value, part)
     except (AttributeError, RuntimeError):
         return None
-    return found
+    return value
 
 
 class Mismatch(Exception):
-    """This rule does not speak of this call; the message says why."""
+    """This rule does not fit this call; the message says why."""
 
 
 @attrs.frozen
@@ -135,7 +135,7 @@ def is_floating(tensor: Any) -> bool:
 
 
 @attrs.frozen(eq=False)
-class GivenArguments:
+class CallArguments:
     """The arguments of a call by name, and nothing of what it gave."""
 
     named: dict[str, Any]
@@ -145,14 +145,14 @@ class GivenArguments:
         return all(t.arg in self.named for t in tests) and all_hold(tests, self)
 
 
-def value_of(call: Call | GivenArguments, name: str) -> Any:
+def value_of(call: Call | CallArguments, name: str) -> Any:
     """An argument's value."""
     if name not in call.named:
         raise Mismatch(f"{call.target} has no argument '{name}'")
     return call.named[name]
 
 
-def holds(test: Test, call: Call | GivenArguments) -> bool:
+def holds(test: Test, call: Call | CallArguments) -> bool:
     """Whether a test is true of the call."""
     value = value_of(call, test.arg)
     if test.op == "is tensor":
@@ -170,7 +170,7 @@ def same(value: Any, literal: Any) -> bool:
     return value is literal or (literal is not None and not isinstance(value, (list, tuple)) and value == literal)
 
 
-def all_hold(tests: tuple[Test, ...], call: Call | GivenArguments) -> bool:
+def all_hold(tests: tuple[Test, ...], call: Call | CallArguments) -> bool:
     """Whether every test is true of the call."""
     return all(holds(t, call) for t in tests)
 

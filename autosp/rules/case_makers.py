@@ -1,4 +1,4 @@
-"""Arguments of operators whose rule alone does not say what they take. One maker an operator."""
+"""Arguments of operators whose rule alone does not state what they take. One maker an operator."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def conv(rank: int) -> Callable[[Draw], Iterator[Arguments]]:
 
 
 def conv_padding(rank: int) -> Callable[[Draw], Iterator[Arguments]]:
-    """As `conv`, the padding in words."""
+    """As `conv`, the padding by name."""
 
     def make(d: Draw) -> Iterator[Arguments]:
         for args, _ in conv(rank)(d):

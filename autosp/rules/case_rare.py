@@ -105,11 +105,11 @@ def conv_transposed(rank: int) -> Callable[[Draw], Iterator[Arguments]]:
     return make
 
 
-def conv3(*words: str) -> Callable[[Draw], Iterator[Arguments]]:
+def conv3(*padding: str) -> Callable[[Draw], Iterator[Arguments]]:
     def make(d: Draw) -> Iterator[Arguments]:
         c, o = d.size(), d.size()
-        yield call(d.x(d.size(), c, 5, 4, 4), d.x(o, c, 3, 2, 2), d.x(o), [1], *words)
-        yield call(d.x(c, 5, 4, 4), d.x(o, c, 3, 2, 2), None, [1], *words)
+        yield call(d.x(d.size(), c, 5, 4, 4), d.x(o, c, 3, 2, 2), d.x(o), [1], *padding)
+        yield call(d.x(c, 5, 4, 4), d.x(o, c, 3, 2, 2), None, [1], *padding)
 
     return make
 

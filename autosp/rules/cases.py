@@ -26,11 +26,11 @@ def cases_of(name: str, target: OpOverload, rules: tuple[Rule, ...]) -> list[Arg
     draw = Draw.seeded(name)
     if name in CASES:
         return [(tuple(args), {}) for args in CASES[name]()]
-    found = list(MAKERS[name](draw)) if name in MAKERS else drawn_cases(name, target, rules, draw)
+    calls = list(MAKERS[name](draw)) if name in MAKERS else drawn_cases(name, target, rules, draw)
     if name in COMPLEX:
         mixed = () if name in ONE_DTYPE else (False,)
-        found += [with_complex(given, draw, every) for given in found for every in (True, *mixed)]
-    return found
+        calls += [with_complex(case, draw, every) for case in calls for every in (True, *mixed)]
+    return calls
 
 
 def drawn_cases(name: str, target: OpOverload, rules: tuple[Rule, ...], draw: Draw) -> list[Arguments]:
@@ -39,7 +39,7 @@ def drawn_cases(name: str, target: OpOverload, rules: tuple[Rule, ...], draw: Dr
     return [drawn(name, target, form, draw, v) for form in forms for v in range(VARIANTS)]
 
 
-def with_complex(given: Arguments, draw: Draw, every: bool) -> Arguments:
+def with_complex(case: Arguments, draw: Draw, every: bool) -> Arguments:
     """The call with complex values: in every floating tensor, or in the first alone."""
     left = [True]
 
@@ -49,7 +49,7 @@ def with_complex(given: Arguments, draw: Draw, every: bool) -> Arguments:
             return torch.complex(x, draw.x(*x.shape))
         return [one(i) for i in x] if isinstance(x, list) else x
 
-    args, kwargs = given
+    args, kwargs = case
     return tuple(map(one, args)), {k: one(v) for k, v in kwargs.items()}
 
 

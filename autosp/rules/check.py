@@ -25,8 +25,8 @@ def check_rule(rule: Rule) -> Iterator[Problem]:
 
 
 def check_kinds(rule: Rule) -> Iterator[Problem]:
-    """`kind` says words that there are, and each names as many things as it has to."""
-    for word, *names in (n for c in rule.said("kind") for n in c.names):
+    """`kind` takes words that there are, and each names as many things as it has to."""
+    for word, *names in (n for c in rule.clauses_of("kind") for n in c.names):
         kind = KINDS.get(word)
         if kind is None:
             yield Problem(
@@ -36,11 +36,11 @@ def check_kinds(rule: Rule) -> Iterator[Problem]:
             )
             continue
         if not (bool(names) if kind.many else len(names) == len(kind.names)):
-            wanted = ", ".join(kind.names).upper() + (", ..." if kind.many else "")
+            expected = ", ".join(kind.names).upper() + (", ..." if kind.many else "")
             yield Problem(
                 f"'{word}' names {len(names)} thing{'' if len(names) == 1 else 's'}",
-                f"'{word}' says of an operator: {kind.says}",
-                f"write '{word}({wanted})'" if wanted else f"write '{word}' alone",
+                f"'{word}' says of an operator: {kind.meaning}",
+                f"write '{word}({expected})'" if expected else f"write '{word}' alone",
             )
             continue
         operands = [o.name for o in rule.form.operands] if isinstance(rule.form, Signature) else None
@@ -115,10 +115,10 @@ def check_names(rule: Rule, form: Signature) -> Iterator[Problem]:
 
 def check_factors(rule: Rule, form: Signature) -> Iterator[Problem]:
     """A factor that no result has must be summed or whole; one that is summed is in no result."""
-    summed = selected(rule.said("reduce"))
-    settled = summed | selected(rule.said("whole"))
-    given = {n for o in form.operands for n in factor_names(o.dims)}
-    for name in sorted(given - settled):
+    summed = selected(rule.clauses_of("reduce"))
+    settled = summed | selected(rule.clauses_of("whole"))
+    factors = {n for o in form.operands for n in factor_names(o.dims)}
+    for name in sorted(factors - settled):
         if not all(name in factor_names(dims) for dims in form.results):
             yield Problem(
                 f"factor '{name}' may be split but is missing from a result",
@@ -132,7 +132,7 @@ def check_factors(rule: Rule, form: Signature) -> Iterator[Problem]:
                 "a factor under 'reduce' is summed away: no result has it",
                 f"take '{name}' out of the result or out of 'reduce'",
             )
-    if rule.said("once") and not rule.said("reduce"):
+    if rule.clauses_of("once") and not rule.clauses_of("reduce"):
         yield Problem(
             "'once' without 'reduce'",
             "'once' says which operand is added once when a summed factor is split",
@@ -143,10 +143,10 @@ def check_factors(rule: Rule, form: Signature) -> Iterator[Problem]:
 
 def check_removed(rule: Rule, form: Signature) -> Iterator[Problem]:
     """Dims that a result lacks by `without ARG` are summed or whole."""
-    said = {s.arg for c in rule.clauses for s in c.selectors if s.kind == "at"}
+    args_at = {s.arg for c in rule.clauses for s in c.selectors if s.kind == "at"}
     packs = {s.arg for c in rule.clauses for s in c.selectors if s.kind == "pack"}
     for item in (i for dims in form.results for i in dims if isinstance(i, Pack)):
-        if item.change == "without" and item.arg not in said and not packs:
+        if item.change == "without" and item.arg not in args_at and not packs:
             yield Problem(
                 f"the dims 'without {item.arg}' are neither summed nor whole",
                 "a dim that the result lacks is summed ('reduce at ARG') or not split ('whole at ARG')",

@@ -1,4 +1,4 @@
-"""Projections that a table cannot say: views, permutations, indexing, einsum."""
+"""Projections that a table cannot express: views, permutations, indexing, einsum."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def whole(call: Call) -> Projection:
 
 def view(call: Call) -> Projection:
     """The same elements in the same order under another shape."""
-    found = refine(call.operands[0], call.results[0])
+    refined = refine(call.operands[0], call.results[0])
     rest = all_whole(*call.operands[1:], operands=len(call.operands) - 1)
-    return attrs.evolve(join(found, rest), movement=True, linear=linear_in_all(call))
+    return attrs.evolve(join(refined, rest), movement=True, linear=linear_in_all(call))
 
 
 def join(a: Projection, b: Projection) -> Projection:
@@ -113,10 +113,10 @@ def interleave(call: Call) -> Projection:
 
 def sized(call: Call) -> Projection:
     """A new tensor of given sizes: it may be made in parts; operands only lend dtype and device."""
-    found = all_whole(*call.operands, *call.results, operands=len(call.operands))
-    made = {f for dims in found.results for dim in dims for f in dim}
-    kinds = tuple("pass" if f in made and len(call.results) == 1 else k for f, k in enumerate(found.kinds))
-    return attrs.evolve(found, kinds=kinds)
+    projection = all_whole(*call.operands, *call.results, operands=len(call.operands))
+    made = {f for dims in projection.results for dim in dims for f in dim}
+    kinds = tuple("pass" if f in made and len(call.results) == 1 else k for f, k in enumerate(projection.kinds))
+    return attrs.evolve(projection, kinds=kinds)
 
 
 @attrs.define

@@ -17,7 +17,7 @@ At = tuple[int, int]  # an operand, and one of its dims
 
 
 def draft_rule(name: str, call: Call) -> str:
-    """Rule text for a call: dims that the operator wants of one size share a name, and every dim is whole."""
+    """Rule text for a call: dims that the operator needs of one size share a name, and every dim is whole."""
     sizes = {(i, d): n for i, shape in enumerate(call.operands) for d, n in enumerate(shape)}
     trial = _OtherSizes.of(call, sizes)
     names: dict[At, str] = {}
@@ -26,17 +26,17 @@ def draft_rule(name: str, call: Call) -> str:
         names[at] = names[first] if first in names else next(fresh)
     follows = trial.results(names)
 
-    def dims(shape: Sequence[Size], given: Sequence[str | None]) -> str:
-        return f"[{', '.join(known or next(fresh) for _, known in zip(shape, given, strict=True))}]"
+    def dims(shape: Sequence[Size], letters: Sequence[str | None]) -> str:
+        return f"[{', '.join(known or next(fresh) for _, known in zip(shape, letters, strict=True))}]"
 
     operands = []
     for arg, places in call.places.items():
         if places:
             shape = call.operands[places[0]]
             operands.append(f"{arg}{dims(shape, [names[places[0], d] for d in range(len(shape))])}")
-    results = ", ".join(dims(shape, given) for shape, given in zip(call.results, follows, strict=True)) or "[]"
+    results = ", ".join(dims(shape, letters) for shape, letters in zip(call.results, follows, strict=True)) or "[]"
     text = f"rule {name}({', '.join(operands)}) -> {results}"
-    used = list(dict.fromkeys(n for n in _words(text.partition("(")[2])))
+    used = list(dict.fromkeys(n for n in _dim_names(text.partition("(")[2])))
     return text + (f"\n     whole {', '.join(used)}" if used else "")
 
 
@@ -46,14 +46,14 @@ def spelling() -> Iterator[str]:
         yield chr(ord("a") + i) if i < 26 else f"d{i}"
 
 
-def _words(text: str) -> Iterator[str]:
+def _dim_names(text: str) -> Iterator[str]:
     for part in text.split("[")[1:]:
         yield from filter(None, (word.strip() for word in part.partition("]")[0].split(",")))
 
 
 def _ties(trial: _OtherSizes, sizes: dict[At, Size]) -> dict[At, At]:
     """For every dim the first of those whose size has to be the same: where it alone is another, the call fails."""
-    found = {at: at for at in sizes}
+    first_of = {at: at for at in sizes}
     for size in dict.fromkeys(sizes.values()):
         alike = [at for at, n in sizes.items() if n == size]
         bound = [at for at in alike if len(alike) > 1 and size != 1 and not trial.runs({at})]
@@ -61,9 +61,9 @@ def _ties(trial: _OtherSizes, sizes: dict[At, Size]) -> dict[At, At]:
             first, *others = bound
             partners = [at for at in others if trial.runs({first, at})]
             group = partners[:1] or (others if trial.runs(set(bound)) or not trial.sound else [])
-            found |= dict.fromkeys(group, first)
+            first_of |= dict.fromkeys(group, first)
             bound = [at for at in others if at not in group]
-    return found
+    return first_of
 
 
 @attrs.frozen(eq=False)
@@ -93,14 +93,14 @@ class _OtherSizes:
     def results(self, names: dict[At, str]) -> list[list[str | None]]:
         """For every dim of every result the name that it grows with."""
         base = self.shapes(set())
-        found: list[list[str | None]] = [[None] * len(shape) for shape in self.call.results]
+        rows: list[list[str | None]] = [[None] * len(shape) for shape in self.call.results]
         for name in dict.fromkeys(names.values()) if base is not None else ():
             grown = self.shapes({at for at, own in names.items() if own == name}) or base
-            for row, before, after in zip(found, base, grown, strict=True):
+            for row, before, after in zip(rows, base, grown, strict=True):
                 for d, (a, b) in enumerate(zip(before, after, strict=True)):
                     if a != b and row[d] is None and name not in row:
                         row[d] = name
-        return found
+        return rows
 
     def shapes(self, grown: set[At]) -> list[tuple[int, ...]] | None:
         """The shapes of the results; None where the call fails."""

@@ -1,4 +1,4 @@
-"""`flex_attention`: a higher-order operator, whose rule no table can say.
+"""`flex_attention`: a higher-order operator, whose rule no table can express.
 
 Batch and heads pass (a group of query heads with its kv head); positions and features are whole. Its score and
 mask functions are given the batch and head numbers: a rank that holds a part counts on from where its part begins.
@@ -49,8 +49,10 @@ def flex_projection(args: Any, kwargs: Any, results: Any) -> Projection:
             dims[1] = heads if shape[1] == q[1] != 1 else dims[1]
         operands.append(tuple(dims))
     out = (letters.of("b"), heads, letters.of("s"), letters.of("e"))
-    found = tuple(out if t.dim() == 4 else out[: t.dim()] for t in tensor_args(list(results), {}))
-    return letters.projection(tuple(operands), found, saves=(0, 1, 2, -1), rule="flex_attention: batch and heads pass")
+    outputs = tuple(out if t.dim() == 4 else out[: t.dim()] for t in tensor_args(list(results), {}))
+    return letters.projection(
+        tuple(operands), outputs, saves=(0, 1, 2, -1), rule="flex_attention: batch and heads pass"
+    )
 
 
 class _Heads(Letters):

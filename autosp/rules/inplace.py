@@ -30,11 +30,11 @@ def functional_form(target: OpOverload) -> OpOverload | None:
     By a rule that names its in-place form; for PyTorch's operators by their names. None where there is none, or where
     more is written than the first argument, or `out`.
     """
-    said = functional_of(target)
-    if said is not None:
-        return said
-    given = schema_of(target).arguments
-    written = [i for i, a in enumerate(given) if a.alias_info and a.alias_info.is_write]
+    by_rule = functional_of(target)
+    if by_rule is not None:
+        return by_rule
+    parameters = schema_of(target).arguments
+    written = [i for i, a in enumerate(parameters) if a.alias_info and a.alias_info.is_write]
     if len(written) != 1 or target.namespace != "aten" or "rebinds" in traits(target):
         return None
     out = is_out(target)
@@ -43,8 +43,8 @@ def functional_form(target: OpOverload) -> OpOverload | None:
         return None
     packet = getattr(aten, name)
     forms = [getattr(packet, n) for n in (overload_name(target), *packet.overloads()) if n in packet.overloads()]
-    wanted = _signature([a for i, a in enumerate(given) if not out or i not in written])
-    return next((f for f in forms if not is_mutable(f) and _signature(schema_of(f).arguments) == wanted), None)
+    signature = _signature([a for i, a in enumerate(parameters) if not out or i not in written])
+    return next((f for f in forms if not is_mutable(f) and _signature(schema_of(f).arguments) == signature), None)
 
 
 def inplace_forms(target: OpOverload) -> Iterator[OpOverload]:

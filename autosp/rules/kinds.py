@@ -1,4 +1,4 @@
-"""The words by which a rule says what kind of operator it speaks of: `kind matmul(input, weight), view`."""
+"""The words by which a rule states the kind of its operators: `kind matmul(input, weight), view`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Names = Literal["operand", "argument", "operator", "word"]
 
 @attrs.frozen
 class Trait:
-    """What a word says of an operator, and what it names: `("operand", "operand")` for `matmul(a, b)`.
+    """What a word means of an operator, and what it names: `("operand", "operand")` for `matmul(a, b)`.
 
     many: it names one thing or several.
     """
 
-    says: str
+    meaning: str
     names: tuple[Names, ...] = ()
     many: bool = False
 
@@ -74,8 +74,8 @@ KINDS: dict[str, Trait] = {
     "wait": Trait("waits for a collective: its result is the collective's"),
     # Which function it is, for what works with values that are known: masks, assertions.
     **{
-        word: Trait(says)
-        for word, says in {
+        word: Trait(meaning)
+        for word, meaning in {
             "arange": "numbers from `start` by `step`", "ones": "1 everywhere", "zeros": "0 everywhere",
             "full": "`fill_value` everywhere", "add": "a + alpha * b", "sub": "a - alpha * b",
             "diff": "differences along a dim", "cumsum": "sums along a dim up to each place",

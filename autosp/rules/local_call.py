@@ -45,8 +45,8 @@ class LocalCall:
         """An argument by its name in the schema."""
         for i, a in enumerate(schema_of(self.target).arguments):
             if a.name == name:
-                given = self.args[i] if i < len(self.args) and not a.kwarg_only else a.default_value
-                return self.kwargs.get(name, given)
+                value = self.args[i] if i < len(self.args) and not a.kwarg_only else a.default_value
+                return self.kwargs.get(name, value)
         return default
 
     def with_argument(self, name: str, value: Any) -> Any:
@@ -59,9 +59,9 @@ class LocalCall:
 
     def sizes(self) -> list[Any]:
         """The local sizes of the first result."""
-        return [self.size(n) for n in self.held()]
+        return [self.size(n) for n in self.result_shape()]
 
-    def held(self) -> tuple[Size, ...]:
+    def result_shape(self) -> tuple[Size, ...]:
         """The local shape of the first result."""
         return local_shape(self.shapes[0], self.outputs[0], self.where)
 
@@ -119,16 +119,16 @@ def repeat(call: LocalCall) -> Any:
 
 def _copies(call: LocalCall) -> dict[int, Any]:
     """By dim of the result, how many copies the rank makes, where copies are split."""
-    found, projection = {}, call.projection
+    copies, projection = {}, call.projection
     for here in call.where:
-        own, given = call.outputs[0].on(here.axis), call.inputs[0].on(here.axis)
+        own, operand = call.outputs[0].on(here.axis), call.inputs[0].on(here.axis)
         if not isinstance(own, Split):
             continue
         part = factor_of(projection, -1, own)
         projection = narrowed(projection, part, here.size, here.rank)
-        if not isinstance(given, Split):
-            found[own.dim] = call.size(projection.sizes[part[0]])
-    return found
+        if not isinstance(operand, Split):
+            copies[own.dim] = call.size(projection.sizes[part[0]])
+    return copies
 
 
 def interleave(call: LocalCall) -> Any:
@@ -173,9 +173,9 @@ def attention(call: LocalCall) -> Any:
     """Where a rank has no query, PyTorch leaves the mask (a position bias, say) without a gradient, and the other
     ranks would wait in the backward of what made it: the sum of none of its elements is added to no element.
     Where it has no head, PyTorch 2.11's kernel divides by their number and ends the process: two products serve."""
-    mask, held = call.argument("attn_mask"), call.held()
-    out = _without_heads(call) if held[-3:-2] == (0,) else call.again()
-    if mask is None or 0 not in held:
+    mask, shape = call.argument("attn_mask"), call.result_shape()
+    out = _without_heads(call) if shape[-3:-2] == (0,) else call.again()
+    if mask is None or 0 not in shape:
         return out
     none = call.emit(aten.sum.default, (call.emit(aten.slice.Tensor, (mask, -1, 0, 0), {}),), {})
     return call.emit(aten.add.Tensor, (out, none), {})

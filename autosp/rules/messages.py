@@ -1,4 +1,4 @@
-"""Rules in words: a line for a list, a page for one operator."""
+"""Rules as text: a line for a list, a page for one operator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def list_line(name: str, rules: tuple[Rule, ...]) -> str:
 
 def summary(rule: Rule) -> str:
     """One rule in a few words."""
-    guard = " ".join(str(c) for c in rule.said("when"))
+    guard = " ".join(str(c) for c in rule.clauses_of("when"))
     if isinstance(rule.form, str):
         body = "whole" if rule.form == "whole" else f"by {rule.form}"
     else:
@@ -115,12 +115,12 @@ def indent(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.split("\n"))
 
 
-def matching(book: RuleBook, words: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """The operators that words name in full or up to a dot, and the words that name none."""
-    found: dict[str, None] = {}
+def matching(book: RuleBook, names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The operators that names stand for, in full or up to a dot, and the names of none."""
+    operators: dict[str, None] = {}
     unknown = []
-    for word in words:
+    for word in names:
         hits = [n for n in book.names() if n == word or n.startswith(f"{word}.")]
-        found |= dict.fromkeys(hits)
+        operators |= dict.fromkeys(hits)
         unknown += [] if hits else [word]
-    return list(found), unknown
+    return list(operators), unknown

@@ -87,9 +87,9 @@ class Test:
 
 def literal_text(value: object) -> str:
     """A literal as rule text writes it."""
-    words = {None: "none", True: "true", False: "false"}
+    keywords = {None: "none", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
-        return words[value]
+        return keywords[value]
     return repr(value)
 
 
@@ -159,6 +159,6 @@ class Rule:
         """What must hold of a call for this rule to speak of it."""
         return tuple(t for c in self.clauses if c.word == "when" for t in c.tests)
 
-    def said(self, word: str) -> tuple[Clause, ...]:
+    def clauses_of(self, word: str) -> tuple[Clause, ...]:
         """The clauses that start with `word`."""
         return tuple(c for c in self.clauses if c.word == word)

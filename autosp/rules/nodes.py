@@ -1,4 +1,4 @@
-"""What kind of call a node of a graph is, and its arguments by name: `traits` asked of FX nodes."""
+"""What kind of call a node of a graph is, and its arguments by name: `traits` of FX nodes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .call import arguments, operand_indices, with_arguments
 from .model import Test
 
 
-def is_a(node: fx.Node, *words: str) -> bool:
+def is_a(node: fx.Node, *kinds: str) -> bool:
     """Whether a node is a call of an operator of one of these kinds."""
     if node.op != "call_function":
         return False
-    found = traits(node.target)
-    for word in words:  # asked of every node of a graph, many times: no generator
-        if word in found:
+    own = traits(node.target)
+    for kind in kinds:  # called for every node of a graph, many times: no generator
+        if kind in own:
             return True
     return False
 
@@ -40,8 +40,8 @@ def named(node: fx.Node, word: str) -> tuple[Any, ...]:
     names = traits(node.target).names(word)
     if not isinstance(node.target, OpOverload):
         return tuple(node.args[: len(names)])
-    given = arguments(node.target, node.args, node.kwargs)
-    return tuple(given[n] for n in names)
+    by_name = arguments(node.target, node.args, node.kwargs)
+    return tuple(by_name[n] for n in names)
 
 
 def places(node: fx.Node, word: str) -> tuple[int | None, ...]:
@@ -49,15 +49,15 @@ def places(node: fx.Node, word: str) -> tuple[int | None, ...]:
     names = traits(node.target).names(word)
     if not isinstance(node.target, OpOverload):
         return tuple(range(len(names)))
-    found = operand_indices(node.target, *fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val", n)))
-    return tuple(next(iter(found.get(n, ())), None) for n in names)
+    indices = operand_indices(node.target, *fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val", n)))
+    return tuple(next(iter(indices.get(n, ())), None) for n in names)
 
 
 def drawless(node: fx.Node) -> tuple[tuple, dict] | None:
     """The arguments with which a call that draws would draw nothing: those of dropout, with `train` false. None where
     its rule names no argument that stops it."""
-    found = traits(node.target).clause("random", node.target, node.args, node.kwargs)
-    value = stopping(found.tests[-1]) if found is not None and found.tests else None
+    clause = traits(node.target).clause("random", node.target, node.args, node.kwargs)
+    value = stopping(clause.tests[-1]) if clause is not None and clause.tests else None
     return None if value is None else with_arguments(node.target, node.args, node.kwargs, **value)
 
 

@@ -1,4 +1,4 @@
-"""What kind of operator a call is of: asked of the rules, wherever a stage has to know it.
+"""What kind of operator a call is of: read from the rules, wherever a stage has to know it.
 
 `rules.traits(target)` is the one entry. A rule says the kind in `kind` clauses (`kinds.KINDS` has the words), PyTorch
 by the operator's tags, and no set of operators' names stands anywhere else.
@@ -13,7 +13,7 @@ import attrs
 import torch
 
 from ..compat.torch import HigherOrderOperator, OpOverload, base_name
-from .call import GivenArguments, arguments, op_name, resolve
+from .call import CallArguments, arguments, op_name, resolve
 from .kinds import KINDS
 from .model import Clause, Rule
 
@@ -27,16 +27,16 @@ TAGS = {torch.Tag.pointwise: "pointwise", torch.Tag.nondeterministic_seeded: "ra
 class Traits:
     """What kind of operator one is. `word in traits`: whether it is of that kind, on some calls at least.
 
-    said: every word, with the names that go with it. rules: those that speak of the operator, in the order in which
-    they are tried.
+    kinds: all that the rules state, with the names that go with it. rules: those of the operator, in the order
+    in which they are tried.
     """
 
     operator: str
-    said: Mapping[str, tuple[str, ...]]
+    kinds: Mapping[str, tuple[str, ...]]
     rules: tuple[Rule, ...] = ()
 
     def __contains__(self, word: str) -> bool:
-        if word in self.said:
+        if word in self.kinds:
             return True
         if word not in KINDS:
             raise KeyError(f"'{word}' is not a word of kinds.KINDS")
@@ -44,49 +44,49 @@ class Traits:
 
     def names(self, word: str) -> tuple[str, ...]:
         """What a word names: the operands of a `matmul`, say; nothing where the operator is not of that kind."""
-        return self.said[word] if word in self else ()
+        return self.kinds[word] if word in self else ()
 
     def operator_of(self, word: str) -> Any:
         """The operator that a word names, or None where this one is not of that kind."""
-        return resolve(self.said[word][0]) if word in self else None
+        return resolve(self.kinds[word][0]) if word in self else None
 
     def on(self, word: str, target: Any, args: Sequence, kwargs: Mapping) -> bool:
         """Whether a call is of a kind, where only some calls of the operator are (`if`, `when`)."""
         return word in self and bool(self.clause(word, target, args, kwargs))
 
     def clause(self, word: str, target: Any, args: Sequence, kwargs: Mapping) -> Clause | None:
-        """What says that a call is of a kind; None where the call is of another."""
+        """The clause that states a call's kind; None where the call is of another."""
         if not any(clauses(rule, word) for rule in self.rules):
-            return TOLD
-        given = GivenArguments(arguments(target, args, kwargs) if isinstance(target, OpOverload) else {})
+            return TAGGED
+        call = CallArguments(arguments(target, args, kwargs) if isinstance(target, OpOverload) else {})
         for rule in self.rules:
-            found = clauses(rule, word)
-            if not given.meets(rule.guards):
+            stating = clauses(rule, word)
+            if not call.meets(rule.guards):
                 continue
-            hit = next((c for c in found if given.meets(c.tests)), None)
-            if hit is not None or (rule.form is not None and (found or rule.guards)):
-                return hit  # None: the rule that speaks of the call says no such thing
+            hit = next((c for c in stating if call.meets(c.tests)), None)
+            if hit is not None or (rule.form is not None and (stating or rule.guards)):
+                return hit  # None: the rule of the call states no such kind
         return None
 
 
-TOLD = Clause("kind")  # in place of a clause where PyTorch's tags say it
+TAGGED = Clause("kind")  # in place of a clause where PyTorch's tags state it
 
 
 def traits_of(target: Any, speaking: Iterable[Rule]) -> Traits:
     """The traits of an operator that these rules speak of."""
     rules = tuple(speaking)
-    said: dict[str, tuple[str, ...]] = {}
+    kinds: dict[str, tuple[str, ...]] = {}
     for rule in rules:
         for clause in rule.clauses:
-            for word, *names in words_of(clause):
-                said.setdefault(word, tuple(names))
-    for word in told(target):
-        said.setdefault(word, ())
-    return Traits(names_of(target)[0], said, rules)
+            for word, *names in kinds_of(clause):
+                kinds.setdefault(word, tuple(names))
+    for word in pytorch_kinds(target):
+        kinds.setdefault(word, ())
+    return Traits(names_of(target)[0], kinds, rules)
 
 
-def words_of(clause: Clause) -> Iterator[tuple[str, ...]]:
-    """The words of one clause, each with what it names."""
+def kinds_of(clause: Clause) -> Iterator[tuple[str, ...]]:
+    """The kinds that one clause states, each with what it names."""
     if clause.word == "random":
         yield ("random",)
     if clause.word == "kind":
@@ -94,12 +94,12 @@ def words_of(clause: Clause) -> Iterator[tuple[str, ...]]:
 
 
 def clauses(rule: Rule, word: str) -> list[Clause]:
-    """The clauses of a rule that say a word."""
-    return [c for c in rule.clauses if any(w == word for w, *_ in words_of(c))]
+    """The clauses of a rule that state a kind."""
+    return [c for c in rule.clauses if any(w == word for w, *_ in kinds_of(c))]
 
 
-def told(target: Any) -> Iterator[str]:
-    """What PyTorch says of an operator: by its tags, and by the namespace of its collectives."""
+def pytorch_kinds(target: Any) -> Iterator[str]:
+    """The kinds of an operator by PyTorch's tags, by the namespace of its collectives, and by its name."""
     if not isinstance(target, OpOverload):
         return
     yield from (word for tag, word in TAGS.items() if tag in target.tags)

@@ -1,4 +1,4 @@
-"""Proof by numbers of what a rule says an operator is: a view shares memory, a permutation permutes, a product is
+"""Proof by numbers of the kinds that a rule states: a view shares memory, a permutation permutes, a product is
 linear in what it multiplies, an in-place form leaves the value of what it is the form of.
 
 Each word of `kinds.KINDS` that numbers can tell has a function here: of one call it gives what is wrong, or nothing.
@@ -27,12 +27,12 @@ from .saved import memory
 
 @attrs.frozen(eq=False)
 class KindTrial:
-    """One call to be looked at. given: its arguments by name; results: the tensors that it gave."""
+    """One call to be looked at. by_name: its arguments; results: the tensors that it gave."""
 
     target: Any
     args: tuple
     kwargs: dict
-    given: dict[str, Any]
+    by_name: dict[str, Any]
     results: list[torch.Tensor]
     projection: Projection
     traits: Traits
@@ -48,17 +48,17 @@ class KindTrial:
         return tensor_results(self.target(*args, **kwargs))[0]
 
     def named(self, word: str) -> tuple[Any, ...]:
-        return tuple(self.given[n] for n in self.traits.names(word))
+        return tuple(self.by_name[n] for n in self.traits.names(word))
 
 
 def prove_kinds(
-    traits: Traits, target: Any, given: Arguments, results: list[torch.Tensor], projection: Projection
+    traits: Traits, target: Any, case: Arguments, results: list[torch.Tensor], projection: Projection
 ) -> Iterator[tuple[str, str]]:
-    """Every word that numbers can tell of a call, with what is wrong, '' where nothing is."""
+    """Every kind that numbers can prove of a call, with what is wrong, '' where nothing is."""
     draw = Draw.seeded(f"kinds of {traits.operator}")
-    proof = KindTrial(target, *given, arguments(target, *given), results, projection, traits, draw)
-    for word in [*traits.said, *(["inplace form"] if "inplace" in traits or any(inplace_forms(target)) else [])]:
-        if word not in PROOFS or (word in traits.said and not traits.on(word, target, *given)):
+    proof = KindTrial(target, *case, arguments(target, *case), results, projection, traits, draw)
+    for word in [*traits.kinds, *(["inplace form"] if "inplace" in traits or any(inplace_forms(target)) else [])]:
+        if word not in PROOFS or (word in traits.kinds and not traits.on(word, target, *case)):
             continue
         if projection.random and word != "random":
             continue
@@ -102,10 +102,10 @@ def _matmul(p: KindTrial) -> str:
     alone = p.called(**{first: _one_place(a)}) - zero
     if whole.dim() and alone.numel() > 1 and a.numel() and bool((alone.abs() > 1e-6).all()) and _spread(p):
         return "not the sum of its products: one element of an operand is in every element of the result"
-    wanted = 2 * math.prod(multiplied(p.projection))
+    expected = 2 * math.prod(multiplied(p.projection))
     counted = _counted(p)
-    if _contracts(p) and counted and counted != wanted:
-        return f"its factors make {wanted} floating-point operations, PyTorch counts {counted}"
+    if _contracts(p) and counted and counted != expected:
+        return f"its factors make {expected} floating-point operations, PyTorch counts {counted}"
     return ""
 
 
@@ -136,23 +136,23 @@ def _counted(p: KindTrial) -> int:
 
 def _plus(p: KindTrial) -> str:
     addend = p.draw.like(p.results[0])
-    found = p.traits.operator_of("plus")(addend, *p.args, **p.kwargs)
-    return "" if same(found, p.results[0] + addend, rough=True) else f"{p.traits.said['plus'][0]} gives another value"
+    result = p.traits.operator_of("plus")(addend, *p.args, **p.kwargs)
+    return "" if same(result, p.results[0] + addend, rough=True) else f"{p.traits.kinds['plus'][0]} gives another value"
 
 
 def _attention(p: KindTrial) -> str:
     query, _, value = p.traits.names("attention")
-    v = p.given[value]
+    v = p.by_name[value]
     if not same(p.called(**{value: 2 * v}), 2 * p.results[0], rough=True):
         return "it is not linear in its values"
     ones = p.called(**{value: torch.ones_like(v)})
     seen = ones.isfinite() & (ones.abs() > 1e-6)  # a query that sees nothing gives zeros, or nothing
     if not torch.allclose(ones[seen], torch.ones_like(ones[seen]), atol=1e-4):
         return "the weights of its values do not add up to 1"
-    rows = torch.arange(p.given[query].shape[-2]).flip(0)
-    mask = p.given.get(p.traits.names("masked")[0]) if "masked" in p.traits else None
-    if mask is None and not p.given.get("is_causal"):
-        moved = p.called(**{query: p.given[query][..., rows, :]})
+    rows = torch.arange(p.by_name[query].shape[-2]).flip(0)
+    mask = p.by_name.get(p.traits.names("masked")[0]) if "masked" in p.traits else None
+    if mask is None and not p.by_name.get("is_causal"):
+        moved = p.called(**{query: p.by_name[query][..., rows, :]})
         if not same(moved, p.results[0][..., rows, :], rough=True):
             return "a query's result depends on other queries"
     return ""
@@ -183,9 +183,9 @@ def _pointwise(p: KindTrial) -> str:
         return [shuffled(i) for i in x] if isinstance(x, (list, tuple)) and tensors_in(x) else x
 
     args, kwargs = tuple(map(shuffled, p.args)), {k: shuffled(v) for k, v in p.kwargs.items()}
-    found = p.target(*args, **kwargs)
+    actual = p.target(*args, **kwargs)
     expected = result.reshape(-1)[order].view(result.shape)
-    return "" if same(found, expected, rough=True) else "an element of the result depends on elements at other places"
+    return "" if same(actual, expected, rough=True) else "an element of the result depends on elements at other places"
 
 
 def _reduction(p: KindTrial) -> str:
@@ -216,8 +216,8 @@ def _by(function: Callable[..., Any], word: str) -> Callable[[KindTrial], str]:
     """The value of the call against a function of its first arguments."""
 
     def prove(p: KindTrial) -> str:
-        a, b = [*p.given.values(), None][:2]
-        alpha = p.given.get("alpha", 1)
+        a, b = [*p.by_name.values(), None][:2]
+        alpha = p.by_name.get("alpha", 1)
         return "" if same(p.results[0], torch.as_tensor(function(a, b, alpha)), rough=True) else f"it is not '{word}'"
 
     return prove
@@ -230,8 +230,8 @@ def _view(p: KindTrial) -> str:
     (name, places), *_ = ((n, at) for n, at in operand_indices(p.target, p.args, p.kwargs).items() if at)
     source = p.operands[places[0]].contiguous().clone()
     args, kwargs = with_arguments(p.target, p.args, p.kwargs, **{name: source})
-    found = tensor_results(p.target(*args, **kwargs))
-    apart = [r for r in found if r.numel() and memory(r) != memory(source)]
+    results = tensor_results(p.target(*args, **kwargs))
+    apart = [r for r in results if r.numel() and memory(r) != memory(source)]
     return "a result is in memory of its own" if apart else ""
 
 
@@ -247,16 +247,16 @@ def _detach(p: KindTrial) -> str:
     x = p.operands[0].detach().clone()
     with torch.enable_grad():
         leaf = x.requires_grad_(is_floating(x))
-        found = p.target(leaf, *p.args[1:], **p.kwargs)
-    return "a gradient flows through it" if found.requires_grad else _equal(p)
+        result = p.target(leaf, *p.args[1:], **p.kwargs)
+    return "a gradient flows through it" if result.requires_grad else _equal(p)
 
 
 def _copy(p: KindTrial) -> str:
     if any(is_floating(t) and t.is_complex() for t in p.operands):
         return ""
-    given = torch.cat([t.reshape(-1) for t in p.operands]).sort().values
-    found = torch.cat([r.reshape(-1) for r in p.results]).sort().values
-    return "" if same(given, found) else "its elements are not its operands', each once"
+    elements = torch.cat([t.reshape(-1) for t in p.operands]).sort().values
+    copied = torch.cat([r.reshape(-1) for r in p.results]).sort().values
+    return "" if same(elements, copied) else "its elements are not its operands', each once"
 
 
 def _cast(p: KindTrial) -> str:
@@ -289,12 +289,12 @@ def _unsqueeze(p: KindTrial) -> str:
 def _slice(p: KindTrial) -> str:
     x = p.operands[0]
     places = torch.arange(x.numel()).view(x.shape)
-    found = p.target(places, *p.args[1:], **p.kwargs)
+    taken = p.target(places, *p.args[1:], **p.kwargs)
     for d in range(x.dim()):
-        rows = (found // max(1, places.stride(d)) % max(1, x.shape[d])).unique()
-        if bool(rows.diff().unique().numel() <= 1) and same(found, places.index_select(d, rows)):
+        rows = (taken // max(1, places.stride(d)) % max(1, x.shape[d])).unique()
+        if bool(rows.diff().unique().numel() <= 1) and same(taken, places.index_select(d, rows)):
             return ""
-    return "" if not found.numel() else "it is not one range along one dim"
+    return "" if not taken.numel() else "it is not one range along one dim"
 
 
 def _narrow(p: KindTrial) -> str:
@@ -306,15 +306,15 @@ def _other(word: str, args_of: Callable[[KindTrial], tuple]) -> Callable[[KindTr
     """The same value by the operator that a word names."""
 
     def prove(p: KindTrial) -> str:
-        found = p.traits.operator_of(word)(*args_of(p))
-        return "" if same(found, p.results[0]) else f"{p.traits.said[word][0]} gives another value"
+        result = p.traits.operator_of(word)(*args_of(p))
+        return "" if same(result, p.results[0]) else f"{p.traits.kinds[word][0]} gives another value"
 
     return prove
 
 
 def _undone(p: KindTrial) -> str:
     back = p.traits.operator_of("undone")(p.results[0].contiguous())
-    return "" if same(back, p.operands[0]) else f"{p.traits.said['undone'][0]} does not give its operand back"
+    return "" if same(back, p.operands[0]) else f"{p.traits.kinds['undone'][0]} does not give its operand back"
 
 
 def _scattered(p: KindTrial) -> str:
@@ -322,7 +322,7 @@ def _scattered(p: KindTrial) -> str:
     new = p.draw.like(p.results[0]) if is_floating(x) else torch.zeros_like(p.results[0])
     written = put(x, new, *rest, **p.kwargs)
     if not same(p.target(written, *rest, **p.kwargs), new):
-        return f"what {p.traits.said['scattered'][0]} puts back is not what is taken then"
+        return f"what {p.traits.kinds['scattered'][0]} puts back is not what is taken then"
     return "" if same(put(x, p.results[0], *rest, **p.kwargs), x) else "what was taken, put back, changes its operand"
 
 
@@ -334,29 +334,29 @@ def _itself(p: KindTrial) -> str:
 
 
 def _updates(p: KindTrial) -> str:
-    written = [n for n in p.traits.names("updates") if p.given[n] is not None]
-    args, kwargs = with_arguments(p.target, p.args, p.kwargs, **{n: p.given[n].clone() for n in written})
+    written = [n for n in p.traits.names("updates") if p.by_name[n] is not None]
+    args, kwargs = with_arguments(p.target, p.args, p.kwargs, **{n: p.by_name[n].clone() for n in written})
     p.target(*args, **kwargs)
     after = arguments(p.target, args, kwargs)
-    kept = [n for n in written if same(after[n], p.given[n])]
+    kept = [n for n in written if same(after[n], p.by_name[n])]
     return f"it leaves '{kept[0]}' as it is" if kept else ""
 
 
 def _inplace(p: KindTrial) -> str:
     """Every in-place form that is taken for one of this operator, by its rule or by its name."""
-    said = p.traits.operator_of("inplace")
-    for form in [said] if said else [f for f in inplace_forms(p.target) if functional_form(f) is p.target]:
+    by_rule = p.traits.operator_of("inplace")
+    for form in [by_rule] if by_rule else [f for f in inplace_forms(p.target) if functional_form(f) is p.target]:
         x = p.operands[0].contiguous().clone() if p.operands else None
-        first = next(iter(p.given))
+        first = next(iter(p.by_name))
         if x is None or p.results[0].shape != x.shape or p.results[0].dtype != x.dtype:
             continue
         with torch.random.fork_rng(devices=[]):
             args, kwargs = with_arguments(p.target, p.args, p.kwargs, **{first: x})
             torch.manual_seed(0)
-            wanted = p.called(**{first: x.clone()})
+            expected = p.called(**{first: x.clone()})
             torch.manual_seed(0)
             form(*args, **kwargs)
-        if not same(x, wanted, rough=True):  # another loop over the elements rounds otherwise
+        if not same(x, expected, rough=True):  # another loop over the elements rounds otherwise
             return f"{form} leaves another value"
     return ""
 

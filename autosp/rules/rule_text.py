@@ -13,8 +13,8 @@ from ..resources import read as read_resource
 from .check import check_rule
 from .model import Clause, FactorDim, Operand, Pack, Rule, Selector, Signature, Test
 
-WORDS = ("rule", "operator", "by", "whole", "reduce", "once", "linear", "saves", "movement", "random", "kind", "when",
-         "if", "at", "last", "padded", "resized", "each", "with", "without")  # fmt: skip
+KEYWORDS = ("rule", "operator", "by", "whole", "reduce", "once", "linear", "saves", "movement", "random", "kind",
+            "when", "if", "at", "last", "padded", "resized", "each", "with", "without")  # fmt: skip
 SHOWN = {
     **{"LSQB": "'['", "RSQB": "']'", "LPAR": "'('", "RPAR": "')'", "COMMA": "','", "VBAR": "'|'", "MAYBE": "'?'"},
     **{"NAME": "a name", "PACK": "'*' or '...'", "TARGET": "an operator", "INT": "a number", "$END": "the end"},
@@ -87,8 +87,8 @@ class ToRules(lark.Transformer):
     def linear_set(self, names):
         return tuple(map(str, names))
 
-    def selectors(self, found):
-        return tuple(found)
+    def selectors(self, children):
+        return tuple(children)
 
     by_name = lambda self, p: Selector("name", str(p[0]))  # noqa: E731
     by_pack = lambda self, p: Selector("pack", str(p[0]))  # noqa: E731
@@ -137,19 +137,19 @@ def read(text: str, file: str = "<rules>") -> tuple[Rule, ...]:
     """The rules of a text. Raises RuleError with every problem found."""
     problems: list[Problem] = []
     try:
-        found = parse(text, 0, file)
+        rules = parse(text, 0, file)
     except lark.UnexpectedInput:
-        found = ()
+        rules = ()
         for block, line in blocks(text):
             try:
-                found += parse(block, line, file)
+                rules += parse(block, line, file)
             except lark.UnexpectedInput as error:
                 problems.append(syntax_problem(error, block, line, file))
-    for rule in found:
+    for rule in rules:
         problems += [located(p, rule, text) for p in check_rule(rule)]
     if problems:
         raise RuleError(problems)
-    return found
+    return rules
 
 
 def parse(text: str, line: int, file: str) -> tuple[Rule, ...]:
@@ -190,7 +190,7 @@ def explain(error: lark.UnexpectedInput, shown: str, column: int) -> tuple[str, 
         what, fix = f"'{name.group(1)}' names no overload", f"write '{name.group(1)}.default', or the graph's overload"
         return what, "an operator is written namespace.name.overload", fix
     what = f"unexpected '{word}'" if word else "the rule ends too soon"
-    likely = did_you_mean(word, WORDS, "") if len(word) > 2 and word not in WORDS else ""
+    likely = did_you_mean(word, KEYWORDS, "") if len(word) > 2 and word not in KEYWORDS else ""
     fix = {"=": "write '==' to compare"}.get(word) or likely or f"expected {expected(error)}"
     return what, FORM, fix
 

@@ -1,4 +1,4 @@
-"""What a rule says is saved for the backward, against what autograd keeps: the solver prices what the rule says."""
+"""What a rule states as saved for the backward, against what autograd keeps: the solver prices what the rule states."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def memory(t: torch.Tensor) -> int:
 
 def kept(target: Any, args: Any, kwargs: Any) -> Kept:
     """What autograd keeps of a call, whose operands say themselves whether they want gradients."""
-    found: list[torch.Tensor] = []
+    tensors: list[torch.Tensor] = []
 
     def pack(t: torch.Tensor) -> torch.Tensor:
-        found.append(t)
+        tensors.append(t)
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         results = tensor_results(target(*args, **kwargs))
-    return Kept(tensor_args(args, kwargs), results, found)
+    return Kept(tensor_args(args, kwargs), results, tensors)
 
 
-def unsaid(target: Any, given: Arguments, projection: Projection) -> Iterator[str]:
+def missing_saves(target: Any, case: Arguments, projection: Projection) -> Iterator[str]:
     """The operands and results that autograd keeps of a call and its rule does not name."""
-    found = kept(target, *given)
-    if not splittable(projection) or not any(r.requires_grad for r in found.results):
+    record = kept(target, *case)
+    if not splittable(projection) or not any(r.requires_grad for r in record.results):
         return
-    names = {i: n for n, places in operand_indices(target, *given).items() for i in places}
-    for i in sorted(found.places - {*projection.saves}):
+    names = {i: n for n, places in operand_indices(target, *case).items() for i in places}
+    for i in sorted(record.places - {*projection.saves}):
         yield f"autograd keeps '{names.get(i, 'result')}' for the backward, and no 'saves' names it"

@@ -36,11 +36,11 @@ def split_of(
     projection: Projection, dims: Dims, factor: int, outer: Size, units: Size, inner: Size, p: int
 ) -> Split | None:
     """The split of a tensor under a split of one factor; None where it lacks the factor."""
-    found = find(dims, factor)
-    if found is None:
+    place = find(dims, factor)
+    if place is None:
         return None
-    before, after = surroundings(projection, dims, *found)
-    return make_split(found[0], before * outer, units, inner * after, p)
+    before, after = surroundings(projection, dims, *place)
+    return make_split(place[0], before * outer, units, inner * after, p)
 
 
 def project(
@@ -86,8 +86,10 @@ def narrowed(projection: Projection, part: tuple[int, Size, Size, Size], p: int,
     find it. Without a rank, of what all ranks have alike: a factor that they hold unequally much of has no size."""
     factor, outer, units, inner = part
     even = isinstance(units, int) and units % p == 0
-    held = as_size(outer * count(units, p, rank or 0) * inner) if rank is not None or even else sympy.Dummy("uneven")
-    sizes = tuple(held if f == factor else n for f, n in enumerate(projection.sizes))
+    local_size = (
+        as_size(outer * count(units, p, rank or 0) * inner) if rank is not None or even else sympy.Dummy("uneven")
+    )
+    sizes = tuple(local_size if f == factor else n for f, n in enumerate(projection.sizes))
     return attrs.evolve(projection, sizes=sizes)
 
 

@@ -28,7 +28,7 @@ def rule(text: str, *, cases: Cases | None = None) -> Callable[[Op], Op]:
     """Register rule text, which is then tried before the rules that ship with autosp.
 
     Called before `autosp.compile`, alone or as a decorator of the operator, whose schema the text is
-    then held against:
+    then checked against:
 
         @autosp.rules.rule("rule mylib.scale.default(x[*]) -> [*]  linear x")
         @torch.library.custom_op("mylib::scale", mutates_args=())
@@ -58,19 +58,19 @@ def rule(text: str, *, cases: Cases | None = None) -> Callable[[Op], Op]:
         ...
     """
     caller = sys._getframe(1)
-    found = read(text, f"{os.path.basename(caller.f_code.co_filename)}:{caller.f_lineno} rule")
-    names = {(target, r.form is None) for r in found for target in r.targets}
-    problems = list(against_schemas(found))
+    rules = read(text, f"{os.path.basename(caller.f_code.co_filename)}:{caller.f_lineno} rule")
+    names = {(target, r.form is None) for r in rules for target in r.targets}
+    problems = list(against_schemas(rules))
     if problems:
         raise RuleError(problems)
-    REGISTERED[:] = [r for r in REGISTERED if not names & {(t, r.form is None) for t in r.targets}] + list(found)
+    REGISTERED[:] = [r for r in REGISTERED if not names & {(t, r.form is None) for t in r.targets}] + list(rules)
     if cases is not None:
         CASES.update(dict.fromkeys((target for target, _ in names), cases))
 
     def decorate(op: Op) -> Op:
-        faults = [*against_schemas(found), *of_another(op, found)]
+        faults = [*against_schemas(rules), *of_another(op, rules)]
         if faults:
-            REGISTERED[:] = [r for r in REGISTERED if r not in found]
+            REGISTERED[:] = [r for r in REGISTERED if r not in rules]
             raise RuleError(faults)
         return op
 
@@ -135,9 +135,9 @@ def against_schema(each: Rule, form: Signature, name: str, schema: Any) -> Itera
     types = {a.name: str(a.type) for a in schema.arguments}
     operands = [o.name for o in form.operands]
     used = [s.arg for c in each.clauses for s in c.selectors if s.kind in ("at", "last", "padded")]
-    asked = [*operands, *(t.arg for c in each.clauses for t in c.tests), *(a for a in used if isinstance(a, str))]
+    named = [*operands, *(t.arg for c in each.clauses for t in c.tests), *(a for a in used if isinstance(a, str))]
     law = f"names are those of the operator's schema: {schema}"
-    for word in dict.fromkeys(a for a in asked if a not in types):
+    for word in dict.fromkeys(a for a in named if a not in types):
         fix = did_you_mean(word, types, f"use one of {', '.join(types) or 'none'}")
         yield Problem(f"'{word}' is not an argument of {name}", law, fix, each.where)
     needed = [a for a, kind in types.items() if "Tensor" in kind and not kind.startswith("Optional")]
@@ -152,7 +152,7 @@ def against_schema(each: Rule, form: Signature, name: str, schema: Any) -> Itera
 def kinds_against_schema(each: Rule, name: str, schema: Any) -> Iterator[Problem]:
     """Arguments that a rule's kinds name and the operator does not have."""
     known = [a.name for a in schema.arguments]
-    for word, *names in (n for c in each.said("kind") for n in c.names):
+    for word, *names in (n for c in each.clauses_of("kind") for n in c.names):
         kind = KINDS[word]
         for arg, what in zip(names, kind.names * (len(names) if kind.many else 1), strict=True):
             if what in ("operand", "argument") and arg not in known:

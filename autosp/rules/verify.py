@@ -27,7 +27,7 @@ from .local_call import localise_on_axis
 from .model import Rule
 from .projection import Projection
 from .prove import prove_kinds
-from .saved import unsaid
+from .saved import missing_saves
 from .strategies import project, splittable, whole_placement
 
 NOT_LOADED = "no operator of that name is loaded"
@@ -106,12 +106,12 @@ def verify_operator(
     if all(r.form == "whole" for r in rules):
         return Proof(name, splits=("whole",), rules=frozenset(r.where for r in rules))
     report = Proof(name)
-    for i, given in enumerate(cases(name, target, rules)):
+    for i, case in enumerate(cases(name, target, rules)):
         for dtype in dtypes if i == 0 else dtypes[:1]:
-            found = verify_call(book, target, cast(given, dtype), ranks if dtype == dtypes[0] else ranks[:1], dtype)
-            report = merge(report, found)
-    for given in drawn_cases(name, target, unseen(rules, report), Draw.seeded(name)):
-        report = merge(report, verify_call(book, target, cast(given, dtypes[0]), ranks, dtypes[0]))
+            proof = verify_call(book, target, cast(case, dtype), ranks if dtype == dtypes[0] else ranks[:1], dtype)
+            report = merge(report, proof)
+    for case in drawn_cases(name, target, unseen(rules, report), Draw.seeded(name)):
+        report = merge(report, verify_call(book, target, cast(case, dtypes[0]), ranks, dtypes[0]))
     failures = report.failures + tuple(f"no case reached the rule at {r.where}" for r in unseen(rules, report))
     return attrs.evolve(report, failures=failures[:12], seconds=time.perf_counter() - began)
 
@@ -134,7 +134,7 @@ def merge(a: Proof, b: Proof) -> Proof:
     )  # fmt: skip
 
 
-def cast(given: Arguments, dtype: torch.dtype) -> Arguments:
+def cast(case: Arguments, dtype: torch.dtype) -> Arguments:
     """The arguments with their floating tensors in another dtype."""
 
     def one(x: Any) -> Any:
@@ -142,41 +142,41 @@ def cast(given: Arguments, dtype: torch.dtype) -> Arguments:
             return x.to(dtype) if x.is_floating_point() else x
         return [one(i) for i in x] if isinstance(x, list) else x
 
-    args, kwargs = given
+    args, kwargs = case
     return tuple(map(one, args)), {k: one(v) for k, v in kwargs.items()}
 
 
-def verify_call(book: RuleBook, target: Any, given: Arguments, ranks: tuple[int, ...], dtype: torch.dtype) -> Proof:
+def verify_call(book: RuleBook, target: Any, case: Arguments, ranks: tuple[int, ...], dtype: torch.dtype) -> Proof:
     """Every split of one call."""
     name = op_name(target)
     draw = Draw.seeded(f"cotangents of {name}")
     try:
-        whole = run_whole(target, given, draw)
+        whole = run_whole(target, case, draw)
     except (RuntimeError, NotImplementedError, IndexError, TypeError, ValueError) as error:
         missing = dtype is torch.bfloat16
         return Proof(name, failures=() if missing else (f"the whole call fails: {first_line(error)}",))
     try:
-        projection = book.bind(target, *given, whole.results)
+        projection = book.bind(target, *case, whole.results)
     except RuleError as error:
         return Proof(name, failures=(error.problems[0].what,))
     report = Proof(name, calls=1, rules=frozenset({projection.rule}))
     if dtype is torch.float32:
-        report = merge(report, prove_call(book, target, given, whole, projection))
-    for trial in trials(target, given, projection, ranks):
+        report = merge(report, prove_call(book, target, case, whole, projection))
+    for trial in trials(target, case, projection, ranks):
         report = merge(report, compare(trial, whole, draw, dtype))
     return report
 
 
-def prove_call(book: RuleBook, target: Any, given: Arguments, whole: Whole, projection: Projection) -> Proof:
-    """What the rules say that the operator is, and what it saves, on one call."""
-    found = [why for _, why in prove_kinds(book.traits(target), target, given, whole.results, projection)]
-    handles = leaves(tensor_args(*given), whole.constant)
+def prove_call(book: RuleBook, target: Any, case: Arguments, whole: Whole, projection: Projection) -> Proof:
+    """The operator's kinds and what it saves, as the rules state them, on one call."""
+    faults = [why for _, why in prove_kinds(book.traits(target), target, case, whole.results, projection)]
+    handles = leaves(tensor_args(*case), whole.constant)
     if any(c is not None for c in whole.cotangents):
-        found += ["", *unsaid(target, replaced(given, handles), projection)]
-    return Proof(op_name(target), checks=len(found), failures=tuple(filter(None, found)))
+        faults += ["", *missing_saves(target, replaced(case, handles), projection)]
+    return Proof(op_name(target), checks=len(faults), failures=tuple(filter(None, faults)))
 
 
-def trials(target: Any, given: Arguments, projection: Projection, ranks: tuple[int, ...]) -> Iterator[ShardedCall]:
+def trials(target: Any, case: Arguments, projection: Projection, ranks: tuple[int, ...]) -> Iterator[ShardedCall]:
     """Every factor that may be split, whole and in sub-splits; every set of operands claimed linear."""
     for p in ranks:
         for f in splittable(projection):
@@ -185,12 +185,12 @@ def trials(target: Any, given: Arguments, projection: Projection, ranks: tuple[i
                 inputs = tuple(whole_placement(o, REPLICATE) for o in operands)
                 kind, name = projection.kinds[f], projection.names[f]
                 part = "" if (outer, inner) == (1, 1) else f" as {outer}x<{units}>x{inner}"
-                yield ShardedCall(target, given, projection, inputs, results, p, f"{kind} {name}{part}")
+                yield ShardedCall(target, case, projection, inputs, results, p, f"{kind} {name}{part}")
         for members in projection.linear:
             inputs = tuple(PARTIAL if i in members else REPLICATE for i in range(len(projection.operands)))
-            names = " ".join(n for n, places in operand_indices(target, *given).items() if members & {*places})
+            names = " ".join(n for n, places in operand_indices(target, *case).items() if members & {*places})
             yield ShardedCall(
-                target, given, projection, inputs, (PARTIAL,) * len(projection.results), p, f"linear {names}"
+                target, case, projection, inputs, (PARTIAL,) * len(projection.results), p, f"linear {names}"
             )
 
 
@@ -202,19 +202,19 @@ def subsplits(size: int) -> Iterator[tuple[int, int, int]]:
         yield 1, size // 2, 2
 
 
-def run_whole(target: Any, given: Arguments, draw: Draw) -> Whole:
+def run_whole(target: Any, case: Arguments, draw: Draw) -> Whole:
     """The call as it is, with random cotangents; without any where this PyTorch has no derivative for it."""
     try:
-        return _run_whole(target, given, draw, constants(target, given))
+        return _run_whole(target, case, draw, constants(target, case))
     except (RuntimeError, NotImplementedError) as error:
         if not re.search(r"derivative for '?[\w:]+'? is not implemented", str(error)):
             raise
-    return _run_whole(target, given, draw, frozenset(range(len(tensor_args(*given)))))
+    return _run_whole(target, case, draw, frozenset(range(len(tensor_args(*case)))))
 
 
-def _run_whole(target: Any, given: Arguments, draw: Draw, constant: frozenset[int]) -> Whole:
-    handles = leaves(tensor_args(*given), constant)
-    args, kwargs = replaced(given, handles)
+def _run_whole(target: Any, case: Arguments, draw: Draw, constant: frozenset[int]) -> Whole:
+    handles = leaves(tensor_args(*case), constant)
+    args, kwargs = replaced(case, handles)
     results = tensor_results(target(*args, **kwargs))
     cotangents = [draw.like(r) if r.requires_grad else None for r in results]
     return Whole([r.detach() for r in results], cotangents, gradients_of(results, cotangents, handles), constant)
@@ -225,13 +225,13 @@ def leaves(tensors: list[torch.Tensor], constant: frozenset[int]) -> list[torch.
     return [t.detach().clone().requires_grad_(is_floating(t) and i not in constant) for i, t in enumerate(tensors)]
 
 
-def constants(target: Any, given: Arguments) -> frozenset[int]:
+def constants(target: Any, case: Arguments) -> frozenset[int]:
     """The operands that the operator has no derivative for."""
-    places = operand_indices(target, *given)
+    places = operand_indices(target, *case)
     return frozenset(i for name in CONSTANT.get(op_name(target), ()) for i in places.get(name, ()))
 
 
-def replaced(given: Arguments, handles: list[torch.Tensor]) -> Arguments:
+def replaced(case: Arguments, handles: list[torch.Tensor]) -> Arguments:
     """The arguments with other tensors in the places of theirs."""
     rest = iter(handles)
 
@@ -240,21 +240,21 @@ def replaced(given: Arguments, handles: list[torch.Tensor]) -> Arguments:
             return next(rest)
         return [one(i) for i in x] if isinstance(x, (list, tuple)) else x
 
-    args = tuple(one(a) for a in given[0])
-    return args, {k: one(v) for k, v in given[1].items()}
+    args = tuple(one(a) for a in case[0])
+    return args, {k: one(v) for k, v in case[1].items()}
 
 
 def gradients_of(
     results: list[torch.Tensor], cotangents: list[torch.Tensor | None], handles: list[torch.Tensor]
 ) -> list[torch.Tensor | None]:
     """The gradient of each operand (zeros where it is unused), None for those that have none."""
-    wanted = [h for h in handles if h.requires_grad]
+    inputs = [h for h in handles if h.requires_grad]
     pairs = [(r, c) for r, c in zip(results, cotangents, strict=True) if c is not None and r.requires_grad]
-    if not wanted or not pairs:
+    if not inputs or not pairs:
         return [torch.zeros_like(h) if h.requires_grad else None for h in handles]
     outputs, weights = [r for r, _ in pairs], [c for _, c in pairs]
-    found = torch.autograd.grad(outputs, wanted, weights, allow_unused=True)
-    zero_filled = (g if g is not None else torch.zeros_like(h) for g, h in zip(found, wanted, strict=True))
+    gradients = torch.autograd.grad(outputs, inputs, weights, allow_unused=True)
+    zero_filled = (g if g is not None else torch.zeros_like(h) for g, h in zip(gradients, inputs, strict=True))
     return [next(zero_filled) if h.requires_grad else None for h in handles]
 
 
@@ -342,7 +342,7 @@ def gradient_differences(
 
 
 def check_shapes(parts: list[torch.Tensor], want: torch.Tensor, placement: Placement, p: int) -> None:
-    """Each rank's result has the shape that its placement says, and the dtype of the whole one."""
+    """Each rank's result has the shape of its placement, and the dtype of the whole one."""
     for rank, part in enumerate(parts):
         shape = local_shape(tuple(want.shape), placement, p, rank)
         if tuple(part.shape) != shape or (part.numel() and part.dtype != want.dtype):
@@ -350,7 +350,7 @@ def check_shapes(parts: list[torch.Tensor], want: torch.Tensor, placement: Place
 
 
 def difference(got: torch.Tensor, want: torch.Tensor) -> float:
-    """The largest difference, relative to the largest value wanted (1 at least), or infinity."""
+    """The largest difference, relative to the largest expected value (1 at least), or infinity."""
     if got.shape != want.shape:
         return float("inf")
     if not want.numel():

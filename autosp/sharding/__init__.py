@@ -19,7 +19,7 @@ from .placement import (
     start,
 )
 from .sharding import Sharding
-from .transitions import TRANSITIONS, Transition, transition, words
+from .transitions import TRANSITIONS, Transition, row_key, transition
 
 __all__ = [
     "INVARIANT",
@@ -42,8 +42,8 @@ __all__ = [
     "local_shape",
     "make_split",
     "ranks",
+    "row_key",
     "shard",
     "start",
     "transition",
-    "words",
 ]

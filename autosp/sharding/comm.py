@@ -57,11 +57,11 @@ class SimGroup:
         self.log[rank].append(what)
         self._slots[rank] = (what, value)
         self._barrier.wait()
-        found = list(self._slots)
+        slots = list(self._slots)
         self._barrier.wait()
-        if len({w for w, _ in found}) > 1:
-            raise AssertionError(f"ranks disagree on the collective: {[w for w, _ in found]}")
-        return [v for _, v in found], rank
+        if len({w for w, _ in slots}) > 1:
+            raise AssertionError(f"ranks disagree on the collective: {[w for w, _ in slots]}")
+        return [v for _, v in slots], rank
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ class Split(NamedTuple):
         """Of the whole dim."""
         return self.outer * self.units * self.inner
 
-    def held(self, p: int, rank: int) -> Any:
+    def local_size(self, p: int, rank: int) -> Any:
         """The size of the dim on one of `p` ranks."""
         return self.outer * count(self.units, p, rank) * self.inner
 
@@ -136,7 +136,7 @@ def local_shape(shape: tuple[Size, ...], placement: Placement, p: int, rank: int
     if not isinstance(placement, Split):
         return tuple(shape)
     out = list(shape)
-    out[placement.dim] = as_size(placement.held(p, rank))
+    out[placement.dim] = as_size(placement.local_size(p, rank))
     return tuple(out)
 
 

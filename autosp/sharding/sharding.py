@@ -73,7 +73,7 @@ class Sharding:
                 continue
             if at.dim >= len(left) or as_size(at.size) != left[at.dim]:
                 return False
-            left[at.dim] = at.held(axis.size, 0) if divides(at, axis.size) else None
+            left[at.dim] = at.local_size(axis.size, 0) if divides(at, axis.size) else None
         return True
 
     def __repr__(self) -> str:

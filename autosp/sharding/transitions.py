@@ -108,7 +108,7 @@ TRANSITIONS: dict[tuple[str, str], Transition] = {
 }
 
 
-def words(src: Placement, dst: Placement) -> tuple[str, str]:
+def row_key(src: Placement, dst: Placement) -> tuple[str, str]:
     """The row of a change in the table. Two splits of one dim are gathered, and cut anew."""
     if isinstance(src, Split) and isinstance(dst, Split) and src.dim == dst.dim:
         return "split", "split of the same dim"
@@ -120,4 +120,4 @@ STAY = Transition(_KEEP, _KEEP)
 
 def transition(src: Placement, dst: Placement) -> Transition | None:
     """The change from one placement to another; None where there is none."""
-    return STAY if src == dst else TRANSITIONS.get(words(src, dst))
+    return STAY if src == dst else TRANSITIONS.get(row_key(src, dst))

@@ -27,20 +27,20 @@ class Alike:
         return self.ops[op.id]
 
 
-def alike(problem: Problem, found: Mapping[Value, frozenset[Split]]) -> Alike:
+def alike(problem: Problem, splits: Mapping[Value, frozenset[Split]]) -> Alike:
     """The kinds of a problem's values and operators."""
     numbers: dict[Hashable, int] = {}
 
     def number(key: Hashable) -> int:
         return numbers.setdefault(key, len(numbers))
 
-    values = {v.id: number(_value_key(v, found[v])) for v in problem.values}
+    values = {v.id: number(_value_key(v, splits[v])) for v in problem.values}
     ops = {op.id: number(_op_key(op, values)) for op in problem.ops}
     return Alike(values, ops)
 
 
 def _value_key(v: Value, splits: frozenset[Split]) -> Hashable:
-    return "value", v.shape, v.dtype, v.diff, v.param, v.given, frozenset(v.regions), splits
+    return "value", v.shape, v.dtype, v.diff, v.param, v.data_only, frozenset(v.regions), splits
 
 
 def _op_key(op: Op, values: Mapping[int, int]) -> Hashable:

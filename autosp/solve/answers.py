@@ -1,4 +1,4 @@
-"""What a user asks of a plan: its text, whether it fits, and the longest sequence that does."""
+"""What a user reads of a plan: its text, whether it fits, and the longest sequence that does."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Plan(Solution):
 
     def max_seq_len(self) -> int:
         """The length of `longest()`, a multiple of 1024; 0 where no length fits."""
-        found = self.longest()
-        return found.length if found else 0
+        plan = self.longest()
+        return plan.length if plan else 0
 
     def summary(self) -> str:
         """The plan in a few lines: where each collective stands, alike ones of repeated layers together."""

@@ -75,20 +75,20 @@ class Assembled:
 def assembled(
     problem: Problem, mesh: Mesh, chosen: Mapping[Op, OpSharding], outputs: Iterable[Sharding | None]
 ) -> Assembled:
-    """What follows of the operators' shardings, and of those that are wanted of the graph's outputs."""
-    shardings = {v.id: Sharding.alike(mesh, given_kind(v)) for v in problem.values if is_given(v)}
+    """What follows of the operators' shardings, and of those that are required of the graph's outputs."""
+    shardings = {v.id: Sharding.alike(mesh, entry_kind(v)) for v in problem.values if enters(v)}
     for op, s in chosen.items():
         shardings |= {v.id: at for v, at in zip(op.results, s.gives)}
     changes = tuple(_changes(problem, shardings, chosen, tuple(outputs)))
     return Assembled(shardings, changes, _groups(problem, changes, chosen))
 
 
-def is_given(v: Value) -> bool:
+def enters(v: Value) -> bool:
     """Whether a value enters the graph."""
     return v.node.op in ("placeholder", "get_attr")
 
 
-def given_kind(v: Value) -> Kind:
+def entry_kind(v: Value) -> Kind:
     """The kind that a value enters with: the gradients of parameters are parts, which the engine or the graph sums."""
     return INVARIANT if v.diff and not v.param else REPLICATE
 
@@ -99,19 +99,19 @@ def sharded_by_hand(op: Op, mesh: Mesh, parts: Mapping[str, int | None], kinds: 
 
     A later axis splits what the earlier ones leave of a factor, which they have to divide.
     """
-    projection, found, needs, gives = op.projection, {}, [], []
+    projection, split_parts, needs, gives = op.projection, {}, [], []
     for axis in mesh:
         factor = parts.get(axis.name)
         if factor is None:
-            found[axis.name] = None
+            split_parts[axis.name] = None
             ins, outs = _run_whole(op, kinds.get(axis.name, REPLICATE))
         else:
-            found[axis.name] = (factor, 1, projection.sizes[factor], 1)
-            ins, outs = project(projection, *found[axis.name], axis.size)
-            projection = narrowed(projection, found[axis.name], axis.size)
+            split_parts[axis.name] = (factor, 1, projection.sizes[factor], 1)
+            ins, outs = project(projection, *split_parts[axis.name], axis.size)
+            projection = narrowed(projection, split_parts[axis.name], axis.size)
         needs.append([REPLICATE if at is None else at for at in ins])
         gives.append(list(outs))
-    return OpSharding(_shardings(mesh, needs), _shardings(mesh, gives), found)
+    return OpSharding(_shardings(mesh, needs), _shardings(mesh, gives), split_parts)
 
 
 def _run_whole(op: Op, kind: Kind) -> tuple[list[Kind], list[Kind]]:
@@ -126,11 +126,11 @@ def _shardings(mesh: Mesh, by_axis: list[list[Placement]]) -> tuple[Sharding, ..
     return tuple(Sharding(tuple(zip(names, places, strict=True))) for places in zip(*by_axis))
 
 
-def output_values(problem: Problem, wanted: Iterable[Sharding | None]) -> Iterator[tuple[Value, Sharding]]:
-    """The values that the graph gives, each as it is wanted."""
-    for output, at in zip(problem.captured.outputs, wanted, strict=True):
+def output_values(problem: Problem, required: Iterable[Sharding | None]) -> Iterator[tuple[Value, Sharding]]:
+    """The values that the graph returns, each with its required sharding."""
+    for output, at in zip(problem.captured.outputs, required, strict=True):
         if at is not None:
-            yield problem.given_at(output), at
+            yield problem.output_value(output), at
 
 
 def _changes(problem: Problem, shardings, chosen, outputs) -> Iterator[Change]:

@@ -46,13 +46,13 @@ class Around:
 
 def around(refused: NeedsRule) -> tuple[Around, ...]:
     """What stands around each refused operator. Raises the refusal where one stands in no module."""
-    found = []
+    outward = []
     for op, fault in refused.faults.items():
         calls = [call for call in reversed(module_calls_of(op.node)) if call[1]]
         if not calls:
             raise refused
-        found.append(Around(tuple(dict.fromkeys(calls))[:OUTWARD], fault))
-    return tuple(dict.fromkeys(found))
+        outward.append(Around(tuple(dict.fromkeys(calls))[:OUTWARD], fault))
+    return tuple(dict.fromkeys(outward))
 
 
 def mapped(
@@ -92,23 +92,23 @@ def _verdicts(program: Captured, axis: MeshAxis) -> dict[str, tuple[Op, Independ
     """What is found of each mapped module, by its path, in the order of the program."""
     problem = build(program, default_rules(), axis)
     mark(problem, seeds(problem, program.layouts))
-    found: dict[str, tuple[Op, Independence | Fault]] = {}
+    verdicts: dict[str, tuple[Op, Independence | Fault]] = {}
     for op in problem.ops:
         if KEY in op.node.meta and op.node.meta[KEY].statement is None:
             verdict = positionwise(op, program.hints, axis.size) if op.projection is not None else op.error.problems[0]
-            found[op.node.meta[KEY].path] = op, verdict
-    return found
+            verdicts[op.node.meta[KEY].path] = op, verdict
+    return verdicts
 
 
 def _first_kind(verdicts: dict[str, tuple[Op, Independence | Fault]]) -> dict[str, Because]:
     """Why the first module may not run per shard, and those of its kind: later ones may fail only since it did."""
-    failed = {path: found for path, found in verdicts.items() if isinstance(found[1], Fault) or not found[1].proved}
+    failed = {path: entry for path, entry in verdicts.items() if isinstance(entry[1], Fault) or not entry[1].proved}
     kind = next(map(starred, failed), None)
-    return {path: _because(path, *found) for path, found in failed.items() if starred(path) == kind}
+    return {path: _because(path, *entry) for path, entry in failed.items() if starred(path) == kind}
 
 
 def _lines(verdicts: dict[str, tuple[Op, Independence]]) -> tuple[str, ...]:
-    """What is said of every kind of module."""
+    """A line on every kind of module."""
     kinds: dict[str, dict[int, float]] = {}
     for path, (op, verdict) in verdicts.items():
         statement = f"map {starred(path)} over {op.node.meta[KEY].over}"

@@ -2,13 +2,13 @@
 
 A split of one dim is followed through every operator of the forward and of the backward: what was
 saved lies in the backward as the forward left it, the gradient of a result as the result's kind
-asks, and the gradient of an operand must come out as the operand's kind asks:
+requires, and the gradient of an operand must come out as the operand's kind requires:
 
     value       split    partial    replicate
     gradient    split    replicate  partial
 
 A factor may be split where all of this holds. Inside a body three changes of placement are made
-where an operator wants them: a value that all ranks have equal is cut, or counted on the first
+where an operator needs them: a value that all ranks have equal is cut, or counted on the first
 rank only, and a partial sum of a single number is completed.
 """
 
@@ -68,15 +68,15 @@ class Placing:
     @property
     def pure(self) -> bool:
         """Whether, run whole, the gradients follow from those given by linear operators alone."""
-        found = [(self.at.get(r, REPLICATE), n) for s in self.backward for r, n in zip(s.step.operands, s.needs)]
-        return all(have == need for have, need in (*found, *filter(None, self.gradients)))
+        pairs = [(self.at.get(r, REPLICATE), n) for s in self.backward for r, n in zip(s.step.operands, s.needs)]
+        return all(have == need for have, need in (*pairs, *filter(None, self.gradients)))
 
 
 class Bodies:
     """The bodies of one call as steps, and how their ends belong together.
 
     inputs, results: the call's tensors in the forward. incoming: the gradient of each result, in
-    the backward; outgoing: of each input, None where the backward gives none or none is asked for.
+    the backward; outgoing: of each input, None where the backward gives none or none is required.
     saved: tensors that the backward reads, as the forward knows them.
     """
 
@@ -97,8 +97,8 @@ class Bodies:
         self.saved = list(dict.fromkeys(self._same.values()))
         self.forward = self._steps(own.forward)
         self.backward = self._steps(own.backward)
-        wanted = [gives[i] if d else None for i, d in zip(tensors, diff, strict=True)]
-        self.outgoing = [None if n is None else self.ref(n) for n in wanted]
+        gradients = [gives[i] if d else None for i, d in zip(tensors, diff, strict=True)]
+        self.outgoing = [None if n is None else self.ref(n) for n in gradients]
         self.links: dict[Ref, list[Ref]] = {}
         for a, b in [*zip(self.results, self.incoming), *zip(self.inputs, self.outgoing)]:
             if b is not None:
@@ -112,27 +112,27 @@ class Bodies:
 
     def ref(self, node: fx.Node) -> Ref:
         """The value that a node stands for; what was saved goes by its name in the forward."""
-        found = (node.args[0], node.args[1]) if _is_item(node) else (node, 0)
-        return self._same.get(found, found)
+        value = (node.args[0], node.args[1]) if _is_item(node) else (node, 0)
+        return self._same.get(value, value)
 
     def _steps(self, body: fx.GraphModule) -> list[BodyStep]:
-        found = []
+        steps = []
         for node in body.graph.nodes:
             vals = tensors_of(node.meta.get("val"))
             if node.op != "call_function" or _is_item(node) or not vals:
                 continue
             projection, error = self._bind(node)
             operands = tuple(self.ref(n) for n in tensor_nodes(node))
-            found.append(BodyStep(node, operands, tuple((node, i) for i in range(len(vals))), projection, error))
-        return found
+            steps.append(BodyStep(node, operands, tuple((node, i) for i in range(len(vals))), projection, error))
+        return steps
 
     def _flowing(self) -> set[Ref]:
         """The values that depend on an operand with a gradient, or on a gradient."""
-        found = {r for r, d in zip(self.inputs, self.diff) if d} | set(self.incoming)
+        flowing = {r for r, d in zip(self.inputs, self.diff) if d} | set(self.incoming)
         for step in (*self.forward, *self.backward):
-            if found & set(step.operands):
-                found |= set(step.results)
-        return found
+            if flowing & set(step.operands):
+                flowing |= set(step.results)
+        return flowing
 
     def shape(self, r: Ref) -> tuple[Size, ...]:
         """The global shape of a value."""
@@ -152,21 +152,21 @@ class Bodies:
     def followed(self, seeds: Mapping[Ref, Split], p: int, loose: bool) -> dict[Ref, Split]:
         """Every value that is split where `seeds` are. Raises Refused where an operator's rule does
         not allow it. loose: only values that depend on what has a gradient need be split."""
-        found: dict[Ref, Split] = {}
+        splits: dict[Ref, Split] = {}
         pending = list(seeds.items())
         while pending:
             r, s = pending.pop()
-            if r in found:
-                if found[r] != s:
+            if r in splits:
+                if splits[r] != s:
                     raise Refused(f"{r[0].name} would be split in two ways")
                 continue
             if loose and r not in self.flowing and r not in seeds:
                 continue
-            found[r] = s
+            splits[r] = s
             pending += [(other, s) for other in self.links.get(r, ())]
             for step in self.around.get(r, ()):
                 pending += _ends(step, r, s, p)
-        return found
+        return splits
 
     def placed(self, split: Mapping[Ref, Split], p: int) -> Placing:
         """Every step of both bodies where `split` are the values that are split; no value for the
@@ -193,11 +193,11 @@ class Bodies:
         return Placing(forward, backward, {}, tuple(o and (REPLICATE, REPLICATE) for o in self.outgoing))
 
     def _leaves(self, operand: Placement, gradient: Placement) -> tuple[Placement, Placement]:
-        """A gradient as the backward makes it, and as the operand asks."""
-        wanted = operand.gradient
-        if gradient != wanted and gradient is not REPLICATE:
-            raise Refused(f"a gradient comes out {_named(gradient)}, not {_named(wanted)}")
-        return gradient, wanted
+        """A gradient as the backward makes it, and as the operand requires it."""
+        required = operand.gradient
+        if gradient != required and gradient is not REPLICATE:
+            raise Refused(f"a gradient comes out {_named(gradient)}, not {_named(required)}")
+        return gradient, required
 
     def _place(self, step: BodyStep, split: Mapping[Ref, Split], at: dict[Ref, Placement], p: int) -> PlacedStep:
         have = tuple(at.get(r, REPLICATE) for r in step.operands)
@@ -205,7 +205,7 @@ class Bodies:
         for r, a, b in zip(step.operands, have, needs):
             free = a == b or (a is REPLICATE and b is not REPLICATE)
             if not free and not (a is PARTIAL and b is REPLICATE and not self.shape(r)):
-                raise Refused(f"{_said(step)} wants {r[0].name} {_named(b)}, and it is {_named(a)}")
+                raise Refused(f"{_step_text(step)} wants {r[0].name} {_named(b)}, and it is {_named(a)}")
         at.update(zip(step.results, gives))
         return PlacedStep(step, needs, gives)
 
@@ -242,10 +242,10 @@ def _places(step: BodyStep) -> list[tuple[int, Ref]]:
 def _part(step: BodyStep, place: int, s: Split):
     """The part of a factor that a split of an operand or result is. Raises Refused where it may not be."""
     if step.projection is None:
-        raise Refused(f"{_said(step)} has no rule")
+        raise Refused(f"{_step_text(step)} has no rule")
     part = factor_of(step.projection, place, s)
     if part is None or step.projection.kinds[part[0]] == "whole":
-        raise Refused(f"{_said(step)} wants a dim of {_operand(step, place)} whole")
+        raise Refused(f"{_step_text(step)} wants a dim of {_operand(step, place)} whole")
     return part
 
 
@@ -265,7 +265,7 @@ def _operand(step: BodyStep, place: int) -> str:
     return f"operand {place + 1}" if place >= 0 else "its result"
 
 
-def _said(step: BodyStep) -> str:
+def _step_text(step: BodyStep) -> str:
     line = source_line(step.node)
     return f"{op_name(step.node.target)}" + (f" ({line})" if line else "")
 

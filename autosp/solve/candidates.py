@@ -54,15 +54,15 @@ def _map(op: Op) -> None:
     try:
         op.projection = mapped_projection(op)
     except PlanError as error:
-        said = op.node.meta[KEY].statement
-        if said is not None:
-            raise PlanError([_at(said, problem) for problem in error.problems]) from error
+        statement = op.node.meta[KEY].statement
+        if statement is not None:
+            raise PlanError([_at(statement, problem) for problem in error.problems]) from error
         op.error = error
 
 
-def _at(said: Map, problem: Fault) -> Fault:
+def _at(statement: Map, problem: Fault) -> Fault:
     """The problem at the line of the spec, where it has one."""
-    return problem_at(said.at, problem.what, problem.rule, problem.fix) if said.at else problem
+    return problem_at(statement.at, problem.what, problem.rule, problem.fix) if statement.at else problem
 
 
 def covered(op: Op, i: int, s: Split):
@@ -123,7 +123,7 @@ def allowed(problem: Problem, value: Value, s: Split) -> bool:
 def candidates(problem: Problem) -> dict[Value, frozenset[Split]]:
     """The splits over the axis that each value may have."""
     images = Images(problem.axis.size)
-    found: dict[Value, set[Split]] = {v: set() for v in problem.values}
+    splits: dict[Value, set[Split]] = {v: set() for v in problem.values}
     parts: dict[Op, set] = {op: set() for op in problem.ops}
     makers = {v: op for op in problem.ops for v in op.results}
     due = {op for op in problem.ops if op.projection is not None}
@@ -132,44 +132,44 @@ def candidates(problem: Problem) -> dict[Value, frozenset[Split]]:
         for op in problem.ops if sweep % 2 == 0 else reversed(problem.ops):
             if op in due:
                 due.remove(op)
-                for v in _close(problem, images, op, found, parts[op]):
+                for v in _close(problem, images, op, splits, parts[op]):
                     around = {u for u, _ in v.users} | ({makers[v]} if v in makers else set())
                     due |= {u for u in around if u.projection is not None}
         sweep += 1
-    return {v: frozenset(found[v]) for v in problem.values}
+    return {v: frozenset(splits[v]) for v in problem.values}
 
 
-def _close(problem: Problem, images: Images, op: Op, found, parts: set) -> list[Value]:
+def _close(problem: Problem, images: Images, op: Op, splits, parts: set) -> list[Value]:
     """Extend the parts of an operator's factors that may be split, and their images. Gives the
     values that may be split in ways not known before."""
-    fresh = sorted(_parts(images, op, found) - parts, key=repr)
+    fresh = sorted(_parts(images, op, splits) - parts, key=repr)
     grown = []
     for part in fresh:
         parts.add(part)
         for v, s in images.ends(op, part):
-            if s not in found[v] and allowed(problem, v, s):
-                found[v].add(s)
+            if s not in splits[v] and allowed(problem, v, s):
+                splits[v].add(s)
                 grown.append(v)
     return grown
 
 
-def _parts(images: Images, op: Op, found) -> set:
+def _parts(images: Images, op: Op, splits) -> set:
     """Every (factor, outer, units, inner) that the splits of an operator's values lie within."""
     new = set(images.factors(op.projection))
     for i, v in enumerate((*op.operands, *op.results)):
         at = i if i < len(op.operands) else ~(i - len(op.operands))
-        new |= {images.within(op.projection, at, s) for s in found[v]}
+        new |= {images.within(op.projection, at, s) for s in splits[v]}
     new.discard(None)
     return new
 
 
-def parts_of(problem: Problem, op: Op, found: Mapping[Value, frozenset[Split]]):
+def parts_of(problem: Problem, op: Op, splits: Mapping[Value, frozenset[Split]]):
     """Every (factor, outer, units, inner) by which an operator may be split, in a fixed order."""
     if op.projection is None:
         return []
     images = Images(problem.axis.size)
     keep = []
-    for part in sorted(_parts(images, op, found), key=lambda t: (t[0], str(t[1:]))):
+    for part in sorted(_parts(images, op, splits), key=lambda t: (t[0], str(t[1:]))):
         if all(allowed(problem, v, s) for v, s in images.ends(op, part)):
             keep.append((part, *images.project(op.projection, part)))
     return keep

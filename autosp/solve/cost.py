@@ -42,7 +42,7 @@ def reshard(
     what every rank can work out from whole inputs (a mask) is never sent. `share` is the part of
     each latency that this value bears (values that travel together share one)."""
     row = transition(src, dst)
-    if row is None or (value.given and row.forward.wire.communicates):
+    if row is None or (value.data_only and row.forward.wire.communicates):
         return None
     steps = [row.forward, row.backward] if value.diff else [row.forward]
     if value.dtype.is_floating_point and value.dtype.itemsize == 1 and any(step.wire.sums for step in steps):
@@ -113,16 +113,16 @@ def fraction(units: int, p: int) -> float:
 
 def saved_bytes(value: Value, placement: Placement, problem: Problem) -> float:
     """Bytes of a value kept for backward on the fullest rank."""
-    return held_bytes(value, Sharding.alone(problem.axis.name, placement), problem, (problem.axis,))
+    return local_bytes(value, Sharding.alone(problem.axis.name, placement), problem, (problem.axis,))
 
 
-def held_bytes(value: Value, sharding: Sharding, problem: Problem, mesh: Mesh) -> float:
+def local_bytes(value: Value, sharding: Sharding, problem: Problem, mesh: Mesh) -> float:
     """Bytes of a value on the fullest rank."""
-    held = float(value.bytes)
+    total = float(value.bytes)
     for axis in mesh:
         at = sharding.on(axis.name)
-        held *= fraction(problem.hint(at.units), axis.size) if isinstance(at, Split) else 1.0
-    return held
+        total *= fraction(problem.hint(at.units), axis.size) if isinstance(at, Split) else 1.0
+    return total
 
 
 def saved_price(device: Device, p: int) -> float:

@@ -79,8 +79,8 @@ def parse_device(text: str, filename: str = "<device>") -> Device:
             _line(fields, words)
         except (ValueError, IndexError, KeyError):
             problems.append(_bad_line(filename, number, line))
-    wanted = [k for k, field in attrs.fields_dict(Device).items() if field.default is attrs.NOTHING]
-    missing = [k for k in wanted if k not in {_FIELD.get(f, f) for f in fields}]
+    required = [k for k, field in attrs.fields_dict(Device).items() if field.default is attrs.NOTHING]
+    missing = [k for k in required if k not in {_FIELD.get(f, f) for f in fields}]
     if not fields["peak"].get("fp32"):
         missing.append("peak fp32")
     if missing and not problems:

@@ -66,7 +66,7 @@ def _unruled(op: Op, s: Strategy) -> bool:
 
 def _gathered_before(ways, changes, chosen) -> Iterator[tuple[Op, Value, Value]]:
     """Operators without a rule whose operand would be split, had an operator before not run whole; with that operand
-    and the value that was made whole there. Where a rule between wants the value whole, no split reaches them."""
+    and the value that was made whole there. Where a rule between needs the value whole, no split reaches them."""
     sources: dict[tuple, list[Split]] = {}
     for c in changes:
         if isinstance(c.src, Split) and not isinstance(c.dst, Split):

@@ -45,11 +45,11 @@ def _dim(value: Value, d: int, sharding: Sharding, hints: dict) -> Dim:
     return Dim(parts)
 
 
-def explain_groups(problem: Problem, found: Assembled, ways, chosen, costs):
+def explain_groups(problem: Problem, assembly: Assembled, ways, chosen, costs):
     """One entry per message of the forward, in order."""
     users = _users(problem, chosen)
     entries = []
-    for group in found.groups:
+    for group in assembly.groups:
         moves = [c.on(problem.axis.name) for c in group]
         row = transition(moves[0].src, moves[0].dst)
         kind = row.forward.kind
@@ -69,7 +69,7 @@ def explain_groups(problem: Problem, found: Assembled, ways, chosen, costs):
                 bytes=sum(int(row.forward.wire.sent(v.bytes, problem.axis.size)) for v in values),
                 seconds=sum(map(costs.move, moves)),
                 reason=_reason(problem, asker, chosen, moves[0], costs),
-                alternative=_alternative(problem, asker, ways, chosen, found.shardings, costs),
+                alternative=_alternative(problem, asker, ways, chosen, assembly.shardings, costs),
                 values=tuple(v.name for v in values),
             )
         )
@@ -144,16 +144,16 @@ def _decider(op: Op, chosen) -> Op:
 
 
 def _ruled_whole(op: Op) -> list[str]:
-    """The factors of a dim that the spec splits and the operator's rule wants whole."""
+    """The factors of a dim that the spec splits and the operator's rule needs whole."""
     if op.projection is None:
         return []
-    found = {}
+    factors = {}
     for i, v in enumerate(op.operands):
         for region in sorted((r for r in v.regions if r.solved), key=repr):
             for f, *_ in covered(op, i, region.split):
                 if op.projection.kinds[f] == "whole":
-                    found[op.projection.names[f]] = f"{op.projection.names[f]} ({region.name})"
-    return list(found.values())
+                    factors[op.projection.names[f]] = f"{op.projection.names[f]} ({region.name})"
+    return list(factors.values())
 
 
 def _factor_name(op: Op, factor: int) -> str:
@@ -170,7 +170,7 @@ def op_name(op: Op) -> str:
 
 
 def _alternative(problem: Problem, op: Op | None, ways, chosen, shardings, costs) -> str:
-    """The best other strategy of the operator that asked, from where its operands are now."""
+    """The best other strategy of the operator that needs the reshard, from where its operands are now."""
     if op is None:
         return "none: the output's mode decides"
     best = None
@@ -228,9 +228,9 @@ def summary(plan: Solution) -> str:
         key = (r.kind, place, r.before, r.after)
         rows.setdefault(key, []).append(r)
     lines = [f"plan: {plan.axis}={plan.p}, attention {plan.attention}, {len(plan.problem.ops)} operators"]
-    for (kind, place, before, after), found in rows.items():
-        r = found[0]
-        lines.append(f"  {len(found)} x {kind} at {place}: {size(r.bytes)} sent per rank, {duration(r.seconds)}")
+    for (kind, place, before, after), reshards in rows.items():
+        r = reshards[0]
+        lines.append(f"  {len(reshards)} x {kind} at {place}: {size(r.bytes)} sent per rank, {duration(r.seconds)}")
         for b, a in zip(before, after):
             lines.append(f"      {b} -> {a}")
         lines.append(f"      why: {r.reason}")
@@ -313,11 +313,11 @@ def sections(plan: Solution, *answers: str) -> Iterator[Section]:
 
 def explain(plan: Solution, *answers: str) -> str:
     """The sections as lines of text."""
-    found: list[str] = []
+    text: list[str] = []
     for section in sections(plan, *answers):
-        found += [section.title] if section.title else []
-        found += [*lines(section.rows), *(f"  {t}" if section.title else t for t in section.text)]
-    return "\n".join(found)
+        text += [section.title] if section.title else []
+        text += [*lines(section.rows), *(f"  {t}" if section.title else t for t in section.text)]
+    return "\n".join(text)
 
 
 def lines(rows: tuple[Row, ...]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a captured graph still lacks: calls that no rule speaks of, each with a rule to start from."""
+"""What a captured graph still lacks: calls without a rule, each with a rule to start from."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def gaps(captured: Captured, book: RuleBook, maps: Iterable[Map] = ()) -> list[M
     What modules under `maps` do runs per shard as it stands and needs none.
     """
     patterns = [m.module for m in maps]
-    found: dict[str, MissingRule] = {}
+    by_operator: dict[str, MissingRule] = {}
     for node in operator_calls(captured.graph):
         if not tensors_of(node.meta.get("val")):
             continue
@@ -50,9 +50,9 @@ def gaps(captured: Captured, book: RuleBook, maps: Iterable[Map] = ()) -> list[M
             continue
         gap = gap_of(node, captured, book)
         if gap is not None:
-            known = found.get(gap.operator)
-            found[gap.operator] = gap if known is None else attrs.evolve(known, calls=known.calls + 1)
-    return list(found.values())
+            known = by_operator.get(gap.operator)
+            by_operator[gap.operator] = gap if known is None else attrs.evolve(known, calls=known.calls + 1)
+    return list(by_operator.values())
 
 
 def operator_calls(graph: fx.GraphModule) -> Iterator[fx.Node]:

@@ -1,4 +1,4 @@
-"""What a plan says beside its collectives."""
+"""The notes of a plan, beside its collectives."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from .messages import size
 from .problem import Op, Problem
 from .strategies import Strategy, contracts_length, is_random
 
-WORTH_SAYING = 1 << 20  # bytes
+NOTABLE = 1 << 20  # bytes
 
 
 def notes(problem: Problem, chosen: dict[Op, Strategy], attention: str) -> tuple[str, ...]:
-    """Where attention could not be split as the spec asks, what is drawn whole, what masks cost, and what becomes of
-    the model's own gradient checkpointing."""
-    axis, p, found = problem.axis.name, problem.axis.size, []
+    """Where attention could not be split as the spec requires, what is drawn whole, what masks cost, and what becomes
+    of the model's own gradient checkpointing."""
+    axis, p, lines = problem.axis.name, problem.axis.size, []
     for op, s in chosen.items():
         if is_random(op) and s.part is None and p > 1 and op.diff:
-            found.append(
+            lines.append(
                 f"{op.module or '<root>'}: {op.node.target} draws whole values; the first rank's are summed to all ranks"
             )
         if op.own is not None and s.part is None and op.reasons and op.tagged and p > 1:
-            found.append(f"{op.module or '<root>'}: an autograd.Function runs whole on every rank: {op.reasons[0]}")
+            lines.append(f"{op.module or '<root>'}: an autograd.Function runs whole on every rank: {op.reasons[0]}")
         lengths = contracts_length(op)
         if not lengths or attention == "auto" or p == 1:
             continue
         by_length = s.part is not None and s.part[0] in lengths
         if by_length == (attention == "ulysses") or s.part is None:
-            found.append(
+            lines.append(
                 f"{op.module or '<root>'}: attention {attention} has no valid split over {axis}={p} here; "
                 f"{'the query length is split and keys and values are gathered' if by_length else s.kind}"
             )
-    return (*found, *_masks(chosen, p), *_checkpoints(problem.captured))
+    return (*lines, *_masks(chosen, p), *_checkpoints(problem.captured))
 
 
 def _checkpoints(captured: Captured) -> list[str]:
@@ -58,11 +58,11 @@ def _masks(chosen: dict[Op, Strategy], p: int) -> list[str]:
         ):
             continue
         mask, need = op.operands[at], s.needs[at]
-        held = mask.bytes // (p if isinstance(need, Split) else 1)
-        if held >= WORTH_SAYING:
-            made.setdefault((mask.id, need), (held, []))[1].append(op.module or "<root>")
+        mask_bytes = mask.bytes // (p if isinstance(need, Split) else 1)
+        if mask_bytes >= NOTABLE:
+            made.setdefault((mask.id, need), (mask_bytes, []))[1].append(op.module or "<root>")
     return [
-        f"{modules[0]}: a mask of {size(held)} per rank, since it depends on data or is more than causal"
+        f"{modules[0]}: a mask of {size(mask_bytes)} per rank, since it depends on data or is more than causal"
         + (f" (also for {len(modules) - 1} more)" if len(modules) > 1 else "")
-        for held, modules in made.values()
+        for mask_bytes, modules in made.values()
     ]

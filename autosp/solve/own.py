@@ -16,15 +16,15 @@ def own_projection(bodies: Bodies, rule: str) -> tuple[Projection, tuple[str, ..
     """The call in factors: every split that both bodies allow passes or sums, all else is whole.
     Gives the reasons too: why dims of operands with a gradient are whole."""
     reasons: dict[str, None] = {}
-    found = tuple(_allowed(bodies, reasons))
-    factors = _Factors([next(iter(split.values())).units for split, _ in found])
+    allowed = tuple(_allowed(bodies, reasons))
+    factors = _Factors([next(iter(split.values())).units for split, _ in allowed])
     partial = set()
-    for f, (_, placing) in enumerate(found):
+    for f, (_, placing) in enumerate(allowed):
         gives = [placing.at.get(r, REPLICATE) for r in bodies.results]
         summed = all(g is PARTIAL for g in gives)
         factors.kinds.append("reduce" if summed else "pass")
         partial |= {(f, i) for i, g in enumerate(gives) if g is PARTIAL and not summed}
-    splits = [split for split, _ in found]
+    splits = [split for split, _ in allowed]
     operands = tuple(factors.dims(r, bodies.shape(r), splits) for r in bodies.inputs)
     results = tuple(factors.dims(r, bodies.shape(r), splits) for r in bodies.results)
     saves = [bodies.inputs.index(r) for r in bodies.saved if r in bodies.inputs]
@@ -46,15 +46,15 @@ def _allowed(bodies: Bodies, reasons: dict[str, None]) -> Iterator[tuple[dict[Re
         if (r, s) in tried:
             continue
         tried.add((r, s))
-        found = _tried(bodies, r, s, reasons)
-        if found is None:
+        followed = _tried(bodies, r, s, reasons)
+        if followed is None:
             continue
-        split, _ = found
+        split, _ = followed
         tried |= set(split.items())
         clear = all(_order([k[e] for k in (*kept, split) if e in k]) is not None for e in ends)
         if clear and any(e in split for e in ends):
             kept.append(split)
-            yield found
+            yield followed
 
 
 def _tried(bodies: Bodies, r: Ref, s: Split, reasons: dict[str, None]) -> tuple[dict[Ref, Split], Placing] | None:
@@ -88,14 +88,14 @@ def _seeds(bodies: Bodies) -> Iterator[tuple[Ref, Split]]:
 
 def _order(splits: list[Split]) -> list[Split] | None:
     """Parts of dims in order, outermost first; None where two overlap."""
-    left, found = list(splits), []
+    left, ordered = list(splits), []
     while left:
         first = next((a for a in left if all(a is b or _before(a, b) for b in left)), None)
         if first is None:
             return None
-        found.append(first)
+        ordered.append(first)
         left.remove(first)
-    return found
+    return ordered
 
 
 def _before(a: Split, b: Split) -> bool:
@@ -121,11 +121,11 @@ class _Factors:
         )
 
     def _dim(self, parts: list[Split], known: dict[Split, int], size: Size) -> tuple[int, ...]:
-        found, done = [], 1
+        factors, done = [], 1
         for s in parts:
-            found += [*self._rest(divide(s.outer, done)), known[s]]
+            factors += [*self._rest(divide(s.outer, done)), known[s]]
             done = s.outer * s.units
-        return (*found, *self._rest(divide(size, done)))
+        return (*factors, *self._rest(divide(size, done)))
 
     def _rest(self, size: Size) -> list[int]:
         if size == 1:

@@ -24,8 +24,8 @@ class Reshard:
 
     kind: "all_to_all", "all_gather", "reduce_scatter", "all_reduce" or "slice". module, source:
     where in the model. before, after: layout text, one per tensor that travels. bytes: sent by one
-    rank in the forward. seconds: predicted, forward and backward. reason: the rule that asked.
-    alternative: the best other way for the operator that asked, with its cost.
+    rank in the forward. seconds: predicted, forward and backward. reason: the rule that needs it.
+    alternative: the best other way for the operator that needs it, with its cost.
     """
 
     kind: str
@@ -118,13 +118,13 @@ class Solution:
         return hashlib.sha256(self.describe().encode()).hexdigest()[:16]
 
 
-def no_memory(asked: str) -> Fault:
-    """A plan that was not made by `autosp.plan` is asked for memory."""
+def no_memory(attribute: str) -> Fault:
+    """A plan that was not made by `autosp.plan` has no prediction of memory."""
     return Fault(
-        what=f"no memory was predicted for this plan, so it has no {asked}",
+        what=f"no memory was predicted for this plan, so it has no {attribute}",
         rule="memory is predicted by autosp.plan, which knows the optimizer, the ZeRO stage and the device",
         fix="ask autosp.plan(model, inputs, spec, sp=...)",
-        where=f"plan.{asked}",
+        where=f"plan.{attribute}",
     )
 
 

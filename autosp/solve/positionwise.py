@@ -49,24 +49,24 @@ _known: dict[Hashable, Independence] = {}
 
 def positionwise(op: Op, hints: dict, p: int) -> Independence:
     """The verdict on a mapped call over `p` ranks. Calls of one class and configuration are tried once."""
-    said: Mapped = op.node.meta[KEY]
-    hints = _shortened({**hints, **said.hints}, said, p)
+    mapped: Mapped = op.node.meta[KEY]
+    hints = _shortened({**hints, **mapped.hints}, mapped, p)
     operands = tuple((v.dtype, v.diff) for v in op.operands)
     sizes = tuple(sorted((str(k), v) for k, v in hints.items()))
-    dims = (op.projection.operands, op.projection.results, said.operands)
-    key = (signature(said.body), operands, dims, sizes, _varies(said), p)
+    dims = (op.projection.operands, op.projection.results, mapped.operands)
+    key = (signature(mapped.body), operands, dims, sizes, _varies(mapped), p)
     if key not in _known:
         began = time.perf_counter()
         with _alone():
-            found = _verdict(op, said, hints, p)
-        _known[key] = attrs.evolve(found, seconds=time.perf_counter() - began)
+            verdict = _verdict(op, mapped, hints, p)
+        _known[key] = attrs.evolve(verdict, seconds=time.perf_counter() - began)
     return _known[key]
 
 
-def _shortened(hints: dict, said: Mapped, p: int) -> dict:
+def _shortened(hints: dict, mapped: Mapped, p: int) -> dict:
     """The sizes, with one for all lengths that are longer than what is tried: a plan of another is not tried anew."""
-    enough = max(1024, _enough(constants(said.body, said), p))
-    return {**hints, said.length: min(hints[said.length], enough)}
+    enough = max(1024, _enough(constants(mapped.body, mapped), p))
+    return {**hints, mapped.length: min(hints[mapped.length], enough)}
 
 
 def signature(gm: fx.GraphModule) -> Hashable:
@@ -75,20 +75,20 @@ def signature(gm: fx.GraphModule) -> Hashable:
 
     def line(node: fx.Node) -> tuple:
         args = fx.map_arg((node.args, node.kwargs), lambda n: f"%{place[n]}")
-        held = attrgetter(str(node.target))(gm) if node.op == "get_attr" else None
+        constant = attrgetter(str(node.target))(gm) if node.op == "get_attr" else None
         what = "" if node.op == "placeholder" else node.target
-        return node.op, what, str(args), _content(held)
+        return node.op, what, str(args), _content(constant)
 
     return tuple(map(line, gm.graph.nodes))
 
 
-def _content(held: object) -> Hashable:
+def _content(constant: object) -> Hashable:
     """What tells a module's constants apart: their values, which may be limits."""
-    if isinstance(held, fx.GraphModule):
-        return signature(held)
-    if not isinstance(held, torch.Tensor):
-        return held
-    return held.dtype, tuple(held.shape), hash(str(held.tolist()))
+    if isinstance(constant, fx.GraphModule):
+        return signature(constant)
+    if not isinstance(constant, torch.Tensor):
+        return constant
+    return constant.dtype, tuple(constant.shape), hash(str(constant.tolist()))
 
 
 @contextlib.contextmanager
@@ -104,16 +104,19 @@ def _alone():
         yield
 
 
-def _verdict(op: Op, said: Mapped, hints: dict, p: int) -> Independence:
-    if any(is_call(n, "random") and drawless(n) is None for n in said.body.graph.nodes):
+def _verdict(op: Op, mapped: Mapped, hints: dict, p: int) -> Independence:
+    if any(is_call(n, "random") and drawless(n) is None for n in mapped.body.graph.nodes):
         return Independence(False, why="it draws random numbers")
-    trial = _trial(op, said, hints, p)
+    trial = _trial(op, mapped, hints, p)
     if trial is None:
         return Independence(False, why=f"its values take more than {ROOM >> 30} GiB even in a smaller size")
     why = ""
     tried = set()
     proofs = [TrialRun(draw) for draw in (_random, _counted, _equal, _limit)]
-    probes = [*(TrialRun(_random, numbers=each) for each in trial.compared.items()), TrialRun(_random, given=0)]
+    probes = [
+        *(TrialRun(_random, numbers=each) for each in trial.compared.items()),
+        TrialRun(_random, gradient_scale=0),
+    ]
     for run in (*proofs, *probes):
         whole, reason = _whole(trial, run)
         if run in proofs:
@@ -142,7 +145,7 @@ def _whole(trial: _Trial, run: TrialRun) -> tuple[list[torch.Tensor | None], str
         return [], f"it does not run on random data: {_first_line(error)}"
     if not all(bool(x.isfinite().all()) for x in whole if x is not None and x.is_floating_point()):
         return [], "it gives no finite numbers on random data"
-    if run.given and not any(bool(x.any()) for x in whole if x is not None):
+    if run.gradient_scale and not any(bool(x.any()) for x in whole if x is not None):
         return [], "it gives nothing but zeros on random data"
     return whole, ""
 
@@ -151,13 +154,13 @@ def _whole(trial: _Trial, run: TrialRun) -> tuple[list[torch.Tensor | None], str
 class TrialRun:
     """How a trial is run.
 
-    given: what the results' gradients are multiplied by. Of none, an honest module makes none; what it adds by itself
-    (a loss that keeps experts busy) is too small to be seen beside them. numbers: an operand, and the whole numbers
-    that it holds (a token's, a kind's), where `draw` would hardly hit one.
+    gradient_scale: what the results' gradients are multiplied by. Of none, an honest module makes none; what it adds by
+    itself (a loss that keeps experts busy) is too small to be seen beside them. numbers: an operand, and the whole
+    numbers that it holds (a token's, a kind's), where `draw` would hardly hit one.
     """
 
     draw: Draw
-    given: int = 1
+    gradient_scale: int = 1
     numbers: tuple[int, list[int]] | None = None
 
 
@@ -167,7 +170,7 @@ class _Trial:
     where the mapped dim has this length."""
 
     body: fx.GraphModule
-    said: Mapped
+    mapped: Mapped
     values: tuple[Value, ...]
     shapes: tuple[tuple[int, ...], ...]
     needs: tuple[Placement, ...]
@@ -178,10 +181,10 @@ class _Trial:
     def compared(self) -> dict[int, list[int]]:
         """The operands of whole numbers that the module compares with numbers, by their places, and those numbers."""
         inputs = self.body.graph.find_nodes(op="placeholder")
-        tensors = [n for n, size in zip(inputs, self.said.operands, strict=True) if isinstance(size, tuple)]
+        tensors = [n for n, size in zip(inputs, self.mapped.operands, strict=True) if isinstance(size, tuple)]
         whole = {i: v for i, v in enumerate(self.values) if not (v.dtype.is_floating_point or v.dtype.is_complex)}
-        found = {i: compared_with(tensors[i]) for i, v in whole.items() if v.dtype is not torch.bool}
-        return {i: sorted({0, 1, *numbers}) for i, numbers in found.items() if numbers}
+        by_place = {i: compared_with(tensors[i]) for i, v in whole.items() if v.dtype is not torch.bool}
+        return {i: sorted({0, 1, *numbers}) for i, numbers in by_place.items() if numbers}
 
     def run(self, run: TrialRun, parts: int | None = None) -> list[torch.Tensor | None]:
         """The results and the operands' gradients, of the whole or put together from shards."""
@@ -197,52 +200,56 @@ class _Trial:
                 for x, v, at in zip(data, self.values, self.needs, strict=True)
             ]
         whole, leaves = self._once(data, self.length)
-        towards = [run.given * torch.randn(x.shape, generator=generator).to(x.dtype) for x in whole]  # their gradients
+        towards = [
+            run.gradient_scale * torch.randn(x.shape, generator=generator).to(x.dtype) for x in whole
+        ]  # their gradients
         if parts is None:
             return [*(x.detach() for x in whole), *_gradients(whole, leaves, towards)]
         results, gradients = [], []
         for rank in range(parts):
             own = [shard(x, at, parts, rank) for x, at in zip(data, self.needs, strict=True)]
-            found, leaves = self._once(own, count(self.length, parts, rank))
+            outputs, leaves = self._once(own, count(self.length, parts, rank))
             mine = [shard(t, at, parts, rank) for t, at in zip(towards, self.gives, strict=True)]
-            gradients.append(_gradients(found, leaves, mine))
-            results.append([x.detach() for x in found])
+            gradients.append(_gradients(outputs, leaves, mine))
+            results.append([x.detach() for x in outputs])
         return [
             *(assemble(list(each), at) for each, at in zip(zip(*results, strict=True), self.gives, strict=True)),
             *(_together(list(each), at) for each, at in zip(zip(*gradients, strict=True), self.needs, strict=True)),
         ]
 
-    def _once(self, data: list[torch.Tensor], held: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def _once(self, data: list[torch.Tensor], length: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The results on copies of the data, and the copies."""
         leaves = [x.detach().clone().requires_grad_(v.diff) for x, v in zip(data, self.values, strict=True)]
         tensors = iter(leaves)
-        numbers = self.said.on_shard(held)
-        args = [next(tensors) if isinstance(s, tuple) else n for s, n in zip(self.said.operands, numbers, strict=True)]
+        numbers = self.mapped.on_shard(length)
+        args = [
+            next(tensors) if isinstance(s, tuple) else n for s, n in zip(self.mapped.operands, numbers, strict=True)
+        ]
         return [x for x in self.body(*args) if isinstance(x, torch.Tensor)], leaves
 
 
-def _trial(op: Op, said: Mapped, hints: dict, p: int) -> _Trial | None:
-    scale = scale_of(said, hints, ROOM)
-    body = on_cpu(said.body, scale)
-    length = _length(said, body, hints, p)
-    sizes = {**hints, said.length: length}
+def _trial(op: Op, mapped: Mapped, hints: dict, p: int) -> _Trial | None:
+    scale = scale_of(mapped, hints, ROOM)
+    body = on_cpu(mapped.body, scale)
+    length = _length(mapped, body, hints, p)
+    sizes = {**hints, mapped.length: length}
     over = op.projection.kinds.index("pass")
     numbers = tuple(length if f == over else hint_of(n, hints) for f, n in enumerate(op.projection.sizes))
     needs, gives = project(attrs.evolve(op.projection, sizes=numbers), over, 1, length, 1, p)
     shapes = []
-    for shape, at in zip((s for s in said.operands if isinstance(s, tuple)), needs, strict=True):
+    for shape, at in zip((s for s in mapped.operands if isinstance(s, tuple)), needs, strict=True):
         dims = [hint_of(n, sizes) for n in shape]
         shapes.append(tuple(n if at is not None and d == at.dim else scale(n) for d, n in enumerate(dims)))
-    if scale.bytes(said, sizes) > ROOM:
+    if scale.bytes(mapped, sizes) > ROOM:
         return None
     whole = tuple(REPLICATE if at is None else at for at in needs)
-    return _Trial(body, attrs.evolve(said, hints=hints), op.operands, tuple(shapes), whole, tuple(gives), length)
+    return _Trial(body, attrs.evolve(mapped, hints=hints), op.operands, tuple(shapes), whole, tuple(gives), length)
 
 
-def _length(said: Mapped, body: fx.GraphModule, hints: dict, p: int) -> int:
+def _length(mapped: Mapped, body: fx.GraphModule, hints: dict, p: int) -> int:
     """Twice the largest number in the graph, and more than four a rank, unevenly; at most that of the example."""
-    length = _enough(constants(body, said), p)
-    return length if _varies(said) else min(length, hints[said.length])
+    length = _enough(constants(body, mapped), p)
+    return length if _varies(mapped) else min(length, hints[mapped.length])
 
 
 def _enough(numbers: list[int], p: int) -> int:
@@ -250,9 +257,9 @@ def _enough(numbers: list[int], p: int) -> int:
     return length + (length % p == 0 and p > 1)
 
 
-def _varies(said: Mapped) -> bool:
+def _varies(mapped: Mapped) -> bool:
     """Whether the graph serves other lengths than the example's."""
-    return not said.hints
+    return not mapped.hints
 
 
 def _random(v: Value, shape, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
@@ -284,10 +291,10 @@ def _limit(v: Value, shape, dtype: torch.dtype, generator: torch.Generator) -> t
 
 def _gradients(results, leaves, towards) -> list[torch.Tensor | None]:
     ends = [(x, t) for x, t in zip(results, towards, strict=True) if x.requires_grad]
-    wanted = [x for x in leaves if x.requires_grad]
-    found = iter(torch.autograd.grad([x for x, _ in ends], wanted, [t for _, t in ends], allow_unused=True)
-                 if ends and wanted else [None] * len(wanted))  # fmt: skip
-    return [next(found) if x.requires_grad else None for x in leaves]
+    inputs = [x for x in leaves if x.requires_grad]
+    gradients = iter(torch.autograd.grad([x for x, _ in ends], inputs, [t for _, t in ends], allow_unused=True)
+                 if ends and inputs else [None] * len(inputs))  # fmt: skip
+    return [next(gradients) if x.requires_grad else None for x in leaves]
 
 
 def _together(parts: list[torch.Tensor | None], at: Placement) -> torch.Tensor | None:
@@ -310,8 +317,8 @@ def _distance(a: torch.Tensor | None, b: torch.Tensor | None) -> float:
     if not (a.is_floating_point() or a.is_complex()):
         return 0.0 if torch.equal(a, b) else float("inf")
     largest = float(b.abs().max())
-    found = float((a - b).abs().max()) / (largest or 1.0)
-    return found if found == found else float("inf")  # `max` may pass over what is no number
+    error = float((a - b).abs().max()) / (largest or 1.0)
+    return error if error == error else float("inf")  # `max` may pass over what is no number
 
 
 def _first_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ from .own import own_projection
 @attrs.define(eq=False)
 class Value:
     """One tensor of the graph. `hint` are the sizes as numbers; `param` says that it comes from
-    parameters and buffers alone; `diff` that a gradient flows to it; `given` that it comes from
+    parameters and buffers alone; `diff` that a gradient flows to it; `data_only` that it comes from
     inputs and buffers alone, without a gradient: masks, positions, labels."""
 
     id: int
@@ -36,7 +36,7 @@ class Value:
     dtype: torch.dtype
     diff: bool
     param: bool
-    given: bool = False
+    data_only: bool = False
     regions: set = attrs.Factory(set)
     users: list = attrs.field(factory=list, repr=False)  # calls hold their operands: a cycle
 
@@ -108,7 +108,7 @@ class Problem:
     def hint(self, size: Size) -> int:
         return hint_of(size, self.hints)
 
-    def given_at(self, output: GraphOutput) -> Value | None:
+    def output_value(self, output: GraphOutput) -> Value | None:
         """The value that an output is; None where it is a number, or absent."""
         node = self.captured.node_of(output)
         return self.of[node][0] if node in self.of else None
@@ -129,10 +129,10 @@ def build(captured: Captured, book: RuleBook, axis: MeshAxis) -> Problem:
     binder = _Binder(book)
     autograd = Autograd()
 
-    def new(node, index, t, diff, param, given) -> Value:
+    def new(node, index, t, diff, param, data_only) -> Value:
         shape = tuple(as_size(s) for s in t.shape)
         hint = tuple(hint_of(s, captured.hints) for s in shape)
-        v = Value(len(values), node, index, shape, hint, t.dtype, diff, param, given)
+        v = Value(len(values), node, index, shape, hint, t.dtype, diff, param, data_only)
         values.append(v)
         return v
 
@@ -141,8 +141,8 @@ def build(captured: Captured, book: RuleBook, axis: MeshAxis) -> Problem:
             if isinstance(node.meta.get("val"), torch.Tensor):
                 p = roles[node.name]
                 diff = p.requires_grad and captured.training
-                given = not diff and p.role != "param"
-                of[node] = (new(node, None, node.meta["val"], diff, p.role in ("param", "buffer"), given),)
+                data_only = not diff and p.role != "param"
+                of[node] = (new(node, None, node.meta["val"], diff, p.role in ("param", "buffer"), data_only),)
         elif node.op == "get_attr":
             if isinstance(node.meta.get("val"), torch.Tensor):
                 of[node] = (new(node, None, node.meta["val"], False, True, True),)
@@ -171,13 +171,14 @@ def reads_values(node: fx.Node) -> bool:
 def _add_call(node, flows, binder, of, new, ops) -> None:
     operands = tuple(of[n][0] for n in tensor_nodes(node))
     param = bool(operands) and all(v.param for v in operands)
-    given = all(v.given for v in operands)
-    found = tensors_of(node.meta.get("val"))
+    data_only = all(v.data_only for v in operands)
+    tensors = tensors_of(node.meta.get("val"))
     single = isinstance(node.meta.get("val"), torch.Tensor)
     bodies, reasons = own_of(node), ()
     constant = bodies.constant if bodies is not None else ()  # results that an own backward leaves out
     results = tuple(
-        new(node, None if single else i, t, flows[i] and i not in constant, param, given) for i, t in enumerate(found)
+        new(node, None if single else i, t, flows[i] and i not in constant, param, data_only)
+        for i, t in enumerate(tensors)
     )
     own = Bodies(bodies, tuple(v.diff for v in operands), binder.bind) if bodies is not None else None
     if own is None:

@@ -99,23 +99,23 @@ def add_edges(program: IntegerProgram, edges: list[Edge]) -> None:
 def solve(program: IntegerProgram, seconds: float = SECONDS) -> np.ndarray:
     """The optimal values of all variables. Raises PlanError where none exist, or none was found in `seconds`.
 
-    HiGHS keeps its threads by the thread that calls it, as many as the first run there asked for, and refuses another
+    HiGHS keeps its threads by the thread that calls it, as many as the first run there requested, and refuses another
     number. A thread of our own knows nothing of the caller's, and takes what it made along when it ends.
     """
-    found: list[np.ndarray | BaseException] = []
+    outcome: list[np.ndarray | BaseException] = []
 
     def work() -> None:
         try:
-            found.append(run(program, seconds))
+            outcome.append(run(program, seconds))
         except BaseException as e:  # raised again below, in the caller's thread
-            found.append(e)
+            outcome.append(e)
 
     thread = threading.Thread(target=work, name="autosp-solver", daemon=True)
     thread.start()
     thread.join()
-    if isinstance(found[0], BaseException):
-        raise found[0]
-    return found[0]
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
 
 
 class _Quiet(highspy.Highs):
@@ -139,12 +139,12 @@ def run(program: IntegerProgram, seconds: float = SECONDS) -> np.ndarray:
             break
     if status == highspy.HighsModelStatus.kOptimal:
         return np.array(h.getSolution().col_value)
-    said, variables = h.modelStatusToString(status), len(program.costs)
+    status_text, variables = h.modelStatusToString(status), len(program.costs)
     if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
-        raise PlanError(infeasible(said, variables))
+        raise PlanError(infeasible(status_text, variables))
     if status == highspy.HighsModelStatus.kTimeLimit:
         raise SolverError(out_of_time(variables, seconds))
-    raise SolverError(broken_solver(h.version(), ran.name, said, variables))
+    raise SolverError(broken_solver(h.version(), ran.name, status_text, variables))
 
 
 def _model(program: IntegerProgram) -> highspy.HighsLp:

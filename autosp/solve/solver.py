@@ -17,7 +17,7 @@ from ..sharding import INVARIANT, REPLICATE, MeshAxis, Placement, Sharding, Spli
 from ..syntax import Layout
 from .alike import Alike, alike
 from .answers import Plan
-from .assembly import Move, OpSharding, assembled, given_kind, is_given
+from .assembly import Move, OpSharding, assembled, enters, entry_kind
 from .candidates import Region, candidates, mark
 from .cost import operator_seconds, reshard, saved_bytes, saved_price
 from .device import Device
@@ -34,7 +34,7 @@ OutputMode = Literal["none", "local", "whole"]
 
 @attrs.frozen
 class Ends:
-    """What the spec says beyond the inputs' layouts: a mode per output (by position), and how
+    """The spec's statements beyond the inputs' layouts: a mode per output (by position), and how
     attention is to be split."""
 
     outputs: tuple[OutputMode, ...]
@@ -67,40 +67,40 @@ def solve(captured: Captured, ends: Ends, *, axis: MeshAxis, device: Device, rul
     """
     problem = build(captured, rules or default_rules(), axis)
     mark(problem, seeds(problem, captured.layouts))
-    found = candidates(problem) if axis.size > 1 else {v: frozenset() for v in problem.values}
-    kinds = alike(problem, found)
-    ways = _ways(problem, kinds, found, ends.attention)
-    wanted = _wanted(problem, ends.outputs)
+    splits = candidates(problem) if axis.size > 1 else {v: frozenset() for v in problem.values}
+    kinds = alike(problem, splits)
+    ways = _ways(problem, kinds, splits, ends.attention)
+    required = _required(problem, ends.outputs)
     costs = _Costs(problem, kinds, device, ends.attention)
-    chosen = _choose(problem, ways, wanted, costs)
+    chosen = _choose(problem, ways, required, costs)
     sharded = {op: OpSharding.alone(axis.name, way) for op, way in chosen.items()}
-    outputs = tuple(at if at is None else Sharding.alone(axis.name, at) for at in wanted)
-    found = assembled(problem, (axis,), sharded, outputs)
-    moves = [c.on(axis.name) for c in found.changes]
+    outputs = tuple(at if at is None else Sharding.alone(axis.name, at) for at in required)
+    assembly = assembled(problem, (axis,), sharded, outputs)
+    moves = [c.on(axis.name) for c in assembly.changes]
     refuse_gathering(problem, ways, moves, chosen)
     return Plan(
         problem=problem,
         mesh=(axis,),
         device=device,
         attention=ends.attention,
-        shardings=found.shardings,
+        shardings=assembly.shardings,
         chosen=sharded,
-        changes=found.changes,
-        groups=found.groups,
+        changes=assembly.changes,
+        groups=assembly.groups,
         outputs=outputs,
-        reshards=explain_groups(problem, found, ways, chosen, costs),
+        reshards=explain_groups(problem, assembly, ways, chosen, costs),
         compute_seconds=sum(costs.operator(op, s) for op, s in chosen.items()),
         communication_seconds=sum(map(costs.move, moves)),
         notes=notes(problem, chosen, ends.attention),
     )
 
 
-def _ways(problem: Problem, kinds: Alike, found, attention: str) -> dict[Op, tuple[Strategy, ...]]:
+def _ways(problem: Problem, kinds: Alike, splits, attention: str) -> dict[Op, tuple[Strategy, ...]]:
     """The strategies of every operator."""
     known: dict[int, tuple[Strategy, ...]] = {}
     for op in problem.ops:
         if kinds.call(op) not in known:
-            known[kinds.call(op)] = strategies(problem, op, found, attention)
+            known[kinds.call(op)] = strategies(problem, op, splits, attention)
     return {op: known[kinds.call(op)] for op in problem.ops}
 
 
@@ -122,18 +122,18 @@ def _regions(value: Value, layout: Layout, solved: str):
             yield Region(Split(i, 1, value.shape[i], 1), axes, name, solved in axes)
 
 
-def _wanted(problem: Problem, modes: tuple[OutputMode, ...]) -> tuple[Placement | None, ...]:
-    """What each graph output must be in; None where it is not produced."""
-    found: list[Placement | None] = []
+def _required(problem: Problem, modes: tuple[OutputMode, ...]) -> tuple[Placement | None, ...]:
+    """The required placement of each graph output; None where it is not produced."""
+    placements: list[Placement | None] = []
     for output, mode in zip(problem.captured.outputs, modes, strict=True):
-        value = problem.given_at(output)
+        value = problem.output_value(output)
         if value is None or mode == "none":
-            found.append(None)
+            placements.append(None)
         elif mode == "local" and _own_split(problem, value) is not None:
-            found.append(_own_split(problem, value))
+            placements.append(_own_split(problem, value))
         else:
-            found.append(INVARIANT if value.diff else REPLICATE)
-    return tuple(found)
+            placements.append(INVARIANT if value.diff else REPLICATE)
+    return tuple(placements)
 
 
 def _own_split(problem: Problem, value: Value) -> Split | None:
@@ -225,7 +225,7 @@ def _shares(problem: Problem) -> dict[int, dict[str, float]]:
 
 def _streams(op: Op, maker: dict[int, Op]) -> list[Value]:
     """The values that attention brings together: its operands, and what scores are made of."""
-    found = []
+    streams = []
     for v in op.operands:
         if not v.diff:
             continue
@@ -234,8 +234,8 @@ def _streams(op: Op, maker: dict[int, Op]) -> list[Value]:
             inner = next(u for u in maker[inner.id].operands if u.diff)
         made = maker.get(inner.id)
         joins = made is not None and made.module.startswith(op.module) and _scores(made)
-        found += [u for u in made.operands if u.diff] if joins else [v]
-    return found
+        streams += [u for u in made.operands if u.diff] if joins else [v]
+    return streams
 
 
 def _scores(op: Op) -> bool:
@@ -249,38 +249,38 @@ def _scores(op: Op) -> bool:
     )
 
 
-def _choose(problem: Problem, ways, wanted, costs: _Costs) -> dict[Op, Strategy]:
+def _choose(problem: Problem, ways, required, costs: _Costs) -> dict[Op, Strategy]:
     """The strategies of least cost. Edges on which no reshard need stand are closed; where that
     leaves no plan (a chain whose ends agree with its middle, not with each other), all are open."""
     try:
-        return _chosen(problem, ways, wanted, costs, close=True)
+        return _chosen(problem, ways, required, costs, close=True)
     except SolverError:
         raise
     except PlanError:
-        return _chosen(problem, ways, wanted, costs, close=False)
+        return _chosen(problem, ways, required, costs, close=False)
 
 
-def _chosen(problem: Problem, ways, wanted, costs: _Costs, close: bool) -> dict[Op, Strategy]:
+def _chosen(problem: Problem, ways, required, costs: _Costs, close: bool) -> dict[Op, Strategy]:
     program = IntegerProgram()
     picked: dict[Op, list[int]] = {}
     give: dict[int, dict[Placement, list[int]]] = {}
     one = program.variable(integer=False)
     program.equal([one], to=1.0)
     for v in problem.values:
-        if is_given(v):
-            give[v.id] = {given_kind(v): [one]}
+        if enters(v):
+            give[v.id] = {entry_kind(v): [one]}
     for op in problem.ops:
         picked[op] = [program.variable(cost, integer=True) for cost in costs.strategies(op, ways[op])]
         program.equal(picked[op], to=1.0)
         for r, v in enumerate(op.results):
             give[v.id] = _by_placement(picked[op], [s.gives[r] for s in ways[op]])
     edges = []
-    last = _last_uses(problem, wanted)
+    last = _last_uses(problem, required)
     for op in problem.ops:
         for i, v in enumerate(op.operands):
             need = _by_placement(picked[op], [s.needs[i] for s in ways[op]])
             edges.append(_edge(costs, v, give[v.id], need, close and _closed(op, v, last, give[v.id], need)))
-    for v, placement in _outputs(problem, wanted):
+    for v, placement in _outputs(problem, required):
         edges.append(_edge(costs, v, give[v.id], {placement: [one]}, False))
     add_edges(program, edges)
     x = run(program)
@@ -288,10 +288,10 @@ def _chosen(problem: Problem, ways, wanted, costs: _Costs, close: bool) -> dict[
 
 
 def _by_placement(variables, placements) -> dict[Placement, list[int]]:
-    found: dict[Placement, list[int]] = {}
+    groups: dict[Placement, list[int]] = {}
     for x, at in zip(variables, placements):
-        found.setdefault(at, []).append(x)
-    return found
+        groups.setdefault(at, []).append(x)
+    return groups
 
 
 def _edge(costs: _Costs, v: Value, give, need, closed: bool) -> Edge:
@@ -305,21 +305,21 @@ def _edge(costs: _Costs, v: Value, give, need, closed: bool) -> Edge:
     return Edge(v.id, give, need, cost, closed)
 
 
-def _outputs(problem: Problem, wanted):
-    for output, placement in zip(problem.captured.outputs, wanted):
+def _outputs(problem: Problem, required):
+    for output, placement in zip(problem.captured.outputs, required):
         if placement is not None:
-            yield problem.given_at(output), placement
+            yield problem.output_value(output), placement
 
 
-def _last_uses(problem: Problem, wanted) -> set[int]:
-    return {v.id for v, _ in _outputs(problem, wanted)}
+def _last_uses(problem: Problem, required) -> set[int]:
+    return {v.id for v, _ in _outputs(problem, required)}
 
 
 def _closed(op: Op, v: Value, outputs: set[int], give, need) -> bool:
     """An edge on which no reshard need stand: a one-to-one call on a value that nobody else uses
     can be resharded after it at the same price, so it is; this makes the answer unique."""
     return (
-        op.node.target is not torch.ops.autosp.constrain.default  # where the user wants a change of layout
+        op.node.target is not torch.ops.autosp.constrain.default  # where the user states a change of layout
         and v.diff
         and v.tagged
         and v.node.op == "call_function"

@@ -35,8 +35,8 @@ class Claim:
         """The error at the statement's line, where positions mix."""
         if not self.verdict.mixes:
             return None
-        found = problem_at(self.statement.at, *map_mixes(self.path, self.statement.over, self.verdict.why))
-        return attrs.evolve(found, where=found.where or self.source or self.path)
+        problem = problem_at(self.statement.at, *map_mixes(self.path, self.statement.over, self.verdict.why))
+        return attrs.evolve(problem, where=problem.where or self.source or self.path)
 
 
 def claims(problem: Problem, p: int) -> Iterator[Claim]:
@@ -46,21 +46,21 @@ def claims(problem: Problem, p: int) -> Iterator[Claim]:
     """
     known = set()
     for op in problem.ops:
-        said: Mapped | None = op.node.meta.get(KEY)
-        if said is None or said.statement is None:
+        mapped: Mapped | None = op.node.meta.get(KEY)
+        if mapped is None or mapped.statement is None:
             continue
         verdict = positionwise(op, problem.hints, p)
-        kind = said.statement, starred(said.path), id(verdict)
+        kind = mapped.statement, starred(mapped.path), id(verdict)
         if kind not in known:
             known.add(kind)
-            yield Claim(said.statement, said.path, op.source, verdict)
+            yield Claim(mapped.statement, mapped.path, op.source, verdict)
 
 
 def tried(problem: Problem) -> tuple[str, ...]:
     """A line on every statement that could not be tried. Raises PlanError for all that are wrong."""
     p = problem.axis.size
-    found = tuple(claims(problem, p)) if p > 1 else ()
-    if faults := [each.fault for each in found if each.fault is not None]:
+    made = tuple(claims(problem, p)) if p > 1 else ()
+    if faults := [each.fault for each in made if each.fault is not None]:
         raise PlanError(dict.fromkeys(faults))
-    unproved = (each for each in found if not each.verdict.proved)
+    unproved = (each for each in made if not each.verdict.proved)
     return tuple(f"{each.statement}: taken as stated at {each.path}: {each.verdict.why}" for each in unproved)

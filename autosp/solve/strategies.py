@@ -1,4 +1,4 @@
-"""The ways to run one operator: which factor is split, or whole, and what that asks and gives."""
+"""The ways to run one operator: which factor is split, or whole, and what that needs and gives."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class Strategy:
     share: float = 1.0
 
 
-def strategies(problem: Problem, op: Op, found, attention: str) -> tuple[Strategy, ...]:
+def strategies(problem: Problem, op: Op, splits, attention: str) -> tuple[Strategy, ...]:
     """Every admissible strategy of an operator, in a fixed order.
 
-    Held split (no replicated work): an operator on split differentiable values that can be split
+    Stays split (no replicated work): an operator on split differentiable values that can be split
     is split, unless it only moves data.
     """
     if (
         problem.axis.size == 1
     ):  # one kind for all, where it can be: which of free answers a solver gives differs between releases
         return _unique([s for s in _whole(op) if INVARIANT not in s.needs] or _whole(op))
-    split = [_split(problem, op, *each) for each in parts_of(problem, op, found)]
+    split = [_split(problem, op, *each) for each in parts_of(problem, op, splits)]
     if op.node.target is torch.ops.autosp.constrain.default:
         return _unique(_constrained(problem, op, split))
     split = _attention(problem, op, split, attention)
-    held = op.diff and op.tagged and not _param(op) and bool(split)
-    if held and not op.projection.movement:
+    stays_split = op.diff and op.tagged and not _param(op) and bool(split)
+    if stays_split and not op.projection.movement:
         return _unique(_never_whole(op, split))
-    return _unique([*split, *_whole(op), *([] if held else _partial(op))])
+    return _unique([*split, *_whole(op), *([] if stays_split else _partial(op))])
 
 
 def _constrained(problem: Problem, op: Op, split: list[Strategy]) -> list[Strategy]:
@@ -55,7 +55,7 @@ def _constrained(problem: Problem, op: Op, split: list[Strategy]) -> list[Strate
         return _whole(op)
     alone = len(layout.dims[dim].parts) == 1
     own = [r.split for r in value.regions if r.solved and r.split.dim == dim]
-    found = [
+    fixed = [
         s for s in split
         if s.gives[0].dim == dim
         and (
@@ -63,9 +63,9 @@ def _constrained(problem: Problem, op: Op, split: list[Strategy]) -> list[Strate
             if alone else any(overlaps(problem, s.gives[0], r) for r in own)
         )
     ]  # fmt: skip
-    if not found:
+    if not fixed:
         raise PlanError(_no_such_split(op, str(layout), dim, value.hint[dim], axis, p))
-    return found
+    return fixed
 
 
 def _no_such_split(op: Op, layout: str, dim: int, size: int, axis: str, p: int) -> Fault:
@@ -77,15 +77,15 @@ def _no_such_split(op: Op, layout: str, dim: int, size: int, axis: str, p: int) 
     )
 
 
-def _never_whole(op: Op, found: list[Strategy]) -> list[Strategy]:
+def _never_whole(op: Op, ways: list[Strategy]) -> list[Strategy]:
     """A value that no one needs whole is not made whole: a split for which an operand of the split
     length would be gathered (a linear's output features) gives way to one for which none is. Where
     two lengths meet, as in attention, one is always needed whole."""
     ours = [_lengths(op, i) for i in range(len(op.operands))]
     if len(set().union(*ours)) != 1:
-        return found
+        return ways
     long = [i for i, v in enumerate(op.operands) if ours[i] and v.diff]
-    return [s for s in found if all(s.needs[i] is not REPLICATE for i in long)] or found
+    return [s for s in ways if all(s.needs[i] is not REPLICATE for i in long)] or ways
 
 
 def _param(op: Op) -> bool:
@@ -102,14 +102,14 @@ def _split(problem: Problem, op: Op, part, ins, outs) -> Strategy:
 def _whole(op: Op) -> list[Strategy]:
     """Whole on every rank: replicate to replicate, or invariant to invariant. The backward of any
     operator is linear in the gradient, so partial gradients stay partial, equal ones equal."""
-    found = []
+    ways = []
     both = any(v.diff for v in op.operands) and not is_random(op)  # one rank's draw is taken: no work is equal
     kinds = (REPLICATE, INVARIANT) if both else (REPLICATE,)
     if op.own is not None and op.diff and op.projection.nonlinear:
         kinds = (INVARIANT,)  # its backward is not linear in the gradient
     for kind in kinds:
-        found.append(Strategy("whole", _kinds(op.operands, kind), _kinds(op.results, kind)))
-    return found
+        ways.append(Strategy("whole", _kinds(op.operands, kind), _kinds(op.results, kind)))
+    return ways
 
 
 def is_random(op: Op) -> bool:
@@ -125,11 +125,11 @@ def _partial(op: Op) -> list[Strategy]:
     """A call that is linear in some operands maps their partial sums to one of its result."""
     if op.projection is None:
         return []
-    found = []
+    ways = []
     for group in filter(None, op.projection.linear):
         needs = tuple(PARTIAL if i in group else REPLICATE for i in range(len(op.operands)))
-        found.append(Strategy("partial", needs, tuple(PARTIAL for _ in op.results)))
-    return found
+        ways.append(Strategy("partial", needs, tuple(PARTIAL for _ in op.results)))
+    return ways
 
 
 def contracts_length(op: Op) -> set[int]:
@@ -156,31 +156,31 @@ def _has(dims, f: int) -> bool:
     return any(f in d for d in dims)
 
 
-def _attention(problem, op: Op, found: list[Strategy], attention: str) -> list[Strategy]:
+def _attention(problem, op: Op, ways: list[Strategy], attention: str) -> list[Strategy]:
     """`ulysses`: no length is split where another split exists, one that leaves scores (queries by
     keys) split; else the query length is. `gather`: the query length. `auto`: the objective decides."""
-    if attention == "auto" or not found:
-        return found
+    if attention == "auto" or not ways:
+        return ways
     lengths = contracts_length(op)
     if not lengths:
-        return found
-    by_length = [s for s in found if s.part[0] in lengths]
+        return ways
+    by_length = [s for s in ways if s.part[0] in lengths]
     if attention == "gather":
-        return by_length or found
+        return by_length or ways
     ours = [_lengths(op, i) for i in range(len(op.operands))]
     scores = [i for i, v in enumerate(op.operands) if v.diff and len(ours[i]) > 1]
     heads = [
-        s for s in found
+        s for s in ways
         if s.part[0] not in set().union(*ours)
         and problem.hint(s.part[2]) >= problem.axis.size
         and all(isinstance(s.needs[i], Split) for i in scores)
     ]  # fmt: skip
-    return heads or by_length or found
+    return heads or by_length or ways
 
 
-def _unique(found: list[Strategy]) -> tuple[Strategy, ...]:
+def _unique(ways: list[Strategy]) -> tuple[Strategy, ...]:
     seen: dict = {}
-    for s in found:
+    for s in ways:
         seen.setdefault((s.needs, s.gives), s)
     return tuple(seen.values())
 

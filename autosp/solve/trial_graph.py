@@ -34,23 +34,23 @@ class Scale:
     def __call__(self, n: int) -> int:
         return n // self.by if n in self.dims else n
 
-    def bytes(self, said: Mapped, sizes: dict) -> int:
+    def bytes(self, mapped: Mapped, sizes: dict) -> int:
         """All values of the module in fp32, forward and backward, where symbols have these sizes."""
-        made = [t.shape for node in said.body.graph.nodes for t in tensors_of(node.meta.get("val"))]
-        shapes = [*made, *(shape for shape in said.operands if isinstance(shape, tuple))]
+        made = [t.shape for node in mapped.body.graph.nodes for t in tensors_of(node.meta.get("val"))]
+        shapes = [*made, *(shape for shape in mapped.operands if isinstance(shape, tuple))]
         return 3 * 4 * sum(math.prod(self(hint_of(as_size(n), sizes)) for n in shape) for shape in shapes)
 
 
-def scale_of(said: Mapped, hints: dict, room: int) -> Scale:
+def scale_of(mapped: Mapped, hints: dict, room: int) -> Scale:
     """The module as it is where that takes little room, else with its large dims divided by what divides all of them,
     small ones left out where that helps."""
-    sizes = {**hints, said.length: min(hints[said.length], 1024)}
-    if Scale().bytes(said, sizes) <= room // 8:
+    sizes = {**hints, mapped.length: min(hints[mapped.length], 1024)}
+    if Scale().bytes(mapped, sizes) <= room // 8:
         return Scale()
-    fixed = {n for shape in said.operands if isinstance(shape, tuple) for n in shape if isinstance(n, int)}
+    fixed = {n for shape in mapped.operands if isinstance(shape, tuple) for n in shape if isinstance(n, int)}
     dims = sorted(n for n in fixed if n >= SMALL and n % ROWS == 0)
-    found = [Scale(math.gcd(*(n // ROWS for n in dims[i:])), frozenset(dims[i:])) for i in range(len(dims))]
-    return min([Scale(), *found], key=lambda scale: scale.bytes(said, sizes))
+    scales = [Scale(math.gcd(*(n // ROWS for n in dims[i:])), frozenset(dims[i:])) for i in range(len(dims))]
+    return min([Scale(), *scales], key=lambda scale: scale.bytes(mapped, sizes))
 
 
 def as_tried(dtype: torch.dtype) -> torch.dtype:
@@ -82,32 +82,32 @@ def on_cpu(body: fx.GraphModule, scale: Scale) -> fx.GraphModule:
 
 def compared_with(node: fx.Node) -> set[int]:
     """The whole numbers that a value is compared with, itself or in another shape or dtype."""
-    found: set[int] = set()
+    numbers: set[int] = set()
     pending, seen = [node], set()
     while pending:
         for user in pending.pop().users:
             if is_a(user, "comparison"):
-                found |= {a for a in user.args if isinstance(a, int) and not isinstance(a, bool)}
+                numbers |= {a for a in user.args if isinstance(a, int) and not isinstance(a, bool)}
             elif is_a(user, *SHAPED) and user not in seen:
                 seen.add(user)
                 pending.append(user)
-    return found
+    return numbers
 
 
-def constants(body: fx.GraphModule, said: Mapped) -> list[int]:
+def constants(body: fx.GraphModule, mapped: Mapped) -> list[int]:
     """The numbers that operators are called with, which may be limits to how many positions there are; those in the
     module's constant tensors, and in the sizes that it is given, too."""
-    found: list[int] = []
+    numbers: list[int] = []
 
     def note(x: object) -> None:
         if isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and abs(x) < ENDLESS:
-            found.append(math.ceil(abs(x)))
+            numbers.append(math.ceil(abs(x)))
 
     for node in body.graph.nodes:
         tree_map(note, (node.args, node.kwargs))
         if node.op == "get_attr" and isinstance(value := attrgetter(str(node.target))(body), torch.Tensor):
             note(float(value.abs().max()) if value.numel() else 0)
-    for size in said.operands:
+    for size in mapped.operands:
         for number in size.atoms(sympy.Integer) if isinstance(size, sympy.Expr) else ():
             note(int(number))
-    return found
+    return numbers

@@ -1,4 +1,4 @@
-"""A model from its name on the command line; without weights, on the meta device, unless asked for with them."""
+"""A model from its name on the command line; without weights, on the meta device, unless requested with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import messages
 
 
 def transformers() -> Any:
-    """The package, asked for only where a model of its is named. Raises SpecError where it is missing."""
+    """The package, imported only where a model of its is named. Raises SpecError where it is missing."""
     try:
         return importlib.import_module("transformers")
     except ImportError:
@@ -38,11 +38,11 @@ def from_factory(name: str) -> torch.nn.Module:
 def from_class(name: str) -> torch.nn.Module:
     """A transformers class with its default configuration."""
     library = transformers()
-    found: Any = getattr(library, name, None)
-    if getattr(found, "config_class", None) is None:
+    model_class: Any = getattr(library, name, None)
+    if getattr(model_class, "config_class", None) is None:
         classes = [n for n in dir(library) if n.endswith(("LMHeadModel", "ForCausalLM", "ForMaskedLM"))]
         raise SpecError(Problem(*messages.no_model(name, did_you_mean(name, classes, messages.MODEL_FIX))))
-    return found(found.config_class())
+    return model_class(model_class.config_class())
 
 
 def from_config(path: Path) -> torch.nn.Module:

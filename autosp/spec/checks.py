@@ -35,7 +35,7 @@ def dim_names(spec: Statements) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for layout in distinct for name in layout.names))
 
 
-def mark_said(kind: str, text: str, axes: tuple[str, ...]) -> messages.Said | None:
+def mark_message(kind: str, text: str, axes: tuple[str, ...]) -> messages.Message | None:
     """What is wrong with one word of a layout under a mesh, if anything is."""
     if kind == "sum":
         return messages.sum_written(text)
@@ -49,15 +49,15 @@ def mark_said(kind: str, text: str, axes: tuple[str, ...]) -> messages.Said | No
 def marks_against_mesh(marks: Iterable[Mark], at: At | None, axes: tuple[str, ...]) -> Iterator[Problem]:
     """Axes that the mesh lacks, axes that stand as dims, and partial sums."""
     for i, mark in enumerate(marks):
-        said = mark_said(mark.kind, mark.text, axes)
-        if said:
-            yield problem_at(at and at.spot(i, mark.text), *said)
+        message = mark_message(mark.kind, mark.text, axes)
+        if message:
+            yield problem_at(at and at.spot(i, mark.text), *message)
 
 
 @lru_cache(maxsize=4096)
 def fits_mesh(layout: Layout, axes: tuple[str, ...]) -> bool:
     """Whether nothing in a layout is against the mesh; a spec says few layouts many times."""
-    return not any(mark_said(mark.kind, mark.text, axes) for mark in layout.marks())
+    return not any(mark_message(mark.kind, mark.text, axes) for mark in layout.marks())
 
 
 def twice(values: Iterable[Any], name: Callable[[Any], Any], word: Callable[[Any], str]) -> Iterator[Problem]:
@@ -70,7 +70,7 @@ def twice(values: Iterable[Any], name: Callable[[Any], Any], word: Callable[[Any
 
 
 def repeats(spec: Statements) -> Iterator[Problem]:
-    """Everything that is given twice."""
+    """Everything that is stated twice."""
     yield from twice(spec.mesh, lambda a: a.name, lambda a: f"axis '{a.name}'")
     yield from twice(spec.inputs, lambda i: i.name, lambda i: f"input '{i.name}'")
     yield from twice(spec.outputs, lambda o: o.name, lambda o: f"output '{o.name}'")
@@ -80,16 +80,16 @@ def repeats(spec: Statements) -> Iterator[Problem]:
 
 
 def contradictions(spec: Statements) -> Iterator[Problem]:
-    """Constraints on one port of one path: said twice, or differing."""
+    """Constraints on one port of one path: repeated, or differing."""
     seen: dict[tuple[str, str], Any] = {}
     for this in spec.constraints:
         first = seen.setdefault((this.module, this.port), this)
         if first is this:
             continue
-        said = messages.contradiction(str(this), str(first), first_place(first))
+        message = messages.contradiction(str(this), str(first), first_place(first))
         if first == this:
-            said = messages.given_twice(f"'{this}'", first_place(first))
-        yield problem_at(this.at, *said)
+            message = messages.given_twice(f"'{this}'", first_place(first))
+        yield problem_at(this.at, *message)
 
 
 def reduce_faults(spec: Statements) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ Sizes = Mapping[str, int]
 
 
 @attrs.frozen
-class Given:
+class Argument:
     """One input of a call: its name, its shape, the layout it should have."""
 
     name: str
@@ -73,18 +73,18 @@ def local_share(part: Part, spec: Spec, axis_sizes: Sizes) -> list[tuple[str, in
     return [(axis, axis_sizes.get(axis, 1)) for axis in part.axes if axis in spec.local_axes]
 
 
-def seen_in(given: Given, size: int, part: Part, spec: Spec, axis_sizes: Sizes) -> Seen:
+def seen_in(argument: Argument, size: int, part: Part, spec: Spec, axis_sizes: Sizes) -> Seen:
     """The whole size of a plain dim of which this rank was given `size`."""
     axes = local_share(part, spec, axis_sizes)
-    return Seen(size * prod(n for _, n in axes), messages.place(given.name, given.shape, messages.share(axes)))
+    return Seen(size * prod(n for _, n in axes), messages.place(argument.name, argument.shape, messages.share(axes)))
 
 
 def bind_dim(
-    given: Given, size: int, dim: Dim, bound: dict[str, Seen], spec: Spec, axis_sizes: Sizes
+    argument: Argument, size: int, dim: Dim, bound: dict[str, Seen], spec: Spec, axis_sizes: Sizes
 ) -> Problem | None:
     """Bind the name of a plain dim to its size; what is wrong where it has another already."""
     part = dim.parts[0]
-    seen = seen_in(given, size, part, spec, axis_sizes)
+    seen = seen_in(argument, size, part, spec, axis_sizes)
     if part.size is not None and part.size != seen.size:
         return Problem(*messages.other_size(part.word, seen.size, seen.where, part.size))
     if part.name is None:
@@ -96,7 +96,7 @@ def bind_dim(
 
 
 def check_merged(
-    given: Given, size: int, dim: Dim, bound: dict[str, Seen], spec: Spec, axis_sizes: Sizes
+    argument: Argument, size: int, dim: Dim, bound: dict[str, Seen], spec: Spec, axis_sizes: Sizes
 ) -> Problem | None:
     """What is wrong where the parts of a merged dim are known and do not make its size."""
     known = [
@@ -109,21 +109,21 @@ def check_merged(
     whole = size * prod(n for _, n in axes)
     if whole == prod(sizes):
         return None
-    where = messages.place(given.name, given.shape, messages.share(axes))
+    where = messages.place(argument.name, argument.shape, messages.share(axes))
     return Problem(*messages.other_product(str(dim), whole, where, prod(sizes)))
 
 
-def size_problems(inputs: list[Given], spec: Spec, axis_sizes: Sizes) -> Iterator[Problem]:
+def size_problems(inputs: list[Argument], spec: Spec, axis_sizes: Sizes) -> Iterator[Problem]:
     """Sizes that contradict each other or the spec."""
     bound: dict[str, Seen] = {}
     dims = [
-        (given, size, dim)
-        for given in inputs
-        for size, dim in zip(given.shape, given.layout.expand(len(given.shape)).dims, strict=True)
+        (argument, size, dim)
+        for argument in inputs
+        for size, dim in zip(argument.shape, argument.layout.expand(len(argument.shape)).dims, strict=True)
     ]
     for check, merged in ((bind_dim, False), (check_merged, True)):
-        found = (check(*each, bound, spec, axis_sizes) for each in dims if (len(each[2].parts) > 1) == merged)
-        yield from filter(None, found)
+        problems = (check(*each, bound, spec, axis_sizes) for each in dims if (len(each[2].parts) > 1) == merged)
+        yield from filter(None, problems)
     yield from fact_problems(bound, spec, axis_sizes)
 
 
@@ -137,26 +137,26 @@ def fact_problems(bound: Mapping[str, Seen], spec: Spec, axis_sizes: Sizes) -> I
             yield Problem(*messages.other_size(fact.name, seen.size, seen.where, fact.size), where=str(fact.at or ""))
         parts = 1 if fact.axis is None else axis_sizes.get(fact.axis, 1)
         if fact.axis is not None and seen.size % parts:
-            said = messages.not_divided(fact.name, seen.size, fact.axis, parts)
-            yield Problem(*said, where=str(fact.at or ""))
+            message = messages.not_divided(fact.name, seen.size, fact.axis, parts)
+            yield Problem(*message, where=str(fact.at or ""))
 
 
-def check_inputs(spec: Spec, given: Mapping[str, Any], axis_sizes: Sizes) -> None:
+def check_inputs(spec: Spec, values: Mapping[str, Any], axis_sizes: Sizes) -> None:
     """Check the inputs of a call, tensors or shapes by name, on a mesh of these axis sizes.
 
     What is neither (None, a flag) is passed over, as if it were not given. Raises InputError with
     everything that does not fit: an input missing, unknown, or of another number of dims; a dim
     with two sizes; a size that contradicts the spec.
     """
-    shapes = {name: shape for name, value in given.items() if (shape := shape_of(value)) is not None}
-    layouts = {name: layout_for(spec, name, given[name]) for name in shapes}
+    shapes = {name: shape for name, value in values.items() if (shape := shape_of(value)) is not None}
+    layouts = {name: layout_for(spec, name, values[name]) for name in shapes}
     problems = [*missing_inputs(spec, shapes), *unknown_inputs(spec, layouts)]
     fitting = []
     for name, layout in layouts.items():
         if layout is None:
             continue
         if layout.fits(len(shapes[name])):
-            fitting.append(Given(name, shapes[name], layout))
+            fitting.append(Argument(name, shapes[name], layout))
         else:
             problems.append(Problem(*messages.wrong_ndim(f"input '{name}'", shapes[name], layout)))
     problems += size_problems(fitting, spec, axis_sizes)

@@ -91,14 +91,14 @@ def annotate(value: T, layout: str | Layout | Spec) -> T:
 
 def annotation_of(tensor: torch.Tensor) -> Layout | None:
     """The layout that a tensor was marked with, or None."""
-    found = _layouts.get(tensor)
-    if found is None:
+    layout = _layouts.get(tensor)
+    if layout is None:
         return layout_of_tag(getattr(tensor, "tag", None))
-    return found
+    return layout
 
 
 def layout_of_tag(tag: object) -> Layout | None:
-    """The layout that a `tag` written by `annotate` says, or None."""
+    """The layout that a `tag` written by `annotate` states, or None."""
     if isinstance(tag, str) and tag.startswith(TAG):
         return parse_layout(tag.removeprefix(TAG))
     return None

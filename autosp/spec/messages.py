@@ -1,4 +1,4 @@
-"""What is said of every fault of a spec, and of a model's inputs under one: (what, rule, fix), from pure functions."""
+"""The message of every fault of a spec, and of a model's inputs under one: (what, rule, fix), from pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from ..errors import did_you_mean
 from ..syntax import Layout
 
-Said = tuple[str, str, str]
+Message = tuple[str, str, str]
 
 
 def quoted(names: Iterable[str]) -> str:
@@ -20,7 +20,7 @@ def mesh_text(axes: Iterable[str]) -> str:
     return f"mesh [{', '.join(axes)}]"
 
 
-def no_statement(word: str, known: Iterable[str]) -> Said:
+def no_statement(word: str, known: Iterable[str]) -> Message:
     known = list(known)
     return (
         f"no statement '{word}'",
@@ -29,7 +29,7 @@ def no_statement(word: str, known: Iterable[str]) -> Said:
     )
 
 
-def no_axis(axis: str, axes: tuple[str, ...]) -> Said:
+def no_axis(axis: str, axes: tuple[str, ...]) -> Message:
     return (
         f"no axis '{axis}' in {mesh_text(axes)}",
         "a layout names axes of the spec's mesh",
@@ -37,7 +37,7 @@ def no_axis(axis: str, axes: tuple[str, ...]) -> Said:
     )
 
 
-def no_mesh() -> Said:
+def no_mesh() -> Message:
     return (
         "the spec has no mesh",
         "a spec names the axes that its layouts use",
@@ -45,7 +45,7 @@ def no_mesh() -> Said:
     )
 
 
-def axis_as_dim(name: str) -> Said:
+def axis_as_dim(name: str) -> Message:
     return (
         f"'{name}' is an axis of the mesh and stands here as a dim",
         "a dim has a name of its own; the axes that split it follow an '@'",
@@ -53,7 +53,7 @@ def axis_as_dim(name: str) -> Said:
     )
 
 
-def sum_written(axis: str) -> Said:
+def sum_written(axis: str) -> Message:
     return (
         f"a partial sum over '{axis}' is asked for",
         "partial sums stand in plans and reports only; a spec asks for whole or split values",
@@ -61,7 +61,7 @@ def sum_written(axis: str) -> Said:
     )
 
 
-def given_twice(what: str, first: str) -> Said:
+def given_twice(what: str, first: str) -> Message:
     return (
         f"{what} is given twice" + (f", first at {first}" if first else ""),
         "each thing is said once in a spec",
@@ -69,7 +69,7 @@ def given_twice(what: str, first: str) -> Said:
     )
 
 
-def contradiction(this: str, that: str, first: str) -> Said:
+def contradiction(this: str, that: str, first: str) -> Message:
     return (
         f"'{this}' contradicts '{that}'" + (f" at {first}" if first else ""),
         "one port of one module has one layout",
@@ -77,7 +77,7 @@ def contradiction(this: str, that: str, first: str) -> Said:
     )
 
 
-def no_dim(name: str, known: tuple[str, ...]) -> Said:
+def no_dim(name: str, known: tuple[str, ...]) -> Message:
     return (
         f"no layout of the spec names a dim '{name}'",
         "a dim is known by its name in the layouts of inputs, outputs and constraints",
@@ -85,11 +85,11 @@ def no_dim(name: str, known: tuple[str, ...]) -> Said:
     )
 
 
-def dim_is_zero(name: str) -> Said:
+def dim_is_zero(name: str) -> Message:
     return (f"dim '{name}' has size 0", "a size is a whole number from 1", f"write dim {name} = SIZE")
 
 
-def reduce_leaves_out(axis: str) -> Said:
+def reduce_leaves_out(axis: str) -> Message:
     return (
         f"the loss mean leaves out axis '{axis}', which is not local",
         "on an axis that is not local the loss is of the whole batch already",
@@ -97,7 +97,7 @@ def reduce_leaves_out(axis: str) -> Said:
     )
 
 
-def local_loss() -> Said:
+def local_loss() -> Message:
     return (
         "the loss is asked for as each rank's own part",
         "every rank returns the global loss",
@@ -105,7 +105,7 @@ def local_loss() -> Said:
     )
 
 
-def bad_include(name: str) -> Said:
+def bad_include(name: str) -> Message:
     return (
         f"include of '{name}', which is outside the spec's folder",
         "a spec includes files of its own folder, and shipped specs, by name",
@@ -113,7 +113,7 @@ def bad_include(name: str) -> Said:
     )
 
 
-def no_folder(name: str) -> Said:
+def no_folder(name: str) -> Message:
     return (
         f"include of '{name}' in a text that is not a file",
         "a text includes shipped specs by their names; files of its own folder are included by a spec that is a file",
@@ -121,7 +121,7 @@ def no_folder(name: str) -> Said:
     )
 
 
-def no_include(name: str, known: list[str]) -> Said:
+def no_include(name: str, known: list[str]) -> Message:
     return (
         f"no file '{name}' beside the spec",
         "a spec includes files of its own folder, and shipped specs, by name",
@@ -129,7 +129,7 @@ def no_include(name: str, known: list[str]) -> Said:
     )
 
 
-def include_cycle(chain: list[str]) -> Said:
+def include_cycle(chain: list[str]) -> Message:
     return (
         f"files include each other: {' -> '.join(chain)}",
         "an included file does not include, by any way, the one that includes it",
@@ -137,11 +137,11 @@ def include_cycle(chain: list[str]) -> Said:
     )
 
 
-def bad_text(name: str, why: str) -> Said:
+def bad_text(name: str, why: str) -> Message:
     return (f"'{name}' cannot be read: {why}", "a spec is a UTF-8 text file", "give the path of a spec file")
 
 
-def no_spec(name: str, known: tuple[str, ...]) -> Said:
+def no_spec(name: str, known: tuple[str, ...]) -> Message:
     return (
         f"no spec '{name}'",
         f"a spec is a path to a file, or one of {', '.join(known)}",
@@ -149,7 +149,7 @@ def no_spec(name: str, known: tuple[str, ...]) -> Said:
     )
 
 
-def unitless(number: str) -> Said:
+def unitless(number: str) -> Message:
     return (
         f"the budget {number} has no unit",
         "a budget is a number of bytes with its unit, or a fraction of what 'none' keeps, from 0.0001 to 1",
@@ -157,7 +157,7 @@ def unitless(number: str) -> Said:
     )
 
 
-def bad_fraction(number: str) -> Said:
+def bad_fraction(number: str) -> Message:
     return (
         f"the budget {number} is not a valid fraction",
         "a budget without a unit is a fraction of what 'none' keeps, from 0.0001 to 1",
@@ -165,15 +165,15 @@ def bad_fraction(number: str) -> Said:
     )
 
 
-def no_bytes(text: str) -> Said:
+def no_bytes(text: str) -> Message:
     return (f"the budget {text} is less than one byte", "a budget holds something", "write a budget such as 20GiB")
 
 
-def no_tiles(what: str) -> Said:
+def no_tiles(what: str) -> Message:
     return (f"the {what} is cut into 0 tiles", "a number of tiles is from 1", f"write: tile {what} auto")
 
 
-def constrained_ndim(ndim: int, layout: object) -> Said:
+def constrained_ndim(ndim: int, layout: object) -> Message:
     return (
         f"a tensor of {ndim} dims is constrained to {layout}",
         "a layout names every dim of its tensor",
@@ -181,7 +181,7 @@ def constrained_ndim(ndim: int, layout: object) -> Said:
     )
 
 
-def not_taken(name: str, model: str, names: list[str]) -> Said:
+def not_taken(name: str, model: str, names: list[str]) -> Message:
     return (
         f"the forward of {model} takes no '{name}'",
         "an input is an argument of the model's forward, by name",
@@ -189,7 +189,7 @@ def not_taken(name: str, model: str, names: list[str]) -> Said:
     )
 
 
-def no_module(path: str, model: str, miss: str, head: str, below: list[str], near: list[str]) -> Said:
+def no_module(path: str, model: str, miss: str, head: str, below: list[str], near: list[str]) -> Message:
     place = f"below '{head}'" if head else "at the top"
     there = f"{place} there is {', '.join(below)}" if below else f"{place} there is nothing"
     return (
@@ -199,7 +199,7 @@ def no_module(path: str, model: str, miss: str, head: str, below: list[str], nea
     )
 
 
-def overlap(this: str, that: str, first: str, module: str) -> Said:
+def overlap(this: str, that: str, first: str, module: str) -> Message:
     what, rule, _ = contradiction(this, that, first)
     return (f"{what}, in module '{module}'", rule, "keep one of the two lines, or narrow one of the paths")
 
@@ -207,13 +207,13 @@ def overlap(this: str, that: str, first: str, module: str) -> Said:
 MAP_RULE = "a mapped module gives a position the same whatever other positions are with it"
 
 
-def mapped_twice(inner: str, outer: str, part: str, whole: str) -> Said:
+def mapped_twice(inner: str, outer: str, part: str, whole: str) -> Message:
     both = f"'{inner}' and '{outer}' both map {part}"
     what = both if part == whole else f"'{inner}' maps {part}, a part of {whole}, which '{outer}' maps"
     return (what, "a mapped module is one call: its parts run inside of it", "leave one of the two lines out")
 
 
-def map_mixes(path: str, over: str, why: str) -> Said:
+def map_mixes(path: str, over: str, why: str) -> Message:
     return (
         f"positions along '{over}' mix in module '{path}': {why}",
         MAP_RULE,
@@ -225,19 +225,19 @@ MODEL_RULE = "a model is a config.json, a class of transformers, or pkg.mod:fact
 MODEL_FIX = "give for example LlamaForCausalLM, path/to/config.json or my_package.my_module:make_model"
 
 
-def no_transformers() -> Said:
+def no_transformers() -> Message:
     return ("transformers is not installed", MODEL_RULE, 'pip install "autosp[demo]", or name a pkg.mod:factory')
 
 
-def no_model(name: str, fix: str) -> Said:
+def no_model(name: str, fix: str) -> Message:
     return (f"no model '{name}' in transformers", MODEL_RULE, fix)
 
 
-def no_factory(name: str, why: str) -> Said:
+def no_factory(name: str, why: str) -> Message:
     return (f"'{name}' cannot be imported: {why}", MODEL_RULE, "run the command where the package can be imported")
 
 
-def bad_config(path: str, why: str) -> Said:
+def bad_config(path: str, why: str) -> Message:
     return (
         f"'{path}' is not a configuration: {why}",
         MODEL_RULE,
@@ -255,7 +255,7 @@ def dims(count: int) -> str:
     return f"{count} dim" + ("" if count == 1 else "s")
 
 
-def wrong_ndim(name: str, shape: Sequence[object], layout: Layout) -> Said:
+def wrong_ndim(name: str, shape: Sequence[object], layout: Layout) -> Message:
     least = f"at least {dims(len(layout.dims) - 1)}" if layout.has_ellipsis else dims(len(layout.dims))
     return (
         f"{name} of shape {sizes(shape)} has {dims(len(shape))}, its layout {layout} has {least}",
@@ -266,7 +266,7 @@ def wrong_ndim(name: str, shape: Sequence[object], layout: Layout) -> Said:
     )
 
 
-def marked_sum(name: str, layout: Layout) -> Said:
+def marked_sum(name: str, layout: Layout) -> Message:
     return (
         f"{name} is given as a partial sum, {layout}",
         "an input is whole or split; partial sums stand in plans and reports only",
@@ -274,7 +274,7 @@ def marked_sum(name: str, layout: Layout) -> Said:
     )
 
 
-def not_a_batch(value: object) -> Said:
+def not_a_batch(value: object) -> Message:
     return (
         f"a value of type {type(value).__name__} is annotated with a spec",
         "a spec marks a batch: a mapping from input names to tensors",
@@ -282,7 +282,7 @@ def not_a_batch(value: object) -> Said:
     )
 
 
-def not_a_tensor(value: object) -> Said:
+def not_a_tensor(value: object) -> Message:
     return (
         f"a value of type {type(value).__name__} is annotated with a layout",
         "a layout marks one tensor; a spec marks a batch",
@@ -290,7 +290,7 @@ def not_a_tensor(value: object) -> Said:
     )
 
 
-def missing(name: str, keyword_names: Sequence[str]) -> Said:
+def missing(name: str, keyword_names: Sequence[str]) -> Message:
     given = ", ".join(keyword_names) or "none"
     return (
         f"input '{name}' is missing; given: {given}",
@@ -299,7 +299,7 @@ def missing(name: str, keyword_names: Sequence[str]) -> Said:
     )
 
 
-def unknown(name: str, fix: str) -> Said:
+def unknown(name: str, fix: str) -> Message:
     return (
         f"no input '{name}' in the spec",
         "a tensor that goes in is named by the spec or marked with autosp.annotate",
@@ -318,7 +318,7 @@ def share(axes: Sequence[tuple[str, int]]) -> str:
     return f" on each of {ranks}" if ranks else ""
 
 
-def two_sizes(dim: str, size: object, where: str, other: object, elsewhere: str) -> Said:
+def two_sizes(dim: str, size: object, where: str, other: object, elsewhere: str) -> Message:
     return (
         f"dim '{dim}' is {size} by {where} and {other} by {elsewhere}",
         "a dim name means one size wherever it stands in a spec",
@@ -326,7 +326,7 @@ def two_sizes(dim: str, size: object, where: str, other: object, elsewhere: str)
     )
 
 
-def other_size(dim: str, size: object, where: str, stated: object) -> Said:
+def other_size(dim: str, size: object, where: str, stated: object) -> Message:
     return (
         f"dim '{dim}' is {size} by {where}, and {stated} by the spec",
         "a size that the spec states holds at every call",
@@ -334,7 +334,7 @@ def other_size(dim: str, size: object, where: str, stated: object) -> Said:
     )
 
 
-def not_divided(dim: str, size: int, axis: str, parts: int) -> Said:
+def not_divided(dim: str, size: int, axis: str, parts: int) -> Message:
     return (
         f"dim '{dim}' of size {size} is not a multiple of {parts}, the size of axis '{axis}'",
         f"the spec states: dim {dim} divides {axis}",
@@ -342,7 +342,7 @@ def not_divided(dim: str, size: int, axis: str, parts: int) -> Said:
     )
 
 
-def other_product(dim: str, size: object, where: str, product: int) -> Said:
+def other_product(dim: str, size: object, where: str, product: int) -> Message:
     return (
         f"the merged dim {dim} is {size} by {where}; the sizes of its parts make {product}",
         "a merged dim is as large as the product of its parts",

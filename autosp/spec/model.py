@@ -34,8 +34,8 @@ def input_problems(spec: Spec, model: torch.nn.Module) -> Iterator[Problem]:
         if each.optional or each.name in names:
             continue
         if suggest(each.name, free) or not takes_any:
-            said = messages.not_taken(each.name, type(model).__name__, free or names)
-            yield problem_at(each.at, *said)
+            message = messages.not_taken(each.name, type(model).__name__, free or names)
+            yield problem_at(each.at, *message)
 
 
 def path_problem(value: Constraint | Map, paths: list[str], model_name: str) -> Problem | None:
@@ -44,8 +44,8 @@ def path_problem(value: Constraint | Map, paths: list[str], model_name: str) -> 
         return None
     head, miss, _ = split_at_miss(value.module, paths)
     below = children(head, paths)
-    said = messages.no_module(value.module, model_name, miss, head, below[:SHOWN], nearest(value.module, paths))
-    return problem_at(value.at, *said)
+    message = messages.no_module(value.module, model_name, miss, head, below[:SHOWN], nearest(value.module, paths))
+    return problem_at(value.at, *message)
 
 
 def overlaps(spec: Spec, paths: list[str]) -> Iterator[Problem]:
@@ -55,8 +55,8 @@ def overlaps(spec: Spec, paths: list[str]) -> Iterator[Problem]:
             continue
         shared = next((p for p in paths if matches(first.module, p) and matches(second.module, p)), None)
         if shared:
-            said = messages.overlap(str(second), str(first), str(first.at or ""), shared)
-            yield problem_at(second.at, *said)
+            message = messages.overlap(str(second), str(first), str(first.at or ""), shared)
+            yield problem_at(second.at, *message)
 
 
 def nested_maps(maps: Sequence[Map], paths: Sequence[str]) -> Iterator[Problem]:
@@ -74,6 +74,6 @@ def nested_maps(maps: Sequence[Map], paths: Sequence[str]) -> Iterator[Problem]:
 def check_model(spec: Spec, model: torch.nn.Module) -> list[Problem]:
     """Every way in which the spec does not fit the model, as problems; none are raised."""
     paths = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    found = [path_problem(value, paths, type(model).__name__) for value in (*spec.constraints, *spec.maps)]
+    misfits = [path_problem(value, paths, type(model).__name__) for value in (*spec.constraints, *spec.maps)]
     nested = nested_maps(spec.maps, paths)
-    return [*input_problems(spec, model), *filter(None, found), *overlaps(spec, paths), *nested]
+    return [*input_problems(spec, model), *filter(None, misfits), *overlaps(spec, paths), *nested]

@@ -29,7 +29,7 @@ FIELD_OF = {
     "map": "maps",
     "tile": "tile",
 }
-OWN = ("family", "match", "include")  # what an included file says of itself alone
+OWN = ("family", "match", "include")  # what an included file states of itself alone
 
 
 @attrs.define
@@ -79,12 +79,12 @@ def read_draft(source: Source, chain: tuple[Path, ...]) -> Draft:
             if isinstance(error, LayoutError):
                 draft.faulty.append((error.marks, error.at))
             draft.fail(first_word(source, begin, end), error.problems)
-    draft.problems += said_twice(draft.statements)
+    draft.problems += repeated_statements(draft.statements)
     return with_included(draft, chain)
 
 
-def said_twice(statements: list[Statement]) -> list[Problem]:
-    """Statements that a file says twice and that can be said once."""
+def repeated_statements(statements: list[Statement]) -> list[Problem]:
+    """Statements that a file repeats and that can stand once."""
     first: dict[str, Statement] = {}
     problems = []
     for each in statements:
@@ -130,7 +130,7 @@ def shipped_files() -> list[str]:
     return [f"{name}.spec" for name in resources.listing("models")]
 
 
-def include_fault(name: str, chain: tuple[Path, ...]) -> messages.Said | None:
+def include_fault(name: str, chain: tuple[Path, ...]) -> messages.Message | None:
     """Why a file may not be included, if it may not."""
     folder = _folder(chain)
     path = included_path(name, folder)
@@ -187,7 +187,7 @@ def by_place(problem: Problem) -> tuple[Any, ...]:
 
 
 def spec_of(source: Source, chain: tuple[Path, ...] = ()) -> Spec:
-    """The spec that a text says. Raises SpecError with every problem of it."""
+    """The spec that a text states. Raises SpecError with every problem of it."""
     draft = read_draft(source, chain)
     fields = fields_of(draft.statements)
     if "mesh" not in fields and not draft.broken & {"mesh", "include"}:

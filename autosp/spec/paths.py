@@ -13,19 +13,19 @@ ALIKE = 0.75  # how much of a path reads like another (difflib's ratio) for it t
 
 def matches(pattern: str, path: str) -> bool:
     """Whether a module's path is one of those that `pattern` means: '*' stands within one name."""
-    wanted, names = pattern.split("."), path.split(".")
-    return len(wanted) == len(names) and all(map(fnmatchcase, names, wanted))
+    parts, names = pattern.split("."), path.split(".")
+    return len(parts) == len(names) and all(map(fnmatchcase, names, parts))
 
 
 def children(pattern: str, paths: Iterable[str]) -> list[str]:
     """The names that stand directly below the modules that `pattern` means ('' means the model)."""
     depth = pattern.count(".") + 1 if pattern else 0
-    found = {}
+    below = {}
     for path in paths:
         names = path.split(".")
         if len(names) > depth and matches(pattern, ".".join(names[:depth])):
-            found[names[depth]] = None
-    return list(found)
+            below[names[depth]] = None
+    return list(below)
 
 
 def split_at_miss(pattern: str, paths: list[str]) -> tuple[str, str, str]:
@@ -65,8 +65,8 @@ def _longer(pattern: str, paths: list[str]) -> list[str]:
     """The pattern below each module where it matches: `base_model.model.layers.*.mlp` for `layers.*.mlp`."""
     count = pattern.count(".") + 1
     split = [path.split(".") for path in paths]
-    found = [names for names in split if len(names) > count and matches(pattern, ".".join(names[-count:]))]
-    heads = (starred(".".join(names[:-count])) for names in found)
+    matching = [names for names in split if len(names) > count and matches(pattern, ".".join(names[-count:]))]
+    heads = (starred(".".join(names[:-count])) for names in matching)
     return list(dict.fromkeys(f"{head}.{pattern}" for head in heads))
 
 

@@ -1,4 +1,4 @@
-"""A policy that is given in code, in the words that a spec has for it."""
+"""A policy that is stated in code, in the syntax of a spec."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from .values import Recompute
 MODES = ("none", "sac", "full")
 
 
-def as_recompute(said: Recompute | str | None, spec: Spec | None, where: str) -> Recompute:
-    """What is recomputed: as said, `"sac budget auto"` or `"recompute sac budget auto"`; None takes the spec's.
+def as_recompute(requested: Recompute | str | None, spec: Spec | None, where: str) -> Recompute:
+    """What is recomputed: as requested, `"sac budget auto"` or `"recompute sac budget auto"`; None takes the spec's.
 
-    Raises SpecError, at `where`, for text that says nothing of the kind.
+    Raises SpecError, at `where`, for text that is not a policy.
     """
-    if said is None:
+    if requested is None:
         return Recompute() if spec is None else spec.recompute
-    if isinstance(said, Recompute):
-        return said
-    words = said.split()
+    if isinstance(requested, Recompute):
+        return requested
+    words = requested.split()
     words = words[1:] if words[:1] == ["recompute"] else words
     if not words or words[0] not in MODES:
-        raise SpecError(_no_mode(said, where))
+        raise SpecError(_no_mode(requested, where))
     text = " ".join(["recompute", *words])
     return read_statement(Source(where, text), 0, len(text)).value
 
 
-def _no_mode(said: str, where: str) -> Problem:
-    first = said.split()[0] if said.split() else ""
+def _no_mode(requested: str, where: str) -> Problem:
+    first = requested.split()[0] if requested.split() else ""
     return Problem(
-        what=f"'{said}' does not say what is recomputed",
+        what=f"'{requested}' does not say what is recomputed",
         rule="recompute is none, sac, sac budget SIZE (20GiB, 0.5 of what none keeps, auto), or full",
         fix=did_you_mean(first, MODES, "use 'sac budget auto'"),
         where=where,

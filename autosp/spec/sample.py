@@ -75,8 +75,8 @@ def on_fakes(model: torch.nn.Module, inputs: Mapping[str, Any], mode: FakeTensor
 def switch_off_cache(model: torch.nn.Module) -> bool:
     """Switches off the cache of keys and values in the configurations of a model and of the models in it: in training
     it is no use, and no graph should hold one. Whether one was on."""
-    found: list[Any] = [config for part in model.modules() if (config := getattr(part, "config", None)) is not None]
-    found = [config for config in found if getattr(config, "use_cache", False) is True]
-    for config in found:
+    configs: list[Any] = [config for part in model.modules() if (config := getattr(part, "config", None)) is not None]
+    configs = [config for config in configs if getattr(config, "use_cache", False) is True]
+    for config in configs:
         config.use_cache = False
-    return bool(found)
+    return bool(configs)

@@ -1,4 +1,4 @@
-"""From text to statements: where each begins and ends, and the value that it says."""
+"""From text to statements: where each begins and ends, and the value that it states."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ class Reader:
         layout, spots = read_layout(self.source, start, start + len(token))
         return {"layout": layout, "at": attrs.evolve(self.at(name), spots=spots)}
 
-    def fail(self, token: Token, said: messages.Said) -> SpecError:
+    def fail(self, token: Token, message: messages.Message) -> SpecError:
         """The error of one token."""
-        return SpecError(problem_at(self.at(token), *said))
+        return SpecError(problem_at(self.at(token), *message))
 
 
 def mesh_of(read: Reader, tree: Tree) -> tuple[Axis, ...]:
@@ -106,12 +106,12 @@ def mesh_of(read: Reader, tree: Tree) -> tuple[Axis, ...]:
 
 
 def fact_of(read: Reader, tree: Tree) -> DimFact:
-    name, said = tokens_under(tree)
-    if said.type == "NAME":
-        return DimFact(name.value, axis=said.value, at=read.at(name, said))
-    if int(said) == 0:
-        raise read.fail(said, messages.dim_is_zero(name))
-    return DimFact(name.value, size=int(said), at=read.at(name, said))
+    name, token = tokens_under(tree)
+    if token.type == "NAME":
+        return DimFact(name.value, axis=token.value, at=read.at(name, token))
+    if int(token) == 0:
+        raise read.fail(token, messages.dim_is_zero(name))
+    return DimFact(name.value, size=int(token), at=read.at(name, token))
 
 
 def input_of(read: Reader, tree: Tree) -> Input:
@@ -120,10 +120,10 @@ def input_of(read: Reader, tree: Tree) -> Input:
 
 
 def output_of(read: Reader, tree: Tree) -> Output:
-    name, said = tokens_under(tree)
-    if said.type == "LAYOUT":
-        return Output(name.value, **read.layout(name, said))
-    return Output(name.value, mode=said.value, at=read.at(name))
+    name, token = tokens_under(tree)
+    if token.type == "LAYOUT":
+        return Output(name.value, **read.layout(name, token))
+    return Output(name.value, mode=token.value, at=read.at(name))
 
 
 def constraint_of(read: Reader, tree: Tree) -> Constraint:
@@ -140,9 +140,9 @@ def budget_of(read: Reader, token: Token) -> int | float | Literal["auto"]:
     """Bytes, a fraction or "auto"."""
     if token.type == "AUTO":
         return "auto"
-    found = AMOUNT.fullmatch(token)
-    assert found is not None, "the grammar's AMOUNT"
-    number, unit = found.groups()
+    match = AMOUNT.fullmatch(token)
+    assert match is not None, "the grammar's AMOUNT"
+    number, unit = match.groups()
     if unit:
         count = int(Decimal(number) * UNITS[unit])
         if count < 1:
@@ -195,9 +195,9 @@ MAKERS: dict[str, Callable[[Reader, Tree], Any]] = {
 
 def first_word(source: Source, begin: int, end: int) -> str:
     """What the statement in `source.text[begin:end]` begins with; a statement is not empty."""
-    found = FIRST_WORD.match(source.text, begin, end)
-    assert found is not None
-    return found[0]
+    match = FIRST_WORD.match(source.text, begin, end)
+    assert match is not None
+    return match[0]
 
 
 def place_of(read: Reader, tree: Tree, keyword: str) -> At:

@@ -67,12 +67,12 @@ def row(keyword: str, value: Any, comment: str = "") -> Line:
 def widths(rows: Iterable[Line]) -> dict[tuple[str, int], int]:
     """How wide each column is: of the cells that another follows, and of all layouts of inputs, so
     that 'optional' stands to the right of each."""
-    found: dict[tuple[str, int], int] = {}
+    columns: dict[tuple[str, int], int] = {}
     for each in rows:
         for i, cell in enumerate(each.cells[1:] if each.cells[:1] == ("input",) else each.cells[1:-1]):
             key = (COLUMNS.get(each.cells[0], each.cells[0]), i)
-            found[key] = max(found.get(key, 0), len(cell))
-    return found
+            columns[key] = max(columns.get(key, 0), len(cell))
+    return columns
 
 
 def statement_text(cells: tuple[str, ...], keyword_width: int, column: dict[tuple[str, int], int]) -> str:
@@ -129,18 +129,18 @@ def comment_of(line: str) -> str:
 
 
 def read_all(source: Source) -> dict[int, tuple[int, Statement]]:
-    """Per statement: first line -> (last line, what it says). Raises SpecError with every problem."""
-    found: dict[int, tuple[int, Statement]] = {}
+    """Per statement: first line -> (last line, the statement). Raises SpecError with every problem."""
+    statements: dict[int, tuple[int, Statement]] = {}
     problems: list[Problem] = []
     for begin, end in spans(source.text):
         try:
             first, last = (source.text.count("\n", 0, offset) for offset in (begin, end))
-            found[first] = (last, read_statement(source, begin, end))
+            statements[first] = (last, read_statement(source, begin, end))
         except SpecError as error:
             problems += error.problems
     if problems:
         raise SpecError(problems)
-    return found
+    return statements
 
 
 def rows_of(source: Source) -> Iterator[Line]:

@@ -1,4 +1,4 @@
-"""What a spec says, as frozen values. `str` of each is its canonical statement.
+"""The statements of a spec, as frozen values. `str` of each is its canonical statement.
 
 Every value that a text wrote keeps its place in `at`, which takes no part in equality.
 """
@@ -110,7 +110,7 @@ class Recompute:
     """What is recomputed in the backward; under "sac", to fit `budget`.
 
     The budget is a number of bytes (int), a fraction of what "none" keeps (float), "auto", or None
-    where nothing was said.
+    where none was stated.
     """
 
     mode: Literal["none", "sac", "full"] = "none"
@@ -164,7 +164,7 @@ class DimFact(Placed):
 
 
 def default_reduce(mesh: tuple[Axis, ...]) -> tuple[str, ...]:
-    """The axes that a loss means over where nothing is said: those that are not local."""
+    """The axes that a loss means over where none are stated: those that are not local."""
     return tuple(dict.fromkeys(axis.name for axis in mesh if not axis.local))
 
 

@@ -38,7 +38,7 @@ def split_ones(marks: tuple[Mark, ...]) -> Iterator[int]:
 
 
 def layout_faults(marks: tuple[Mark, ...]) -> Iterator[tuple[int, tuple[str, str, str]]]:
-    """Every fault: the mark that it points at, and its words."""
+    """Every fault: the mark that it points at, and its message."""
     for i in repeated(marks, ("axis", "sum")):
         yield i, messages.axis_twice(marks[i].text)
     for i in repeated(marks, ("dim",)):
@@ -57,4 +57,4 @@ def layout_faults(marks: tuple[Mark, ...]) -> Iterator[tuple[int, tuple[str, str
 def layout_problems(marks: tuple[Mark, ...], at: At | None) -> list[Problem]:
     """Every fault of a layout as a problem; `at` holds the places of its marks, if a text does."""
     faults = sorted(layout_faults(marks))
-    return [problem_at(at and at.spot(i, marks[i].text), *said) for i, said in faults]
+    return [problem_at(at and at.spot(i, marks[i].text), *message) for i, message in faults]

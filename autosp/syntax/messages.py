@@ -1,13 +1,13 @@
-"""The words of every fault of a layout: (what, rule, fix), from pure functions."""
+"""The message of every fault of a layout: (what, rule, fix), from pure functions."""
 
 from __future__ import annotations
 
 from ..errors import Problem
 
-Said = tuple[str, str, str]
+Message = tuple[str, str, str]
 
 
-def axis_twice(axis: str) -> Said:
+def axis_twice(axis: str) -> Message:
     return (
         f"axis '{axis}' is used twice in one layout",
         "an axis splits one dim, or sums, once",
@@ -15,7 +15,7 @@ def axis_twice(axis: str) -> Said:
     )
 
 
-def dim_twice(name: str) -> Said:
+def dim_twice(name: str) -> Message:
     return (
         f"dim '{name}' is named twice in one layout",
         "a dim name stands once in a layout and means one size",
@@ -23,7 +23,7 @@ def dim_twice(name: str) -> Said:
     )
 
 
-def ellipsis_twice() -> Said:
+def ellipsis_twice() -> Message:
     return (
         "'...' stands twice in one layout",
         "'...' is all the dims that are not written, so it can stand once",
@@ -31,7 +31,7 @@ def ellipsis_twice() -> Said:
     )
 
 
-def one_split() -> Said:
+def one_split() -> Message:
     return (
         "a dim of size 1 is split",
         "a split dim has something to deal out to the ranks",
@@ -39,7 +39,7 @@ def one_split() -> Said:
     )
 
 
-def none_dim() -> Said:
+def none_dim() -> Message:
     return (
         "'None' stands where a dim belongs",
         "in text a dim without a name is '_'; None is said in P(...)",
@@ -47,7 +47,7 @@ def none_dim() -> Said:
     )
 
 
-def no_size(size: str) -> Said:
+def no_size(size: str) -> Message:
     return (
         f"{size} is not a valid size of a dim",
         "a size is a whole number from 1",

@@ -70,22 +70,22 @@ def form_of(before: str) -> str:
     return f"the form is: {form}" if form else LAYOUT_FORM
 
 
-def slip_said(slip: Slip, before: str, after: str) -> tuple[str, str, str]:
+def slip_message(slip: Slip, before: str, after: str) -> tuple[str, str, str]:
     """What, rule and fix of a slip, with the words that stand there."""
     names = {"found": first_word(after), "last": last_word(before), "keyword": first_word(before)}
     return slip.what.format(**names), slip.rule or form_of(before), slip.fix.format(**names)
 
 
-def said(expected: frozenset[str], before: str, after: str) -> tuple[str, str, str]:
+def syntax_message(expected: frozenset[str], before: str, after: str) -> tuple[str, str, str]:
     """What, rule and fix for a text that stopped being readable between `before` and `after`."""
-    found, hope = first_word(after), expected_text(expected)
+    word, hope = first_word(after), expected_text(expected)
     slip = next((slip for slip in SLIPS if slip.fits(expected, before, after)), None)
     if slip:
-        return slip_said(slip, before, after)
-    if "$END" in expected and not suggest(found, choices(expected)):
-        return f"'{found}' after the end of the statement", form_of(before), "drop it, or begin a new line"
-    what = f"'{found}' where {hope} belongs" if found else f"the statement ends where {hope} belongs"
-    return what, form_of(before), did_you_mean(found, choices(expected), f"write {hope} there")
+        return slip_message(slip, before, after)
+    if "$END" in expected and not suggest(word, choices(expected)):
+        return f"'{word}' after the end of the statement", form_of(before), "drop it, or begin a new line"
+    what = f"'{word}' where {hope} belongs" if word else f"the statement ends where {hope} belongs"
+    return what, form_of(before), did_you_mean(word, choices(expected), f"write {hope} there")
 
 
 def expected_after(lark: Lark, before: str) -> frozenset[str]:
@@ -126,4 +126,4 @@ def syntax_problem(lark: Lark, source: Source, begin: int, end: int, error: Unex
     if inner:
         return inner
     width = len(first_word(after)) or 1
-    return problem_at(At(source, begin + offset, begin + offset + width), *said(expected, before, after))
+    return problem_at(At(source, begin + offset, begin + offset + width), *syntax_message(expected, before, after))

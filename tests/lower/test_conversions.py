@@ -16,9 +16,9 @@ from autosp.sharding import (
     Coordinate,
     Split,
     assemble,
+    row_key,
     shard,
     transition,
-    words,
 )
 
 KINDS = {"replicate": REPLICATE, "invariant": INVARIANT, "partial": PARTIAL}
@@ -172,7 +172,7 @@ def test_the_solver_prices_what_the_lowering_sends(pair):
     """The collectives that the table names are those that run."""
     src, dst = KINDS.get(pair[0], Split(0, 1, 4, 1)), KINDS.get(pair[1], Split(1, 1, 4, 1))
     dst = Split(0, 2, 2, 1) if pair[1] == "split of the same dim" else dst
-    assert words(src, dst) == pair
+    assert row_key(src, dst) == pair
     row = transition(src, dst)
     named = [step.kind for step in (row.forward, row.backward) if step.wire.communicates]
     _, _, found = run(2, [((4, 4), src, dst)], pair, 0)

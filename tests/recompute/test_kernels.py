@@ -12,7 +12,7 @@ from autosp.recompute import Compiler, tile
 from autosp.recompute.fuse import fused
 from autosp.recompute.joint import Joint, Storage
 from autosp.recompute.order import ordered
-from autosp.recompute.reuse import held
+from autosp.recompute.reuse import reserved_bytes
 from autosp.recompute.runs import Run
 from autosp.recompute.schedule import schedule
 from autosp.recompute.trace import trace_joint
@@ -119,16 +119,16 @@ def test_a_run_comes_behind_what_it_needs(storage) -> None:
 def test_a_place_is_kept_for_a_later_value_of_its_size(storage) -> None:
     a, b, c, d, e = (storage(n) for n in (40, 10, 10, 40, 90))
     runs = [run(makes=[a]), run([a], [b]), run([b], [c]), run([c], [d]), run([d], [e])]
-    assert held(runs, (), {e.id}) == [0, 0, 40, 0, 0]  # where the next 40 bytes will be
+    assert reserved_bytes(runs, (), {e.id}) == [0, 0, 40, 0, 0]  # where the next 40 bytes will be
 
 
 def test_no_place_is_kept_that_would_raise_the_peak(storage) -> None:
     a, b, c, d, e = (storage(n) for n in (40, 10, 60, 10, 40))
     runs = [run(makes=[a]), run([a], [b]), run([b], [c]), run([c], [d]), run([d], [e])]
-    assert held(runs, (), {e.id}) == [0] * 5
+    assert reserved_bytes(runs, (), {e.id}) == [0] * 5
 
 
 def test_what_is_written_over_leaves_no_place(storage) -> None:
     a, b, c, d = (storage(n) for n in (40, 40, 10, 40))
     runs = [run(makes=[a]), run([a], [b], over=((b, a),)), run([b], [c]), run([c], [d])]
-    assert held(runs, (), {d.id}) == [0, 0, 0, 0]
+    assert reserved_bytes(runs, (), {d.id}) == [0, 0, 0, 0]

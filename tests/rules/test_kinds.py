@@ -227,7 +227,7 @@ def test_an_in_place_operator_of_ones_own_has_the_form_that_its_rule_names(facto
 
 
 def test_every_operator_that_the_shipped_rules_name_is_one_of_pytorchs():
-    said = [(t, c) for r in shipped_rules().rules for t in r.targets for c in r.said("kind")]
+    said = [(t, c) for r in shipped_rules().rules for t in r.targets for c in r.clauses_of("kind")]
     named = {t for t, _ in said} | {n for _, c in said for _, *names in c.names for n in names if n.count(".") == 2}
     unknown = {n for n in named if n.startswith("aten.") and resolve(n) is None and not dropped(n)}
     assert not unknown
