@@ -17,7 +17,7 @@ import attrs
 from ..capture import Captured, LayoutOf, trace
 from ..errors import EngineError, Problem, did_you_mean
 from ..solve import NeedsRule, around
-from ..spec import Map
+from ..spec import Constraint, Map
 from .canonicalize import canonicalize
 from .choose_saved import choose_saved
 from .constrain import constrain
@@ -106,6 +106,7 @@ def global_graph(
     inputs: Mapping[str, object],
     *,
     layout_of: LayoutOf = lambda name, x: None,
+    constraints: Sequence[Constraint] = (),
     maps: Sequence[Map] = (),
     dynamic: bool = False,
 ) -> tuple[Captured, Sequence]:
@@ -115,7 +116,8 @@ def global_graph(
     Raises what `autosp.capture.trace` and the passes up to `outline_mapped` raise.
     """
     captured, examples = trace(model, inputs, layout_of=layout_of, dynamic=dynamic)
-    return run(Program(captured), Context(maps=tuple(maps)), until="outline_mapped").captured, examples
+    options = Context(constraints=tuple(constraints), maps=tuple(maps))
+    return run(Program(captured), options, until="outline_mapped").captured, examples
 
 
 def sharded(program: Program, context: Context) -> Program:

@@ -33,14 +33,14 @@ def test_a_name_that_moved_is_named():
     version = torch.__version__
     expected = f"torch {version.split('+')[0]}"
     with pytest.raises(names.Moved) as raised:
-        names.found("torch", "thing", ("torch._ops:Gone", "torch._nowhere:Gone"))
+        names.look_up("torch", "thing", ("torch._ops:Gone", "torch._nowhere:Gone"))
     assert str(raised.value).startswith(expected)
     assert "no torch._ops.Gone or torch._nowhere.Gone, used by autosp.compat.torch.thing" in str(raised.value)
 
 
 def test_the_first_place_that_exists_is_taken():
     places = ("torch._ops:Gone", "torch._ops:OpOverload", "torch:Tensor")
-    assert names.found("torch", "OpOverload", places) is type(aten.add.Tensor)
+    assert names.look_up("torch", "OpOverload", places) is type(aten.add.Tensor)
 
 
 # What the functions of compat read and set on torch's own objects: by function, the private name and a use of it.
