@@ -7,6 +7,7 @@ crosses from forward to backward is counted by storage, once.
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 
 import attrs
 import torch
@@ -15,6 +16,7 @@ from torch import fx
 from ..capture import source_line, tensors_of
 from ..capture.captured import paths_of
 from ..compat.torch import example_size, storage_id
+from ..folding import STORAGES
 from . import kinds
 
 _NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -109,7 +111,7 @@ def _descendants(roots) -> set[fx.Node]:
 def _storages(nodes):
     """Every allocation, by the identity of fake storages; a wait's is its collective's."""
     storages: list[Storage] = []
-    by_key: dict[int, Storage] = {}
+    by_key: dict[Hashable, Storage] = {}
     of: dict[fx.Node, tuple[Storage, ...]] = {}
     makes: dict[fx.Node, list[Storage]] = {}
     for node in nodes:
@@ -117,13 +119,12 @@ def _storages(nodes):
             continue
         if kinds.is_wait(node):
             of[node] = of[node.args[0]]
-            for s, t in zip(of[node], tensors_of(node.meta.get("val")), strict=True):
+            for s, (_, key) in zip(of[node], _tensors(node), strict=True):
                 s.head = node  # the collective's own value is not ready before
-                by_key[storage_id(t)] = s  # views of it are views of that
+                by_key[key] = s  # views of it are views of that
             continue
         own = []
-        for t in tensors_of(node.meta.get("val")):
-            key = storage_id(t)
+        for t, key in _tensors(node):
             if key not in by_key:
                 maker = _maker(node)
                 s = Storage(len(storages), maker, node, _bytes(t), layer_of(maker))
@@ -135,6 +136,12 @@ def _storages(nodes):
             own.append(by_key[key])
         of[node] = _unique(own)
     return storages, of, {n: tuple(own) for n, own in makes.items()}
+
+
+def _tensors(node: fx.Node) -> list[tuple[torch.Tensor, Hashable]]:
+    """The tensors of a node's value, each with what its storage goes by."""
+    tensors = tensors_of(node.meta.get("val"))
+    return list(zip(tensors, node.meta.get(STORAGES) or map(storage_id, tensors), strict=True))
 
 
 def _maker(node: fx.Node) -> fx.Node:

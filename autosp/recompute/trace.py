@@ -17,8 +17,12 @@ from ..compat.torch import (
     min_cut_rematerialization_partition,
     within_trace,
 )
+from ..folding import LIKE, find_repetitions, shortened, stretched
 from .joint import Joint, read_joint
 from .partition import tidy
+
+SHORT = "autosp_short"  # in a stamped joint graph's meta: the one that was traced
+KEPT = 5  # parts of a run that are traced: the first and the last differ (what is computed once for all is there)
 
 
 class _JointMade(Exception):
@@ -31,13 +35,31 @@ def trace_joint(
     """The joint graph of a local graph, and the module that holds it; None where no gradient flows.
 
     examples: the values of the placeholders (tensors, fake or real, or numbers; symbols become the
-    numbers that they had in the example). decompositions: the compiler's (Inductor's), if any.
+    numbers that they had in the example). decompositions: the compiler's (Inductor's), if any. Of many equal parts of
+    the graph (layers, tiles) a few are traced, and stamped for the others.
     """
+    short = shortened(local, find_repetitions(local, examples), KEPT)
+    if short is not None:
+        traced = joint_graph(short.graph, [examples[i] for i in short.of], decompositions)
+        if traced is None:
+            return None
+        whole = stretched(traced[0], short, local)
+        if whole is not None:
+            whole.meta[SHORT] = traced[0]
+            return read_joint(whole, traced[1]), whole
+    traced = joint_graph(local, examples, decompositions)
+    return None if traced is None else (read_joint(*traced), traced[0])
+
+
+def joint_graph(
+    local: fx.GraphModule, examples: Sequence, decompositions: dict | None
+) -> tuple[fx.GraphModule, int] | None:
+    """The joint graph, and how many of its outputs are the forward's; None where no gradient flows."""
     traced: list = []
 
     def partition(gm, joint_inputs, *, num_fwd_outputs, **_):
         tidy(gm)
-        traced.append((read_joint(gm, num_fwd_outputs), gm))
+        traced.append((gm, num_fwd_outputs))
         raise _JointMade
 
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=data_dependent())
@@ -70,14 +92,16 @@ def _fake(x, mode: FakeTensorMode):
 
 
 def default_saved(joint: Joint, gm: fx.GraphModule, num_fwd_outputs: int) -> frozenset[int]:
-    """The storages that PyTorch's own partitioner saves: what `recompute none` keeps."""
+    """The storages that PyTorch's own partitioner saves: what `recompute none` keeps. Of equal parts it saves the same,
+    so it is asked about those that were traced."""
+    gm = gm.meta.get(SHORT, gm)
     graph, mapping = fx.Graph(), {}
     graph.output(graph.graph_copy(gm.graph, mapping))
     copy = fx.GraphModule(gm, graph)  # with the constants that the graph reads
     copy.graph.output_node().meta.update(gm.graph.output_node().meta)
     _, backward = min_cut_rematerialization_partition(copy, None, num_fwd_outputs=num_fwd_outputs)
     passed = {n.name for n in backward.graph.find_nodes(op="placeholder")}
-    back = {new.name: old for old, new in mapping.items()}
+    saved = {old.name for old, new in mapping.items() if new.name in passed}
     ours = {s.id for s in joint.saveable}
-    nodes = [back[name] for name in passed if name in back]
+    nodes = [n for n in joint.nodes if n.meta.get(LIKE, n.name) in saved]
     return frozenset(s.id for n in nodes for s in joint.of.get(n, ()) if s.id in ours)
