@@ -7,7 +7,6 @@ the graph that stands in the same place for each (a layer's own weight).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import attrs
@@ -15,9 +14,9 @@ import numpy as np
 import torch
 from torch import fx
 
+TRIED = 16  # periods, those that would save the most first
 LEAST = 3  # parts that a run has: of two, nothing tells what changes from each to the next
 _OPERAND = "an operand"  # stands for a node among a call's arguments
-PERIODS, MULTIPLES = 8, 6  # candidates that are looked at, and how many times each: a pattern of layers repeats later
 
 
 @attrs.frozen(eq=False)
@@ -82,22 +81,15 @@ class _Pattern:
 
 
 def _stretches(kinds: np.ndarray, least: int) -> Iterator[_Pattern]:
-    """The longest stretch of every period that occurs often, and of its multiples."""
-    apart: Counter[int] = Counter()
-    order = np.argsort(kinds, kind="stable")
-    same = kinds[order][1:] == kinds[order][:-1]
-    for distance in (order[1:] - order[:-1])[same].tolist():
-        apart[distance] += 1
-    often = [period for period, _ in apart.most_common(PERIODS)]
-    for period in dict.fromkeys(times * period for times in range(1, MULTIPLES + 1) for period in often):
-        if period * least > len(kinds):
+    """The longest stretch of every period."""
+    for period in range(1, len(kinds) // least + 1):
+        equal = kinds[:-period] == kinds[period:]
+        if np.count_nonzero(equal) < period * (least - 1):
             continue
-        equal = np.concatenate([[False], kinds[:-period] == kinds[period:], [False]])
-        edges = np.flatnonzero(equal[1:] != equal[:-1]).reshape(-1, 2)
-        if len(edges):
-            first, after = max(edges.tolist(), key=lambda e: e[1] - e[0])
-            if after - first >= period * (least - 1):
-                yield _Pattern(first, after - first + period, period)
+        edges = np.flatnonzero(np.diff(equal, prepend=False, append=False)).reshape(-1, 2)
+        first, after = max(edges.tolist(), key=lambda e: e[1] - e[0])
+        if after - first >= period * (least - 1):
+            yield _Pattern(first, after - first + period, period)
 
 
 @attrs.frozen
@@ -110,7 +102,7 @@ class _Search:
     def runs(self, calls: list[fx.Node], kinds: np.ndarray) -> Iterator[Repetition]:
         """The runs among some calls in a row, in order."""
         found = sorted(_stretches(kinds, self.least), key=lambda s: s.saved, reverse=True)
-        run = next(filter(None, (self.cut(calls, each) for each in found)), None)
+        run = next(filter(None, (self.cut(calls, each) for each in found[:TRIED])), None)
         if run is None:
             return
         place = {node: i for i, node in enumerate(calls)}
