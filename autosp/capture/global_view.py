@@ -34,7 +34,7 @@ from .captured import Captured, GraphOutput, Placeholder, module_path, source_li
 from .casts import open_regions
 from .effects import lost_effects, sparse_gradients
 from .names import Names, name_modules
-from .vmaps import batches, has_vmaps, refuse_own_backwards, without_vmaps
+from .vmaps import batches, has_vmaps, refuse_no_grad, refuse_own_backwards, without_vmaps
 
 LayoutOf = Callable[[str, torch.Tensor], "Layout | None"]
 
@@ -60,6 +60,7 @@ def capture(
     warn_of_untested()
     default_rules()  # one's own are read as they are now: from here on every stage asks what kind an operator is of
     refuse_own_backwards()
+    refuse_no_grad(gm)
     names = names or name_modules(gm, example_inputs)
     layouts = _layouts(gm, example_inputs, names, layout_of)
     _unify(_inputs_of(gm), example_inputs, layouts)

@@ -80,6 +80,17 @@ def backward_lost(function: type) -> Problem:
     )
 
 
+def no_grad_in_vmap(node: fx.Node) -> Problem:
+    """Gradients are switched off inside of a vmap."""
+    return Problem(
+        what="gradients are switched off inside of a vmap, and a trace of it keeps none of that",
+        rule="what torch.no_grad() computes has no gradient in the sharded program either",
+        fix="detach what is computed there, y.detach(), without torch.no_grad(); or compute it before or after the vmap "
+        "(associative_scan's combine_mode='generic' is one, too)",
+        where=source_line(node) or "a vmap",
+    )
+
+
 def input_written(node: fx.Node, role: str, name: str) -> Problem:
     """A write to something that outlives the call."""
     kept = {"buffer": "buffer", "param": "parameter"}.get(role, "input")

@@ -15,7 +15,11 @@ from torch import fx
 
 from ..compat import torch as lib
 from ..errors import CaptureError
-from .messages import backward_lost
+from .messages import backward_lost, no_grad_in_vmap
+
+aten = torch.ops.aten
+STOP = "autosp_stop"  # in a node's `meta["custom"]`: a gradient stops there
+_DETACHES = (aten.detach.default, lib.GET_DATA)
 
 
 def has_vmaps(gm: fx.GraphModule) -> bool:
@@ -36,6 +40,23 @@ def refuse_own_backwards() -> None:
         lost = [f for f in _functions(torch.autograd.Function) if inspect.unwrap(f.forward).__code__ in codes]
         if lost:
             raise CaptureError([backward_lost(f) for f in lost])
+
+
+def refuse_no_grad(gm: fx.GraphModule) -> None:
+    """Raises CaptureError where a vmap of Dynamo's graph switches gradients off: its operators are traced below autograd,
+    one by one, and would all have one."""
+    faults = [no_grad_in_vmap(node) for part in gm.modules() if isinstance(part, fx.GraphModule) for node in _off(part)]
+    if faults and torch.is_grad_enabled():
+        raise CaptureError(dict.fromkeys(faults))
+
+
+def _off(gm: fx.GraphModule) -> Iterator[fx.Node]:
+    """What is computed first after gradients are switched off in a vmap."""
+    depth = 0
+    for node in gm.graph.nodes:
+        depth += (node.target is lib.vmap_enter) - (node.target is lib.vmap_leave)
+        if depth and node.target is lib.SET_GRAD_ENABLED and not node.args[0]:
+            yield node.next
 
 
 def _functions(base: type) -> Iterator[type]:
@@ -86,7 +107,9 @@ def _body(region: list[fx.Node], given: list[fx.Node], read: list[fx.Node]) -> f
     graph = fx.Graph()
     env = {n: graph.placeholder(n.name) for n in given}
     for node in region:
-        env[node] = graph.node_copy(node, env.__getitem__)
+        env[node] = copy = graph.node_copy(node, env.__getitem__)
+        if _is_detach(node):
+            copy.meta["custom"] = {**(node.meta.get("custom") or {}), STOP: True}
     graph.output(tuple(env[n] for n in read))
     return fx.GraphModule(torch.nn.Module(), graph)
 
@@ -100,4 +123,13 @@ class _Vmap(torch.nn.Module):
 
     def forward(self, *given):
         own = [x.detach() if isinstance(x, torch.Tensor) else x for x in given]
-        return fx.Interpreter(lib.trace_below(fx.Interpreter(self.body).run, own)).run(*given)
+        traced = lib.trace_below(fx.Interpreter(self.body).run, own)
+        for node in traced.graph.find_nodes(op="call_function", target=aten.alias.default):
+            if STOP in (node.meta.get("custom") or {}):
+                node.target = aten.detach.default
+        return fx.Interpreter(traced).run(*given)
+
+
+def _is_detach(node: fx.Node) -> bool:
+    """Whether a gradient stops at a call: below autograd that is an alias like any other from torch 2.15 on."""
+    return node.target == "detach" or node.target in (torch.detach, torch.Tensor.detach, *_DETACHES)

@@ -214,8 +214,9 @@ def trace_to_aten(function: Callable, args: Sequence) -> fx.GraphModule:
 
 
 def trace_below(function: Callable, args: Sequence) -> fx.GraphModule:
-    """The ATen operators that a function comes down to, in the midst of another trace, which sees none of them."""
-    with _named("disable_proxy_modes_tracing")():
+    """The ATen operators that a function comes down to, in the midst of another trace, which sees none of them. Where the
+    function runs the nodes of a graph, they carry the metadata of those that they come from."""
+    with _named("disable_proxy_modes_tracing")(), _named("preserve_node_meta")():
         return _named("make_fx")(function, tracing_mode="real", _allow_non_fake_inputs=True)(*args)
 
 

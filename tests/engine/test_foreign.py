@@ -108,7 +108,6 @@ def test_an_exception_of_the_forward_keeps_its_type_and_message():
 @pytest.mark.parametrize(
     ("model", "what"),
     [
-        (Guards, "the model breaks the graph: it decides by Eq(u0, 1), a number that only the data tell"),
         (Counts, "the model breaks the graph: it needs u0 in Python, a number that only the data tell"),
         (Branches, "the model breaks the graph: Data-dependent branching"),
         (Fails, "an operator of the model fails on these inputs: RuntimeError: "),
@@ -116,6 +115,16 @@ def test_an_exception_of_the_forward_keeps_its_type_and_message():
 )
 def test_what_dynamo_raises(model, what):
     assert refusal(model()).problems[0].what.startswith(what)
+
+
+def test_an_assertion_that_guards_on_data():
+    """From torch 2.15 on Dynamo keeps it as one that runs; the ranks then agree on what it sees."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15):
+        plan = autosp.plan(Guards(), {"x": torch.ones(2, 8, 4)}, SPEC, sp=2, device="cpu", dtype=torch.float32)
+        assert any("aten.eq.Scalar needs it whole" in each.reason for each in plan.reshards)
+    else:
+        what = "the model breaks the graph: it decides by Eq(u0, 1), a number that only the data tell"
+        assert refusal(Guards()).problems[0].what.startswith(what)
 
 
 def test_what_a_compiler_raises():
