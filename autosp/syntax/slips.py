@@ -118,10 +118,16 @@ def inner_problem(source: Source, begin: int, end: int) -> Problem | None:
 
 def syntax_problem(lark: Lark, source: Source, begin: int, end: int, error: UnexpectedInput) -> Problem:
     """The problem of `source.text[begin:end]`, which `lark` could not read."""
+    from lark.exceptions import UnexpectedInput as Unreadable
+
     text = source.text[begin:end]
     offset = stopped_at(lark, text, error)
+    try:
+        expected = expected_after(lark, text[:offset])
+    except Unreadable:  # the word begins within a number: `0.93input`
+        offset = error.pos_in_stream or 0
+        expected = expected_after(lark, text[:offset])
     before, after = text[:offset], text[offset:]
-    expected = expected_after(lark, before)
     inner = inner_problem(source, begin + offset, end) if "LAYOUT" in expected and after[:1] == "[" else None
     if inner:
         return inner

@@ -63,3 +63,15 @@ def test_errors_come_in_the_order_of_the_file():
     with pytest.raises(SpecError) as caught:
         parse("mesh [dp, sp]\ninput a [b@x]\nfoo\ninput a [c d]\ninput e [f@y]\n", "f")
     assert [p.where for p in caught.value.problems] == ["f:2:12", "f:3:1", "f:4:12", "f:5:12"]
+
+
+def test_a_word_that_begins_within_a_number_is_the_one_that_is_named():
+    with pytest.raises(SpecError) as raised:
+        parse("mesh [dp: local, sp]\nrecompute sac budget 0.93input75\n")
+    (problem,) = raised.value.problems
+    assert problem.what == "'input75' after the end of the statement"
+    assert problem.where == "<spec>:2:26"
+
+
+def test_a_fraction_has_as_many_digits_as_it_likes():
+    assert parse("mesh [dp: local, sp]\nrecompute sac budget 0." + "5" * 40 + "\n").recompute.budget == 5 / 9
