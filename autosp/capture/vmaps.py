@@ -15,11 +15,10 @@ from torch import fx
 
 from ..compat import torch as lib
 from ..errors import CaptureError
+from ..rules import is_a
 from .messages import backward_lost, no_grad_in_vmap
 
-aten = torch.ops.aten
 STOP = "autosp_stop"  # in a node's `meta["custom"]`: a gradient stops there
-_DETACHES = (aten.detach.default, lib.GET_DATA)
 
 
 def has_vmaps(gm: fx.GraphModule) -> bool:
@@ -124,12 +123,13 @@ class _Vmap(torch.nn.Module):
     def forward(self, *given):
         own = [x.detach() if isinstance(x, torch.Tensor) else x for x in given]
         traced = lib.trace_below(fx.Interpreter(self.body).run, own)
-        for node in traced.graph.find_nodes(op="call_function", target=aten.alias.default):
-            if STOP in (node.meta.get("custom") or {}):
-                node.target = aten.detach.default
+        for node in traced.graph.nodes:
+            if STOP in (node.meta.get("custom") or {}) and is_a(node, "alias"):
+                node.target = torch.ops.aten.detach.default
         return fx.Interpreter(traced).run(*given)
 
 
 def _is_detach(node: fx.Node) -> bool:
     """Whether a gradient stops at a call: below autograd that is an alias like any other from torch 2.15 on."""
-    return node.target == "detach" or node.target in (torch.detach, torch.Tensor.detach, *_DETACHES)
+    by_name = node.target == "detach" or node.target in (torch.detach, torch.Tensor.detach, lib.GET_DATA)
+    return by_name or is_a(node, "detach")
