@@ -7,7 +7,7 @@ the graph that stands in the same place for each (a layer's own weight).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -158,6 +158,17 @@ def node_operands(node: fx.Node) -> list[fx.Node]:
     return found
 
 
+def descendants(roots: Iterable[fx.Node]) -> set[fx.Node]:
+    """What depends on these nodes, themselves among it."""
+    reached, stack = set(roots), list(roots)
+    while stack:
+        for user in stack.pop().users:
+            if user not in reached and user.op != "output":
+                reached.add(user)
+                stack.append(user)
+    return reached
+
+
 def _streaks(flags: Sequence[bool]) -> Iterator[tuple[int, int]]:
     """Where flags are set in a row: the first, and how many."""
     first = None
@@ -182,4 +193,4 @@ def _own_inputs(operands: list[list[fx.Node]], parts: list[set[fx.Node]]) -> tup
     return own if alone and even else None
 
 
-__all__ = ["LEAST", "Repetition", "find_repetitions", "kind_of", "node_operands", "shape_of"]
+__all__ = ["LEAST", "Repetition", "descendants", "find_repetitions", "kind_of", "node_operands", "shape_of"]

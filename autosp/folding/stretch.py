@@ -18,7 +18,7 @@ from torch import fx
 
 from ..capture.captured import tensors_of
 from ..compat.torch import storage_id
-from .runs import kind_of, node_operands
+from .runs import descendants, kind_of, node_operands
 from .shorten import PART, Short
 
 STORAGES = "autosp_storages"  # in a node's meta: what tells its tensors' storages apart
@@ -96,7 +96,7 @@ class _Stretch:
         for node, own in zip(self.placeholders, self.short.inputs):
             if own is not None:
                 self._put(node, own[0], 0, own[1], own[2])
-        reached = _reached(self.placeholders[len(self.short.inputs) :])
+        reached = descendants(self.placeholders[len(self.short.inputs) :])
         turn = min((self.order[n] for n in reached if n.op != "placeholder"), default=len(self.nodes))
         for way, nodes in ((FORWARD, self.nodes[:turn]), (BACKWARD, self.nodes[turn:])):
             tags = [(n.meta.get("custom") or {}).get(PART) for n in nodes]
@@ -289,14 +289,3 @@ class _Stretch:
         if not isinstance(x, fx.Node):
             return x
         return self._known(x, 0) if at is None else self._of_part(at, at.part + self._moved(at))
-
-
-def _reached(roots: Iterable[fx.Node]) -> set[fx.Node]:
-    """What depends on these nodes, themselves among it."""
-    found, stack = set(roots), list(roots)
-    while stack:
-        for user in stack.pop().users:
-            if user not in found and user.op != "output":
-                found.add(user)
-                stack.append(user)
-    return found

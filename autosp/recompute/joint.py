@@ -16,7 +16,7 @@ from torch import fx
 from ..capture import source_line, tensors_of
 from ..capture.captured import paths_of
 from ..compat.torch import example_size, storage_id
-from ..folding import STORAGES
+from ..folding import STORAGES, descendants
 from . import kinds
 
 _NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -75,7 +75,7 @@ def read_joint(gm: fx.GraphModule, num_fwd_outputs: int) -> Joint:
     """The joint graph as AOTAutograd gives it to a partitioner, on fake tensors."""
     nodes = tuple(gm.graph.nodes)
     tangents = tuple(n for n in nodes if n.op == "placeholder" and "tangents" in str(n.target))
-    reached = _descendants(tangents)
+    reached = descendants(tangents)
     ends = gm.graph.output_node().args[0]
     outputs = tuple(n for n in ends[:num_fwd_outputs] if isinstance(n, fx.Node))
     results = tuple(n for n in ends[num_fwd_outputs:] if isinstance(n, fx.Node))
@@ -96,16 +96,6 @@ def read_joint(gm: fx.GraphModule, num_fwd_outputs: int) -> Joint:
         numbers=frozenset(n for n in nodes if n not in reached and isinstance(n.meta.get("val"), _NUMBERS)),
         inputs=len(ends) - num_fwd_outputs,
     )
-
-
-def _descendants(roots) -> set[fx.Node]:
-    reached, stack = set(roots), list(roots)
-    while stack:
-        for user in stack.pop().users:
-            if user not in reached and user.op != "output":
-                reached.add(user)
-                stack.append(user)
-    return reached
 
 
 def _storages(nodes):
