@@ -29,8 +29,9 @@ from ._machine import json_option, say_json
               help="adamw, adam, lion, adagrad, momentum or sgd.")  # fmt: skip
 @click.option("--recompute", metavar="POLICY", help='As in a spec: none, sac, "sac budget auto", full.')
 @click.option("--max/--no-max", "search", default=True, help="With --seq: also look for the longest that fits.")
+@click.option("--save", "file", metavar="FILE", help="Write the plan, for autosp.compile(..., plan=FILE) to run by.")
 @json_option()
-def plan(as_json: bool, seq: int | None, search: bool, **options: Any) -> None:
+def plan(as_json: bool, seq: int | None, search: bool, file: str | None, **options: Any) -> None:
     """Plan a training step of MODEL on fake tensors: collectives, memory, and the longest sequence that fits.
 
     Exits with 1 where the length, or every length, does not fit.
@@ -43,6 +44,8 @@ def plan(as_json: bool, seq: int | None, search: bool, **options: Any) -> None:
     searched = search or seq is None
     longest = requested.longest() if searched else None
     shown = longest if longest and not seq else requested.plan()
+    if file:
+        shown.save(file)
     _say(Report(shown, longest, searched), as_json)
     if shown.memory is not None and not shown.fits:
         raise SystemExit(1)

@@ -48,6 +48,7 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "OptimizedModule": "torch._dynamo.eval_frame:OptimizedModule",
     "dynamo_config": "torch._dynamo:config",
     "maybe_mark_dynamic": "torch._dynamo:maybe_mark_dynamic",
+    "compile_counters": "torch._dynamo.utils:counters",
     "preserve_node_meta": "torch.fx.traceback:preserve_node_meta",
     "GuardOnDataDependentSymNode": "torch.fx.experimental.symbolic_shapes:GuardOnDataDependentSymNode",
     "shapes_config": "torch.fx.experimental:_config",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,19 +15,27 @@ from ..errors import CaptureError, Problem
 LIMIT = 256  # a run does not end for its lengths; Dynamo's own limit is 8, over all models of a process
 MANY = 8
 SHOWN = 4
+_log = logging.getLogger("autosp")
+
+
+UNSEEN = "nothing of its arguments; TORCH_LOGS=recompiles names what it was that changed"
 
 
 @attrs.define
 class Compiles:
-    """The calls of a model that were compiled, each by what its arguments were."""
+    """The calls of a model that were compiled, each by what its arguments were. logs: whether this rank says so."""
 
     model: str
+    logs: bool = True
     calls: list[dict[str, str]] = attrs.Factory(list)
     warned: bool = False
 
     def note(self, inputs: Mapping[str, Any], training: bool) -> None:
-        """One more call was compiled."""
-        self.calls.append(described(inputs, training))
+        """One more call was compiled: a line in the log of "autosp" says why, of all but the first."""
+        now = described(inputs, training)
+        if self.calls and self.logs:
+            _log.warning("autosp: %s", again(self.model, self.calls, now))
+        self.calls.append(now)
         if len(self.calls) > MANY and not self.warned:
             self.warned = True
             warnings.warn(f"autosp: {often(self.model, self.calls)}", stacklevel=6)
@@ -58,6 +67,25 @@ def changes(calls: list[dict[str, str]]) -> list[str]:
         + (f" ({len(seen[n])} in all)" if len(seen[n]) > SHOWN else "")
         for n in varied
     ]
+
+
+def again(model: str, calls: list[dict[str, str]], now: dict[str, str]) -> str:
+    """A model is compiled once more."""
+    names = dict.fromkeys(name for call in (*calls, now) for name in call)
+    new = [n for n in names if now.get(n, "not given") not in {call.get(n, "not given") for call in calls}]
+    last = calls[-1]
+    shown = new or [n for n in names if now.get(n) != last.get(n)]
+    why = "; ".join(
+        f"{n if n == 'the mode' else repr(n)} was {last.get(n, 'not given')} and is {now.get(n, 'not given')}"
+        for n in shown
+    )
+    return f"{model} is compiled for the {ordinal(len(calls) + 1)} time: {why or UNSEEN}"
+
+
+def ordinal(n: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, ..."""
+    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"
 
 
 def often(model: str, calls: list[dict[str, str]]) -> str:

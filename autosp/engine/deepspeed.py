@@ -39,6 +39,7 @@ def compile_engine(
     backend: str,
     dynamic: bool | None,
     grad_reduce: str | None,
+    plan,
 ):
     """Compiles a DeepSpeed engine's module. Raises EngineError where the config cannot run it."""
     chosen = spec_for(spec, engine.module)
@@ -51,7 +52,7 @@ def compile_engine(
     divisor = _divisor(engine) / _data_parallel(agreement.mesh)
     complete = not _engine_sums(engine, agreement.mesh)
     options = make_options(
-        device, recompute, backend, dynamic, complete=complete, grad_scale=divisor, states=_states(engine)
+        device, recompute, backend, dynamic, plan=plan, complete=complete, grad_scale=divisor, states=_states(engine)
     )
     program = Backend(
         chosen,

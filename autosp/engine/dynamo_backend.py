@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,13 +28,16 @@ from ..spec import Recompute, Spec
 from ..spec.policies import as_recompute
 from .absent import Absent, left_out, with_absent
 from .agree import Agreement
+from .compiled import Compiled, cache_counts
 from .failures import asserting
 from .hooks import warn_of_hooks
 from .inner import compile_inner, compiler_of, inner_for
 from .marks import layout_of
 from .messages import each_length, reason
+from .plan_file import PlanFile, conditions_of, saveable
 from .random import with_own_stream
 from .recomputing import States, decided, limit_of
+from .reuse import Reuse, confirm, settled
 
 BACKENDS = ("inductor", "aot_eager", "eager")
 
@@ -44,7 +48,7 @@ class Options:
 
     dynamic: True plans for all lengths at once, False for each, None for all once a second one has come.
     inner: what compiles the local graph. grad_scale: what every output's gradient is multiplied
-    by; complete: whether parameter gradients are summed over the axis in the backward.
+    by; complete: whether parameter gradients are summed over the axis in the backward. saved: a plan to run by.
     """
 
     inner: str = "inductor"
@@ -54,6 +58,7 @@ class Options:
     grad_scale: float = 1.0
     complete: bool = True
     states: States = States()
+    saved: PlanFile | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.inner not in BACKENDS:
@@ -90,6 +95,8 @@ class Backend:
         self.plans: list[Plan] = []
         self.program: Program | None = None  # the last that was compiled
         self.refused: tuple[Around, ...] = ()
+        self.reuse = Reuse(options.saved)
+        self.compiled: Compiled | None = None  # how the last was
         self.warned = False  # that each length is compiled by itself
         self.retraced = False  # who calls traces once more where the lengths have to be symbols
 
@@ -131,12 +138,15 @@ class Backend:
         return compiled
 
     def _program(self, gm: fx.GraphModule, example_inputs: Sequence, names: Names, dynamic: bool) -> Callable:
+        began, before = time.perf_counter(), cache_counts()
         program, absent = self._passed(gm, example_inputs, names, dynamic)
-        plan, local = program.plan, program.local
+        plan, local, planned = program.plan, program.local, time.perf_counter()
         assert plan is not None and local is not None
         with _no_local_guards(dynamic):
             inner, decision = inner_for(self.options.inner, plan), program.decision
             compiled = compile_inner(inner, local, example_inputs, None if decision is None else decision.choice)
+        done = time.perf_counter()
+        self.compiled = Compiled(planned - began, done - planned, self.reuse.path, before)
         if dynamic and self.options.dynamic is None and self._budgeted():
             _guard_memory(gm)
         compiled = asserting(compiled, program.captured)
@@ -169,7 +179,9 @@ class Backend:
             names=names,
         )
         write("00_spec.txt", str(self.spec))
-        context = self._context(captured, example_inputs, dynamic)
+        conditions = self._conditions(captured, example_inputs, dynamic)
+        file = self.reuse.of(conditions)
+        context = self._context(captured, example_inputs, dynamic, file)
         try:
             program = sharded(Program(captured), context)
         except NeedsSymbols as needed:
@@ -188,23 +200,35 @@ class Backend:
             notes = (*plan.notes, *tile_notes(program.tiled, program.notes), *offloaded)
             plan = attrs.evolve(plan, notes=notes)
             program = attrs.evolve(program, plan=plan)
+        confirm(file, plan)
+        program = run(program, context)
+        plan = saveable(plan, conditions, context.budget, program.decision)
+        self.program = program = attrs.evolve(program, plan=plan)
         self.plans.append(plan)
         self.on_plan(plan)
-        self.program = run(program, context)
         captured = program.captured
         absent = left_out(captured, ends(self.spec, captured), statements(self.spec, captured), self.spec)
         return self.program, absent
 
-    def _context(self, captured: Captured, examples: Sequence, dynamic: bool) -> Context:
-        """The options of the passes for this call."""
+    def _conditions(self, captured: Captured, examples: Sequence, dynamic: bool) -> dict[str, str]:
+        """What a plan of this call is made for."""
+        options = self.options
+        return conditions_of(
+            captured, type(self.model).__name__, self.spec, MeshAxis(self.mesh.axis, self.mesh.size), options.device,
+            self.policy, compiler_of(options.inner, examples), dynamic,
+        )  # fmt: skip
+
+    def _context(self, captured: Captured, examples: Sequence, dynamic: bool, file: PlanFile | None) -> Context:
+        """The options of the passes for this call. file: the plan that it runs by, if any."""
         options, eager = self.options, self.options.inner == "eager"
         rank = Rank(self.mesh.rank, self.mesh.group_name, options.grad_scale, options.complete, self.mesh.others)
         return Context(
             constraints=self.spec.constraints, mean_over=self._mean_over(), maps=self.spec.maps,
             ends=partial(ends, self.spec), axis=MeshAxis(self.mesh.axis, self.mesh.size), device=options.device,
             dynamic=dynamic, mapped=self.refused, rank=rank, tiles=self.spec.tile,
-            budget=0 if eager else self._budget(captured, examples),
-            choose=None if eager else partial(self._decided, examples),
+            settle=partial(settled, file, self.agreement),
+            budget=0 if eager else self._budget(captured, examples) if file is None else file.budget,
+            choose=None if eager else partial(self._decided, examples, file),
         )  # fmt: skip
 
     def _budget(self, captured: Captured, examples: Sequence) -> int:
@@ -222,12 +246,12 @@ class Backend:
         """The policy of recomputation: the call's, else the spec's."""
         return as_recompute(self.options.recompute, self.spec, "autosp.compile(recompute=...)")
 
-    def _decided(self, examples: Sequence, plan: Plan, local: fx.GraphModule) -> Decision | None:
+    def _decided(self, examples: Sequence, file: PlanFile | None, plan: Plan, local: fx.GraphModule) -> Decision | None:
         """What is saved, on every rank as on the first."""
         inner = inner_for(self.options.inner, plan)
         return decided(
             self.policy, plan, local, examples, self.agreement, self.options.states,
-            compiler_of(inner, examples), offload=self._offloads,
+            compiler_of(inner, examples), offload=self._offloads, file=file,
         )  # fmt: skip
 
     def _mean_over(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
@@ -28,6 +30,7 @@ def compile(
     backend: str = "inductor",
     dynamic: bool | None = None,
     grad_reduce: str | None = None,
+    plan: str | os.PathLike | None = None,
 ):
     """Compiles a model, or a DeepSpeed engine's, to run split over the spec's axis.
 
@@ -45,6 +48,8 @@ def compile(
             length and, when a second one comes, for all others.
         grad_reduce: "engine" leaves parameter gradients partial over the axis, for an engine that sums them; None sums
             them in the backward (a DeepSpeed engine always sums its own).
+        plan: a file that `Plan.save` wrote, to run by instead of planning again. It serves the calls that it was made
+            for; evaluation, and other lengths once a call has run by it, are planned anew.
 
     Returns:
         What was given. Every rank of the axis calls it with the same batch, whole: (batch, seq) and the like. The loss
@@ -52,7 +57,8 @@ def compile(
 
     Raises:
         SpecError, EngineError: before anything is compiled.
-        InputError, CaptureError, RuleError, PlanError, RankError: from the first call, before any collective.
+        InputError, CaptureError, RuleError, PlanError, RankError: from the first call, before any collective; PlanError
+            also where `plan` is stale, which names what differs.
 
     Source:
         Ulysses attention (Jacobs et al., 2023); operators are split by factors, as in Shardy.
@@ -79,7 +85,7 @@ def compile(
         if is_deepspeed(model_or_engine):
             return compile_engine(
                 model_or_engine, spec, number, mesh=mesh, device=device, recompute=recompute, backend=backend,
-                dynamic=dynamic, grad_reduce=grad_reduce,
+                dynamic=dynamic, grad_reduce=grad_reduce, plan=plan,
             )  # fmt: skip
         module = model_or_engine
         if isinstance(module, torch.nn.parallel.DistributedDataParallel):
@@ -88,7 +94,7 @@ def compile(
             raise EngineError(fully_sharded(type(module).__name__))
         chosen = spec_for(spec, module)
         agreement = Agreement(from_device_mesh(chosen, mesh), number)
-        options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))
+        options = make_options(device, recompute, backend, dynamic, plan=plan, complete=_completes(grad_reduce))
         program = Backend(
             chosen, agreement, options, on_plan=lambda plan: setattr(module, "autosp_plan", plan), model=module
         )
@@ -105,6 +111,7 @@ def backend(
     backend: str = "inductor",
     dynamic: bool | None = None,
     grad_reduce: str | None = None,
+    plan: str | os.PathLike | None = None,
 ) -> Backend:
     """A backend for `torch.compile(model_or_function, backend=..., fullgraph=True)`.
 
@@ -116,7 +123,7 @@ def backend(
     Args:
         spec: a `Spec`, the name of a shipped one, a path, or text.
         mesh: a DeviceMesh whose dims carry the spec's axis names.
-        device, recompute, backend, dynamic, grad_reduce: as in `compile`.
+        device, recompute, backend, dynamic, grad_reduce, plan: as in `compile`.
 
     Returns:
         A backend, whose `plans` hold one `Plan` for each graph that it compiled.
@@ -138,7 +145,7 @@ def backend(
     """
     with new_program() as number:
         chosen = resolve_spec(spec, None)
-        options = make_options(device, recompute, backend, dynamic, complete=_completes(grad_reduce))
+        options = make_options(device, recompute, backend, dynamic, plan=plan, complete=_completes(grad_reduce))
         return Backend(chosen, Agreement(from_device_mesh(chosen, mesh), number), options)
 
 

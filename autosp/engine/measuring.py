@@ -11,6 +11,7 @@ from ..recompute import Decision, decide
 from ..recompute.state import State
 from ..solve import Plan
 from ..solve.messages import size
+from .compiled import Compiled
 from .dynamo_backend import Backend
 from .inner import compiler_of, inner_for
 from .mesh import is_deepspeed
@@ -23,7 +24,8 @@ class Measured:
     """Predicted and measured, of the last whole step (from one call to the next, so with the optimizer).
 
     peak bytes: of one rank, measured where the device counts its allocations (CUDA), else None.
-    seconds: predicted of forward and backward with what runs twice, by the device that the plan is for.
+    seconds: predicted of forward and backward with what runs twice, by the device that the plan is for. compiled: what
+    the way to the first step took, and what of it was there already.
     """
 
     predicted_peak: int | None
@@ -32,20 +34,23 @@ class Measured:
     measured_seconds: float
     device: str
     calls: int
+    compiled: Compiled
 
     def __str__(self) -> str:
         ratio = self.predicted_seconds / self.measured_seconds
-        lines = [
+        step = (
             f"step   predicted {self.predicted_seconds:.4f} s on {self.device} (forward and backward), "
             f"measured {self.measured_seconds:.4f} s (a whole step): {ratio:.2f}"
-        ]
+        )
+        return "\n".join([step, self._peak(), str(self.compiled)])
+
+    def _peak(self) -> str:
         if self.predicted_peak is None:
-            return "\n".join([*lines, "peak   not predicted: no gradient flows"])
+            return "peak   not predicted: no gradient flows"
         peak = f"peak   predicted {size(self.predicted_peak)}"
         if self.measured_peak is None:
-            return "\n".join([*lines, f"{peak}, not measured: this device does not count its allocations"])
-        ratio = self.predicted_peak / self.measured_peak
-        return "\n".join([*lines, f"{peak}, measured {size(self.measured_peak)}: {ratio:.3f}"])
+            return f"{peak}, not measured: this device does not count its allocations"
+        return f"{peak}, measured {size(self.measured_peak)}: {self.predicted_peak / self.measured_peak:.3f}"
 
 
 def measure(model_or_engine) -> Measured:
@@ -76,9 +81,11 @@ def measure(model_or_engine) -> Measured:
     if clock.seconds is None:
         raise EngineError(_no_step(clock.calls))
     plan, state, decision = _predicted(step.backend)
+    compiled = step.backend.compiled
+    assert compiled is not None
     peak = None if decision is None else state.parameters + state.optimizer + decision.peak
     again = decision.seconds if decision else 0.0
-    return Measured(peak, clock.peak, plan.step_seconds + again, clock.seconds, plan.device.name, clock.calls)
+    return Measured(peak, clock.peak, plan.step_seconds + again, clock.seconds, plan.device.name, clock.calls, compiled)
 
 
 def predicted(model_or_engine) -> tuple[Plan, State, Decision | None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 
 from ..errors import AutospError, Problem
 from ..solve import Device
 from ..solve.messages import size
 
+LONG = 80  # characters of a text that are shown whole
 STEP_AT = "the engine's own buffers, after the backward"
 
 
@@ -139,3 +141,62 @@ def tried(length: int, peak: int, device: Device, seconds: float) -> str:
 def tried_shallow(layers: int, seconds: float) -> str:
     """A line of progress."""
     return f"autosp: {layers} layers, to know where to begin ({seconds:.0f} s)"
+
+
+def no_plan(path: str, why: str) -> Problem:
+    """A file that holds no plan."""
+    return Problem(
+        what=f"'{path}' cannot be read as a plan: {why}",
+        rule="plan= is a file that plan.save(path) or `autosp plan --save` wrote",
+        fix="give the path of such a file, or leave plan= out",
+        where="autosp.compile(plan=...)",
+    )
+
+
+def other_format(path: str, version: object, own: int) -> Problem:
+    """A file of another autosp."""
+    return Problem(
+        what=f"'{path}' holds a plan in format {version}; this autosp reads format {own}",
+        rule="a plan is read by the autosp that wrote it, or by one with the same format",
+        fix="save the plan again with this autosp",
+        where="autosp.compile(plan=...)",
+    )
+
+
+def stale(path: str, differences: Mapping[str, tuple[str, str]]) -> list[Problem]:
+    """A plan that was made for something else: a problem for each thing that differs."""
+    return [
+        Problem(
+            what=f"the plan in '{path}' is stale: {name}: {_change(then, now)}",
+            rule="a saved plan runs only what it was made for",
+            fix="leave plan= out, and save the plan of the first step again (model.autosp_plan.save(path))",
+            where="autosp.compile(plan=...)",
+        )
+        for name, (then, now) in differences.items()
+    ]
+
+
+def _change(then: str, now: str) -> str:
+    """Then and now, of long texts the first lines that differ."""
+    pairs = zip_longest(then.splitlines(), now.splitlines(), fillvalue="")
+    before, after = next((a, b) for a, b in pairs if a != b)
+    if max(len(before), len(after)) > LONG:
+        apart = next(i for i, (a, b) in enumerate(zip_longest(before, after)) if a != b)
+        before, after = (f"...{x[max(0, apart - LONG // 2) : apart + LONG // 2]}..." for x in (before, after))
+    return f"'{before}' then, '{after}' now"
+
+
+def plan_too_large(path: str, peak: int, limit: int) -> Problem:
+    """A saved plan keeps more than this device has room for."""
+    return Problem(
+        what=f"the plan in '{path}' holds {size(peak)} of activations and gradients, and there is room for {size(limit)}",
+        rule="what a saved plan keeps was chosen for the memory that it was planned for",
+        fix="leave plan= out, or plan for the device, the optimizer and the ZeRO stage at hand",
+        where="autosp.compile(plan=...)",
+    )
+
+
+def other_inputs(path: str, differences: Mapping[str, tuple[str, str]]) -> str:
+    """A program of other inputs than a saved plan's."""
+    changes = "; ".join(f"{name}: {_change(then, now)}" for name, (then, now) in differences.items())
+    return f"autosp: the plan in '{path}' is not for what is compiled now, which is planned anew: {changes}"

@@ -11,14 +11,16 @@ import torch
 from torch import fx
 
 from ..capture import Captured
-from ..errors import Problem, RankError
-from ..recompute import Choice, Compiler, Decision, decide
+from ..errors import PlanError, Problem, RankError
+from ..recompute import Compiler, Decision, decide
 from ..recompute.state import DTYPES, State, state_of
 from ..solve import Device, Plan
 from ..solve.cost import local_bytes
 from ..solve.messages import size
 from ..spec import Recompute
 from .agree import Agreement
+from .messages import plan_too_large
+from .plan_file import PlanFile
 
 # A step holds less than this many times all values of the forward: each with a gradient, and what
 # the operators of the backward and a copy before a collective take for a moment.
@@ -49,14 +51,20 @@ def decided(
     states: States,
     compiler: Compiler,
     offload: bool = False,
+    file: PlanFile | None = None,
 ) -> Decision | None:
     """The group's decision, or None where nothing need be decided: no gradient flows, PyTorch's own
-    choice is requested, or all of it fits anyway. Raises RankError where ranks request different policies."""
+    choice is requested, or all of it fits anyway. file: the saved plan whose decision it is, if that made one. Raises
+    RankError where ranks request different policies, and PlanError where a saved decision does not fit."""
 
     def find() -> Decision | None:
         if not plan.problem.captured.training or policy.mode == "none":
             return None
         limit = limit_of(policy, states.of(plan.problem.captured, examples), device_memory(plan.device).usable)
+        if file is not None and file.decision is not None:
+            if limit is not None and file.decision.fits and file.decision.peak > limit:
+                raise PlanError(plan_too_large(file.path, file.decision.peak, max(limit, 0)))
+            return file.decision
         if policy.budget == "auto" and limit is not None and _most(plan) <= limit:
             return None
         decision = decide(
@@ -93,32 +101,15 @@ def _most(plan: Plan) -> float:
 
 def _agreed(policy: Recompute, find: Callable[[], Decision | None], agreement: Agreement) -> Decision | None:
     """The first rank's decision, on every rank."""
-    answer = agreement.from_first_rank("plan", lambda: f"{policy}\n{_written(find())}")
-    first_policy, _, decision = answer.partition("\n")
+
+    def written() -> str:
+        decision = find()
+        return json.dumps([str(policy), None if decision is None else decision.fields()])
+
+    first_policy, fields = json.loads(agreement.from_first_rank("plan", written))
     if first_policy != str(policy):
         raise RankError(_differ(agreement.mesh.ranks[0], first_policy, str(policy)))
-    return _read(decision)
-
-
-def _written(decision: Decision | None) -> str:
-    if decision is None:
-        return ""
-    fields = {f.name: getattr(decision, f.name) for f in attrs.fields(Decision)}
-    if decision.choice is not None:
-        fields["choice"] = [
-            sorted(decision.choice.saved), sorted(decision.choice.twice), decision.choice.plan, decision.choice.offload,
-        ]  # fmt: skip
-    return json.dumps(fields)
-
-
-def _read(text: str) -> Decision | None:
-    if not text:
-        return None
-    fields = json.loads(text)
-    if fields["choice"] is not None:
-        saved, twice, *rest = fields["choice"]
-        fields["choice"] = Choice(frozenset(map(tuple, saved)), frozenset(map(tuple, twice)), *rest)
-    return Decision(**fields)
+    return None if fields is None else Decision.of(fields)
 
 
 def _too_little(policy: Recompute, decision: Decision) -> str:

@@ -11,10 +11,12 @@ import torch
 from ..compat.torch import FakeTensorMode
 from ..errors import PlanError
 from ..passes import predict
+from ..passes.prediction import budget_of
 from ..recompute.compiler import Compiler
 from ..recompute.decision import Decision
 from ..recompute.notes import offload_notes, tile_notes
 from ..recompute.state import Setting, State
+from ..sharding import MeshAxis
 from ..solve import Device, Plan
 from ..solve.memory import Memory
 from ..spec import Recompute, Spec
@@ -22,6 +24,7 @@ from . import messages
 from .fakes import fake_inputs
 from .marks import layout_of
 from .mesh import solved_axis
+from .plan_file import conditions_of, saveable
 from .recomputing import limit_of
 from .traced import planned
 
@@ -96,7 +99,7 @@ class Request:
         length = next((inputs[name].shape[d] for name, d in sorted(self._lengths())), None)
         solved = attrs.evolve(solved, length=length, recompute=str(self.recompute))
         if prediction is None:
-            return solved, 0
+            return self._saveable(solved, 0, None), 0
         decision = prediction.decision
         plan = attrs.evolve(
             solved,
@@ -111,7 +114,15 @@ class Request:
             ),
             longest=self.longest,
         )
-        return plan, self.state.lasting + decision.peak
+        return self._saveable(plan, budget_of(self.recompute, room), decision), self.state.lasting + decision.peak
+
+    def _saveable(self, plan: Plan, budget: int, decision: Decision | None) -> Plan:
+        """The plan, which can be saved for a step that is compiled with Inductor."""
+        captured, axis = plan.problem.captured, MeshAxis(plan.axis, plan.p)
+        conditions = conditions_of(
+            captured, type(self.model).__name__, self.spec, axis, self.device, self.recompute, self.compiler
+        )
+        return saveable(plan, conditions, budget, decision)
 
     def _solved(self, inputs: Mapping[str, Any]) -> tuple[Plan, Sequence]:
         """The plan without memory; that of the last shapes is kept."""

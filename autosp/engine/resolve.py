@@ -16,6 +16,7 @@ from ..spec.joined import joined
 from .dynamo_backend import Options
 from .failures import placed
 from .marks import with_marks
+from .plan_file import read_plan
 from .recomputing import States
 
 
@@ -48,11 +49,21 @@ def _named(spec: Spec | str | None, module: torch.nn.Module | None) -> Spec:
 
 
 def make_options(
-    device, recompute, backend: str, dynamic: bool | None, *, complete=True, grad_scale=1.0, states: States = States()
+    device,
+    recompute,
+    backend: str,
+    dynamic: bool | None,
+    *,
+    plan=None,
+    complete=True,
+    grad_scale=1.0,
+    states: States = States(),
 ) -> Options:
     warn_of_untested()
     chosen = device if isinstance(device, Device) else load_device(device or _default_device())
-    return Options(backend, chosen, dynamic, recompute, grad_scale, complete, states)
+    return Options(
+        backend, chosen, dynamic, recompute, grad_scale, complete, states, None if plan is None else read_plan(plan)
+    )
 
 
 def _default_device() -> str:

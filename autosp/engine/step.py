@@ -53,7 +53,9 @@ class Step:
         backend.retraced = True
         self.cache_was_on = cache_was_on
         self.warned: set[str] = set()
-        self.compiles = compiles.Compiles(type(module).__name__)
+        self.compiles = compiles.Compiles(
+            type(module).__name__, self.mesh.ranks[self.mesh.rank] == self.mesh.everyone[0]
+        )
         self.clock = Clock()
 
     def __call__(self, *args, **kwargs):

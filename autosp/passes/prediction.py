@@ -50,10 +50,14 @@ def predict(
             offload=offload, compiler=compiler,
         )  # fmt: skip
 
-    budget = limit if recompute.in_bytes and limit else 0
-    context = Context(rank=rank, tiles=tuple(tiles), budget=budget, choose=choose)
+    context = Context(rank=rank, tiles=tuple(tiles), budget=budget_of(recompute, limit), choose=choose)
     made = run(Program.of(plan), context, verify=False)  # nothing runs
     return None if made.decision is None else Prediction(made.decision, made.tiled, made.notes)
+
+
+def budget_of(recompute: Recompute, limit: int | None) -> int:
+    """Bytes of activations that the size of tiles follows; 0 where the policy says nothing in bytes."""
+    return limit if recompute.in_bytes and limit else 0
 
 
 __all__ = ["FIRST", "Prediction", "predict"]

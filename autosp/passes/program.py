@@ -11,7 +11,7 @@ from ..capture import Captured
 from ..lower import Rank
 from ..recompute import Decision, Tiled
 from ..sharding import MeshAxis
-from ..solve import Around, Device, Ends, Plan
+from ..solve import Around, Device, Ends, Plan, Settle
 from ..spec import Constraint, Map, Tile
 
 
@@ -70,16 +70,17 @@ class Context:
 
     constraints, maps, tiles: the spec's statements of these names. mean_over: axes beside the solver's that the loss is
     one token mean over. ends: the placements that are required of a program's outputs. axis: the mesh axis that is
-    solved for. device: what the costs are of. dynamic: whether lengths stay symbols. mapped: calls of modules that are
-    known to have to run per shard. rank: the one that a local graph is for. budget:
-    bytes that activations may take, which the size of tiles follows; 0 where nothing says so. choose: what is saved for
-    the backward, of a plan and a local graph; None leaves it to PyTorch.
+    solved for. settle: where the solver's answer is taken from, if not from its own search. device: what the costs are
+    of. dynamic: whether lengths stay symbols. mapped: calls of modules that are known to have to run per shard. rank:
+    the one that a local graph is for. budget: bytes that activations may take, which the size of tiles follows; 0 where
+    nothing says so. choose: what is saved for the backward, of a plan and a local graph; None leaves it to PyTorch.
     """
 
     constraints: tuple[Constraint, ...] = ()
     maps: tuple[Map, ...] = ()
     mean_over: tuple[str, ...] = ()
     ends: Callable[[Captured], Ends] | None = None
+    settle: Settle | None = None
     axis: MeshAxis = attrs.Factory(lambda: MeshAxis("", 1))
     device: Device | None = None
     dynamic: bool = False

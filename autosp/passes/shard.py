@@ -15,6 +15,6 @@ def shard(program: Program, context: Context) -> Program:
     """The plan. Raises NeedsRule for operators without a rule that would gather a split value, and PlanError where a
     `map` of the spec is shown to be wrong."""
     ends = context.ends(program.captured)
-    plan = solve(program.captured, ends, axis=context.axis, device=context.device)
+    plan = solve(program.captured, ends, axis=context.axis, device=context.device, settle=context.settle)
     notes = (*plan.notes, *program.notes, *tried(plan.problem))
     return attrs.evolve(program, plan=attrs.evolve(plan, notes=notes), notes=())

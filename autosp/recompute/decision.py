@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 from torch import fx
@@ -45,6 +46,22 @@ class Decision:
     @property
     def fits(self) -> bool:
         return self.limit is None or self.peak <= self.limit
+
+    def fields(self) -> dict[str, Any]:
+        """What JSON can hold; `of` reads it."""
+        fields = {f.name: getattr(self, f.name) for f in attrs.fields(Decision)}
+        if (c := self.choice) is not None:
+            fields["choice"] = [sorted(c.saved), sorted(c.twice), c.plan, c.offload]
+        return fields
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Decision:
+        """The decision of such fields. Raises TypeError and ValueError for others."""
+        fields = dict(fields)
+        if fields.get("choice") is not None:
+            saved, twice, plan, offloads = fields["choice"]
+            fields["choice"] = Choice(frozenset(map(tuple, saved)), frozenset(map(tuple, twice)), plan, offloads)
+        return cls(**fields)
 
 
 def decide(

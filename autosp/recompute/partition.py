@@ -44,10 +44,19 @@ class Choice:
     plan: str = ""
     offload: bool = False
 
+    def __reduce__(self) -> tuple:
+        """In an order of its own: Inductor keys its caches on the pickled partitioner, and a set's order changes from
+        process to process."""
+        return _sorted_choice, (sorted(self.saved), sorted(self.twice), self.plan, self.offload)
+
     def fingerprint(self) -> str:
         """What keys a compiler's caches."""
         text = repr((sorted(self.saved), sorted(self.twice), self.plan, self.offload))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sorted_choice(saved: Iterable[Key], twice: Iterable[Key], plan: str, offload: bool) -> Choice:
+    return Choice(frozenset(saved), frozenset(twice), plan, offload)
 
 
 def named(joint: Joint) -> dict[Key, Storage]:

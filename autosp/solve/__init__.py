@@ -6,11 +6,12 @@ from .automap import Around, around, mapped
 from .device import Device, load_device
 from .plan import Reshard
 from .program import SolverError
-from .solver import Ends, NeedsRule, solve
+from .solver import Answer, Ends, NeedsRule, Settle, solve
 from .stated import tried
 from .strategies import Strategy
 
 __all__ = [
+    "Answer",
     "Around",
     "Assembled",
     "Change",
@@ -20,6 +21,7 @@ __all__ = [
     "OpSharding",
     "Plan",
     "Reshard",
+    "Settle",
     "SolverError",
     "Strategy",
     "around",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import attrs
 
 from ..errors import PlanError
 from .messages import explain, summary
-from .plan import Solution, no_memory
+from .plan import Solution, no_memory, nothing_to_save
 
 
 @attrs.frozen(eq=False)
@@ -24,6 +25,7 @@ class Plan(Solution):
         return type(None), ()
 
     _longest: Callable[[], Plan | None] | None = attrs.field(default=None, repr=False)
+    _saver: Callable[[str | os.PathLike], None] | None = attrs.field(default=None, repr=False)
 
     def longest(self) -> Plan | None:
         """The plan for the longest sequence that fits; None where no length does.
@@ -39,6 +41,14 @@ class Plan(Solution):
         """The length of `longest()`, a multiple of 1024; 0 where no length fits."""
         plan = self.longest()
         return plan.length if plan else 0
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the plan, for `autosp.compile(..., plan=path)` to run by: versioned JSON of what was decided and what
+        it was decided for. Raises PlanError for a plan that was not made by `autosp.plan` or a compiled model.
+        """
+        if self._saver is None:
+            raise PlanError(nothing_to_save())
+        self._saver(path)
 
     def summary(self) -> str:
         """The plan in a few lines: where each collective stands, alike ones of repeated layers together."""

@@ -47,7 +47,8 @@ class Solution:
 
     mesh: the axes that are planned for, outermost first. shardings: by value id. chosen: the sharding of each operator.
     changes: every reshard, including the free ones; groups: those that travel together, in order.
-    seconds: predicted compute and communication of one step (forward and backward).
+    seconds: predicted compute and communication of one step (forward and backward). answer: what the solver found, by
+    operator: which of its strategies.
 
     What `autosp.plan` adds: length, of the whole sequence; memory, at the peak of the fullest rank;
     recompute, the setting, with what came of it in `recomputed` and the seconds that it costs;
@@ -73,6 +74,7 @@ class Solution:
     recomputed: str = ""
     recompute_seconds: float = 0.0
     tiled: tuple[Any, ...] = ()
+    answer: tuple[int, ...] = attrs.field(default=(), repr=False)
 
     @property
     def axis(self) -> str:
@@ -125,6 +127,16 @@ def no_memory(attribute: str) -> Fault:
         rule="memory is predicted by autosp.plan, which knows the optimizer, the ZeRO stage and the device",
         fix="ask autosp.plan(model, inputs, spec, sp=...)",
         where=f"plan.{attribute}",
+    )
+
+
+def nothing_to_save() -> Fault:
+    """A plan of which only the solver knows."""
+    return Fault(
+        what="this plan is of no step that could run by it, so it cannot be saved",
+        rule="a saved plan says what it was made for, which autosp.plan and a compiled model's plan know",
+        fix="save what autosp.plan(...) gives, or the .autosp_plan of a compiled model after its first step",
+        where="plan.save",
     )
 
 

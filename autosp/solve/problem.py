@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..capture.autograd import Autograd, hint_of
 from ..capture.keys import key_of
 from ..capture.own import own_of
 from ..capture.regions import KEY
-from ..compat.torch import SET_GRAD_ENABLED, symbol_of_data
+from ..compat.torch import SET_GRAD_ENABLED, OpOverload, symbol_of_data
 from ..errors import AutospError, RuleError
 from ..rules import Projection, RuleBook, is_a
 from ..sharding import MeshAxis, Size, as_size
@@ -108,10 +109,23 @@ class Problem:
     def hint(self, size: Size) -> int:
         return hint_of(size, self.hints)
 
+    def digest(self) -> str:
+        """What tells this program from another, the names of its nodes and constants aside."""
+        lines = [f"{v.shape} {v.dtype} {v.diff}" for v in self.values]
+        lines += [f"{_target(op.node)} {[v.id for v in op.operands]} {[v.id for v in op.results]}" for op in self.ops]
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return f"{len(self.ops)} operators, {digest}"
+
     def output_value(self, output: GraphOutput) -> Value | None:
         """The value that an output is; None where it is a number, or absent."""
         node = self.captured.node_of(output)
         return self.of[node][0] if node in self.of else None
+
+
+def _target(node: fx.Node) -> str:
+    """What a node calls, in words that do not change from process to process."""
+    target = node.target
+    return str(target) if isinstance(target, (str, OpOverload)) else getattr(target, "__name__", "")
 
 
 def of_data(size: Size) -> bool:

@@ -186,6 +186,16 @@ def out_of_time(variables: int, seconds: float) -> Fault:
     )
 
 
+def foreign_answer(given: int, operators: int) -> Fault:
+    """An answer that was found elsewhere is one to another program."""
+    return Fault(
+        what=f"the answer that is reused has {given} choices, and does not fit this program of {operators} operators",
+        rule="an answer names, for each operator of the program that it was found for, one of its strategies",
+        fix="solve anew: leave plan= out, and save the plan again",
+        where="solve",
+    )
+
+
 def broken_solver(version: str, ran: str, status: str, variables: int) -> Fault:
     """The solver itself failed: the spec has no part in it."""
     return Fault(

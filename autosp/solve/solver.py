@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -25,11 +25,13 @@ from .gathering import NeedsRule, refuse_gathering
 from .messages import explain_groups
 from .notes import notes
 from .problem import Op, Problem, Value, build
-from .program import Edge, IntegerProgram, SolverError, add_edges
+from .program import Edge, IntegerProgram, SolverError, add_edges, foreign_answer
 from .program import solve as run
 from .strategies import Strategy, contracts_length, strategies
 
 OutputMode = Literal["none", "local", "whole"]
+Answer = tuple[int, ...]  # by operator, in order: which of its strategies it runs by
+Settle = Callable[[Problem, Callable[[], Answer]], Answer]  # of a problem and the search for its answer
 
 
 @attrs.frozen
@@ -59,11 +61,20 @@ def _uncollected(work: Callable) -> Callable:
 
 
 @_uncollected
-def solve(captured: Captured, ends: Ends, *, axis: MeshAxis, device: Device, rules: RuleBook | None = None) -> Plan:
+def solve(
+    captured: Captured,
+    ends: Ends,
+    *,
+    axis: MeshAxis,
+    device: Device,
+    rules: RuleBook | None = None,
+    settle: Settle | None = None,
+) -> Plan:
     """The plan of least predicted seconds over `axis`.
 
+    settle: takes the answer from elsewhere (another rank's, an earlier run's), or from the search that it is given.
     Raises RuleError for operators without a rule that would have to gather a split value, and
-    PlanError where no plan exists.
+    PlanError where no plan exists, or the answer is none of this program.
     """
     problem = build(captured, rules or default_rules(), axis)
     mark(problem, seeds(problem, captured.layouts))
@@ -72,7 +83,12 @@ def solve(captured: Captured, ends: Ends, *, axis: MeshAxis, device: Device, rul
     ways = _ways(problem, kinds, splits, ends.attention)
     required = _required(problem, ends.outputs)
     costs = _Costs(problem, kinds, device, ends.attention)
-    chosen = _choose(problem, ways, required, costs)
+
+    def search() -> Answer:
+        return _choose(problem, ways, required, costs)
+
+    answer = search() if settle is None else settle(problem, search)
+    chosen = _by_answer(problem, ways, answer)
     sharded = {op: OpSharding.alone(axis.name, way) for op, way in chosen.items()}
     outputs = tuple(at if at is None else Sharding.alone(axis.name, at) for at in required)
     assembly = assembled(problem, (axis,), sharded, outputs)
@@ -92,7 +108,16 @@ def solve(captured: Captured, ends: Ends, *, axis: MeshAxis, device: Device, rul
         compute_seconds=sum(costs.operator(op, s) for op, s in chosen.items()),
         communication_seconds=sum(map(costs.move, moves)),
         notes=notes(problem, chosen, ends.attention),
+        answer=answer,
     )
+
+
+def _by_answer(problem: Problem, ways: Mapping[Op, Sequence[Strategy]], answer: Answer) -> dict[Op, Strategy]:
+    """The strategy of every operator. Raises PlanError for an answer to another problem."""
+    fits = len(answer) == len(problem.ops) and all(0 <= i < len(ways[op]) for op, i in zip(problem.ops, answer))
+    if not fits:
+        raise PlanError(foreign_answer(len(answer), len(problem.ops)))
+    return {op: ways[op][i] for op, i in zip(problem.ops, answer)}
 
 
 def _ways(problem: Problem, kinds: Alike, splits, attention: str) -> dict[Op, tuple[Strategy, ...]]:
@@ -249,7 +274,7 @@ def _scores(op: Op) -> bool:
     )
 
 
-def _choose(problem: Problem, ways, required, costs: _Costs) -> dict[Op, Strategy]:
+def _choose(problem: Problem, ways, required, costs: _Costs) -> Answer:
     """The strategies of least cost. Edges on which no reshard need stand are closed; where that
     leaves no plan (a chain whose ends agree with its middle, not with each other), all are open."""
     try:
@@ -260,7 +285,7 @@ def _choose(problem: Problem, ways, required, costs: _Costs) -> dict[Op, Strateg
         return _chosen(problem, ways, required, costs, close=False)
 
 
-def _chosen(problem: Problem, ways, required, costs: _Costs, close: bool) -> dict[Op, Strategy]:
+def _chosen(problem: Problem, ways, required, costs: _Costs, close: bool) -> Answer:
     program = IntegerProgram()
     picked: dict[Op, list[int]] = {}
     give: dict[int, dict[Placement, list[int]]] = {}
@@ -284,7 +309,7 @@ def _chosen(problem: Problem, ways, required, costs: _Costs, close: bool) -> dic
         edges.append(_edge(costs, v, give[v.id], {placement: [one]}, False))
     add_edges(program, edges)
     x = run(program)
-    return {op: ways[op][max(range(len(ids)), key=lambda k: x[ids[k]])] for op, ids in picked.items()}
+    return tuple(max(range(len(ids)), key=lambda k: x[ids[k]]) for ids in picked.values())
 
 
 def _by_placement(variables, placements) -> dict[Placement, list[int]]:
@@ -332,4 +357,4 @@ def _closed(op: Op, v: Value, outputs: set[int], give, need) -> bool:
     )
 
 
-__all__ = ["Ends", "NeedsRule", "OutputMode", "seeds", "solve"]
+__all__ = ["Answer", "Ends", "NeedsRule", "OutputMode", "Settle", "seeds", "solve"]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import importlib
 import io
+import tempfile
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import autosp
+from autosp.solve import Plan
 from tests.engine.tiny import Renamed, Tiny, batch, train
 from tests.execute.reference import compare, loss_error, snapshot
 
@@ -215,3 +218,66 @@ def copies_after_a_step() -> dict:
         name: float((each(**batch(1)).loss.detach() - expected).abs() / expected) / 1e-5 for name, each in made.items()
     }
     return found | apart | {"plans": [made["copied"].autosp_plan is model.autosp_plan, made["loaded"].autosp_plan]}
+
+
+def without_search(change: Callable[[], Any]) -> Any:
+    """What `change` gives where this rank's solver must not search."""
+    solver = importlib.import_module("autosp.solve.solver")
+    real = solver._choose
+
+    def refused(*args):
+        raise AssertionError(f"rank {dist.get_rank()} searched")
+
+    solver._choose = refused
+    try:
+        return change()
+    finally:
+        solver._choose = real
+
+
+@path
+def plan_of_the_first_rank() -> dict:
+    """The second rank takes what the first one finds."""
+    eager, model, batches = Tiny(), compiled(Tiny()), [batch(i) for i in range(3)]
+    call = model if dist.get_rank() == 0 else lambda **each: without_search(lambda: model(**each))
+    return figures(eager, train(eager, batches), model, train(model, batches, call=call))
+
+
+@path
+def plan_of_an_earlier_run() -> dict:
+    """No rank searches; what is saved for the backward, and the tiles, are the saved plan's too."""
+    batches = [batch(i) for i in range(3)]
+    eager, first = Tiny(), compiled(Tiny(), recompute="sac")
+    train(first, batches[:1])
+    file = saved_by_the_first_rank(first.autosp_plan)
+    decide = importlib.import_module("autosp.engine.recomputing")
+    real, decide.decide = decide.decide, None
+    try:
+        model = compiled(Tiny(), recompute="sac", plan=file)
+        losses = without_search(lambda: train(model, batches))
+    finally:
+        decide.decide = real
+    same = model.autosp_plan.fingerprint() == first.autosp_plan.fingerprint()
+    return figures(eager, train(eager, batches), model, losses) | {"same": same}
+
+
+@path
+def plan_made_before_there_was_a_process_group() -> dict:
+    """`autosp.plan` knows no mesh; its plan runs on one."""
+    batches = [batch(i) for i in range(3)]
+    options = {"device": "cpu", "recompute": "sac"}
+    plan = autosp.plan(Tiny(), batches[0], "causal_lm", sp=dist.get_world_size(), dtype=torch.float32, **options)
+    eager, model = Tiny(), compiled(Tiny(), backend="inductor", plan=saved_by_the_first_rank(plan), **options)
+    losses = without_search(lambda: train(model, batches))
+    return figures(eager, train(eager, batches), model, losses)
+
+
+def saved_by_the_first_rank(plan: Plan) -> str:
+    """The path of the file, once it is written."""
+    paths = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(paths)
+    file = f"{paths[0]}/plan.json"
+    if dist.get_rank() == 0:
+        plan.save(file)
+    dist.barrier()
+    return file

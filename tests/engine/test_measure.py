@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -43,6 +45,7 @@ def test_a_step_and_a_peak(trained) -> None:
     assert found.predicted_seconds == pytest.approx(plan.step_seconds + decision.seconds)
     lines = str(found).splitlines()
     assert lines[0].startswith("step   predicted ") and "on cpu (forward and backward), measured" in lines[0]
+    assert re.fullmatch(r"compile  planned in \d+\.\d s \(solved\), compiled in \d+\.\d s", lines[2])
     assert lines[1].startswith("peak   predicted ") and lines[1].endswith("this device does not count its allocations")
 
 

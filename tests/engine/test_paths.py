@@ -31,6 +31,7 @@ EXACT = {
     "lengths_dynamic": {"plans": [1, 1, 1, 1]},
     "marked_inputs_of_a_compiled_model": {"split": True},
     "copies_after_a_step": {"plans": [True, None]},
+    "plan_of_an_earlier_run": {"same": True},
     "evaluation_after_training": {"plan": True, "bare_loss": None, "training_logits": "Absent"},
 }
 WITHIN = {

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import autosp
 from autosp.deepspeed import prepare_autosp_inputs
 from tests.engine import misuse
-from tests.engine.paths import figures
+from tests.engine.paths import figures, saved_by_the_first_rank, without_search
 from tests.engine.tiny import RATE, Renamed, Tiny, batch, train
 from tests.execute.reference import loss_error
 
@@ -184,7 +184,20 @@ def calls() -> dict:
     return figures(eager, losses, made.module, got) | {"split": same}
 
 
+def by_a_saved_plan() -> dict:
+    """A plan of one engine runs another, without a search."""
+    batches = [batch(i) for i in range(2)]
+    eager, losses = reference(batches)
+    first, *_ = engine()
+    trained(autosp.compile(first, "causal_lm", backend="aot_eager"), batches[:1])
+    file = saved_by_the_first_rank(first.autosp_plan)
+    made, *_ = engine()
+    autosp.compile(made, "causal_lm", backend="aot_eager", plan=file)
+    return figures(eager, losses, made.module, without_search(lambda: trained(made, batches)))
+
+
 TRAINED = {
+    "by_a_saved_plan": by_a_saved_plan,
     "two_engines": two_engines,
     "beside_a_zero_3_engine": beside_a_zero_3_engine,
     "drop_in": drop_in,
