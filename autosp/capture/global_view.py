@@ -265,7 +265,9 @@ class _Interpreter(fx.Interpreter):
     def call_function(self, target, args, kwargs):
         if target is GET_DATA:  # whose result the trace does not know to be the same memory
             return args[0].detach()
-        return own.mark(args, kwargs) if own.is_own(target) else super().call_function(target, args, kwargs)
+        if own.is_own(target):
+            return own.mark(args, kwargs, {user.args[1] for user in self.at.users})
+        return super().call_function(target, args, kwargs)
 
 
 _VALUE_FIXES = {

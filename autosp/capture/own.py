@@ -9,7 +9,7 @@ a function that `own_of` tells the bodies of.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import attrs
@@ -125,8 +125,9 @@ def is_own(target: Any) -> bool:
     return target is _APPLY
 
 
-def mark(args: tuple, kwargs: dict) -> tuple:
-    """The call as the trace sees it. Raises CaptureError for one that no graph can hold."""
+def mark(args: tuple, kwargs: dict, read: Collection[int]) -> tuple:
+    """The results of a call as the trace sees it. read: the places of those that the graph reads. Raises CaptureError
+    for one that no graph can hold."""
     forward, backward, *given = args
     if kwargs.get("dirty_idx"):
         raise CaptureError(
@@ -135,7 +136,11 @@ def mark(args: tuple, kwargs: dict) -> tuple:
                 "return a new value instead, and leave ctx.mark_dirty out",
             )
         )
-    constant = frozenset(kwargs["non_differentiable_idx"])
+    count = len(forward.graph.output_node().args[0][0])
+    kept = _results(backward, count, read)
+    constant = frozenset(kept.index(i) for i in kwargs["non_differentiable_idx"] if i in kept)
+    if len(kept) < count:
+        forward, backward = _without(forward, backward, kept)
     if _unmaterialised() and len(forward.graph.output_node().args[0][0]) - len(constant) > 1:
         raise CaptureError(
             _refused(
@@ -149,7 +154,36 @@ def mark(args: tuple, kwargs: dict) -> tuple:
     sizes = [a for i, a in enumerate(given) if i not in tensors]
     key = next(_keys)
     _pending[key] = _Call(forward, backward, constant, tuple(tensors), len(given))
-    return tuple(torch.ops.autosp.own_backward([given[i] for i in tensors], sizes, key))
+    made = dict(zip(kept, torch.ops.autosp.own_backward([given[i] for i in tensors], sizes, key), strict=True))
+    return tuple(made.get(i) for i in range(count))
+
+
+def _results(backward: fx.GraphModule, count: int, read: Collection[int]) -> list[int]:
+    """The places of the results that are the function's own. Dynamo up to torch 2.11 gives all that a forward computes as
+    results, and calls the gradients of those beside its own so in the backward, which does not read them."""
+    gradients = backward.graph.find_nodes(op="placeholder")[:count]
+    return [
+        i for i, n in enumerate(gradients) if i in read or n.users or not str(n.target).startswith("unused_")
+    ]  # fmt: skip
+
+
+def _without(
+    forward: fx.GraphModule, backward: fx.GraphModule, kept: Sequence[int]
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Both bodies with these results alone."""
+    bodies = []
+    for body in (forward, backward):
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(body.graph, {}))
+        bodies.append(fx.GraphModule(body, graph))
+    results, saved = bodies[0].graph.output_node().args[0]
+    bodies[0].graph.output_node().args = ((tuple(results[i] for i in kept), saved),)
+    for i, n in enumerate(bodies[1].graph.find_nodes(op="placeholder")[: len(results)]):
+        if i not in kept:
+            bodies[1].graph.erase_node(n)
+    for body in bodies:
+        body.recompile()
+    return bodies[0], bodies[1]
 
 
 def _unmaterialised() -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import torch
 
+from ..collector import uncollected
 from ..compat.torch import FakeTensorMode
 from ..errors import PlanError
 from ..passes import predict
@@ -88,13 +89,14 @@ class Request:
 
         return fake_inputs(self.inputs, self.mode, shape=shape)
 
+    @uncollected
     def predicted(self, inputs: Mapping[str, Any], room: int) -> tuple[Plan, int]:
         """The plan, and the bytes of the program's own peak with the states that last, where activations
         and gradients have `room` bytes. Without a backward there is no memory, and 0 bytes."""
         solved, examples = self._solved(inputs)
         prediction = predict(
             solved, self.recompute, self.spec.tile, examples=examples, limit=room,
-            offload=self.spec.offload == "auto", compiler=self.compiler,
+            offload=self.spec.offload == "auto", compiler=self.compiler, known=self._kept["choices"],
         )  # fmt: skip
         length = next((inputs[name].shape[d] for name, d in sorted(self._lengths())), None)
         solved = attrs.evolve(solved, length=length, recompute=str(self.recompute))
@@ -125,11 +127,11 @@ class Request:
         return saveable(plan, conditions, budget, decision)
 
     def _solved(self, inputs: Mapping[str, Any]) -> tuple[Plan, Sequence]:
-        """The plan without memory; that of the last shapes is kept."""
+        """The plan without memory; that of the last shapes is kept, with what may be saved of it."""
         key = tuple((name, tuple(x.shape)) for name, x in inputs.items() if isinstance(x, torch.Tensor))
         if self._kept.get("shapes") != key:
             plan, _, examples = planned(self.model, inputs, self.spec, sp=self.sp, device=self.device)
-            self._kept.update(shapes=key, solved=(plan, examples))
+            self._kept.update(shapes=key, solved=(plan, examples), choices={})
         return self._kept["solved"]
 
     def _lengths(self) -> set[tuple[str, int]]:

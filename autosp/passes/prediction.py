@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
+from torch import fx
 
 from ..lower import Rank
-from ..recompute import Compiler, Decision, Tiled, decide
+from ..recompute import Choices, Compiler, Decision, Tiled
 from ..recompute.liveness import EAGER
 from ..solve import Plan
 from ..spec import Recompute, Tile
@@ -36,22 +37,30 @@ def predict(
     offload: bool = False,
     compiler: Compiler = EAGER,
     rank: Rank = FIRST,
+    known: dict[tuple[Tiled, ...], Choices] | None = None,
 ) -> Prediction | None:
     """What one rank saves, recomputes and holds at the peak; None where no gradient flows.
 
     examples: the values of the captured graph's placeholders, fake or real. limit: bytes that
     activations and gradients may take, for a policy with a budget of bytes or `auto`. offload: whether
-    the residual stream may cross in the host's memory. compiler: what will run the graph.
+    the residual stream may cross in the host's memory. compiler: what will run the graph. known: what was found for
+    other limits of the same plan, by its tiles, which is added to.
     """
+    known = {} if known is None else known
 
-    def choose(plan: Plan, local) -> Decision | None:
-        return decide(
-            local, examples, recompute, device=plan.device, p=plan.p, limit=limit, plan=plan.fingerprint(),
-            offload=offload, compiler=compiler,
-        )  # fmt: skip
+    def choose(plan: Plan, local: fx.GraphModule) -> Decision | None:
+        choices = known.get(tiled) or Choices.of(
+            local, examples, device=plan.device, p=plan.p, compiler=compiler, offload=offload
+        )
+        if choices is None:
+            return None
+        known[tiled] = choices
+        return choices.decide(recompute, limit=limit, plan=plan.fingerprint())
 
     context = Context(rank=rank, tiles=tuple(tiles), budget=budget_of(recompute, limit), choose=choose)
-    made = run(Program.of(plan), context, verify=False)  # nothing runs
+    program = run(Program.of(plan), context, until="tile", verify=False)  # nothing runs
+    tiled = program.tiled
+    made = run(program, context, verify=False)
     return None if made.decision is None else Prediction(made.decision, made.tiled, made.notes)
 
 

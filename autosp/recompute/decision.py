@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ from ..solve import Device
 from ..spec import Recompute
 from .choose import Candidate, Chooser
 from .compiler import Compiler
-from .joint import where
+from .joint import Joint, where
 from .liveness import EAGER, saved_by_kind
 from .partition import Choice, choice_of
 from .trace import default_saved, trace_joint
@@ -64,6 +65,62 @@ class Decision:
         return cls(**fields)
 
 
+@attrs.frozen(eq=False, slots=False)
+class Choices:
+    """What one rank may save and recompute: its joint graph, and the trade-off in it, for any policy and limit."""
+
+    joint: Joint
+    graph: fx.GraphModule
+    chooser: Chooser
+
+    @classmethod
+    def of(
+        cls, local: fx.GraphModule, examples: Sequence, *, device: Device, p: int, compiler: Compiler, offload: bool
+    ) -> Choices | None:
+        """Of a local graph; None where no gradient flows. The arguments are those of `decide`."""
+        traced = trace_joint(local, examples, compiler.decompositions())
+        if traced is None:
+            return None
+        return cls(*traced, Chooser(traced[0], device, p, offload=offload, compiler=compiler))
+
+    @cached_property
+    def default(self) -> Candidate:
+        """What PyTorch's own partitioner saves."""
+        outputs = len(self.graph.graph.output_node().args[0]) - self.joint.inputs
+        return self.chooser.candidate(default_saved(self.joint, self.graph, outputs))
+
+    def decide(self, policy: Recompute, *, limit: int | None = None, plan: str = "") -> Decision:
+        """What a policy makes of it. The arguments are those of `decide`."""
+        chooser = self.chooser
+
+        def decision_of(c: Candidate, text: str, choice: bool = True) -> Decision:
+            offloads = bool(c.schedule.offloaded)
+            return Decision(
+                choice_of(self.joint, c.saved, c.schedule.again, plan, offloads) if choice else None,
+                saved_by_kind(c.schedule), c.peak.held, c.peak.transient, c.peak.gradients, c.phase,
+                where(c.peak.at) if c.peak.at is not None else "", c.seconds, limit, text,
+            )  # fmt: skip
+
+        if policy.mode == "none":
+            return decision_of(self.default, "none: PyTorch's own choice", choice=False)
+        if policy.mode == "full":
+            return decision_of(chooser.least(protect=False), "full: only what leaves a layer is saved")
+        if policy.budget is None:
+            return decision_of(chooser.least(protect=True), "sac: all is recomputed but attention and collectives")
+        if isinstance(policy.budget, float):
+            limit = int(policy.budget * self.default.peak.bytes)
+        if limit is None:
+            raise AssertionError(f"{policy} without a limit")
+        if self.default.peak.bytes <= limit:
+            text = "nothing more than PyTorch's own choice is recomputed: it fits"
+            return decision_of(self.default, text, choice=False)
+        fitting = chooser.fitting(limit)
+        if fitting is None:
+            return decision_of(chooser.smallest(), "the least peak: nothing fits")
+        there = "; the residual stream crosses in the host's memory" if fitting.schedule.offloaded else ""
+        return decision_of(fitting, f"the least time that fits{there}")
+
+
 def decide(
     local: fx.GraphModule,
     examples: Sequence,
@@ -83,37 +140,5 @@ def decide(
     budget auto` (without parameters and optimizer); a fraction is one of the peak that `none` has. plan: the
     plan's fingerprint. Where nothing fits, the least peak is chosen and `fits` is False.
     """
-    traced = trace_joint(local, examples, compiler.decompositions())
-    if traced is None:
-        return None
-    joint, gm = traced
-    chooser = Chooser(joint, device, p, offload=offload, compiler=compiler)
-
-    def default() -> Candidate:
-        return chooser.candidate(default_saved(joint, gm, len(gm.graph.output_node().args[0]) - joint.inputs))
-
-    def decision_of(c: Candidate, text: str, choice: bool = True) -> Decision:
-        return Decision(
-            choice_of(joint, c.saved, c.schedule.again, plan, bool(c.schedule.offloaded)) if choice else None,
-            saved_by_kind(c.schedule), c.peak.held, c.peak.transient, c.peak.gradients, c.phase,
-            where(c.peak.at) if c.peak.at is not None else "", c.seconds, limit, text,
-        )  # fmt: skip
-
-    if policy.mode == "none":
-        return decision_of(default(), "none: PyTorch's own choice", choice=False)
-    if policy.mode == "full":
-        return decision_of(chooser.least(protect=False), "full: only what leaves a layer is saved")
-    if policy.budget is None:
-        return decision_of(chooser.least(protect=True), "sac: all is recomputed but attention and collectives")
-    whole = default()
-    if isinstance(policy.budget, float):
-        limit = int(policy.budget * whole.peak.bytes)
-    if limit is None:
-        raise AssertionError(f"{policy} without a limit")
-    if whole.peak.bytes <= limit:
-        return decision_of(whole, "nothing more than PyTorch's own choice is recomputed: it fits", choice=False)
-    fitting = chooser.fitting(limit)
-    if fitting is None:
-        return decision_of(chooser.smallest(), "the least peak: nothing fits")
-    there = "; the residual stream crosses in the host's memory" if fitting.schedule.offloaded else ""
-    return decision_of(fitting, f"the least time that fits{there}")
+    choices = Choices.of(local, examples, device=device, p=p, compiler=compiler, offload=offload)
+    return None if choices is None else choices.decide(policy, limit=limit, plan=plan)

@@ -78,6 +78,35 @@ class _Inlined:
     heavy: bool
 
 
+@attrs.frozen(eq=False)
+class _Fact:
+    """What a node is for a compiler that fuses, whatever runs beside it. numbers: constants among its arguments. outer,
+    inner: as of a `_Loop`; added: as `_added_product` has it."""
+
+    fusible: bool
+    heavy: bool
+    reduces: bool
+    numbers: int
+    outer: int
+    inner: int
+    added: tuple[fx.Node, fx.Node] | None
+
+    @classmethod
+    def of(cls, n: fx.Node) -> _Fact:
+        reduces, outer = is_a(n, "reduction"), elements(n)
+        whole = max((elements(a) for a in n.all_input_nodes), default=outer) if reduces else outer
+        numbers = sum(isinstance(a, (int, float)) for a in n.args)
+        inner = max(1, whole // max(1, outer))
+        return cls(is_fusible(n), is_a(n, "heavy"), reduces, numbers, outer, inner, _added_product(n))
+
+
+def _facts(joint: Joint) -> dict[fx.Node, _Fact]:
+    """Of all nodes of a joint graph, worked out once for all its schedules."""
+    if "fuse" not in joint.facts:
+        joint.facts["fuse"] = {n: _Fact.of(n) for n in joint.nodes if n.op == "call_function"}
+    return joint.facts["fuse"]
+
+
 class _Values:
     """Which storages of a program are written, and which are worked out where they are read."""
 
@@ -92,7 +121,8 @@ class _Values:
         self.inlined: dict[int, _Inlined] = {}
         self.loops: list[_Loop] = []
         self.others: list[tuple[int, Run]] = []
-        self.added = dict(filter(None, map(_added_product, self.nodes)))
+        self.facts = _facts(joint)
+        self.added = dict(filter(None, (self.facts[n].added for n in self.nodes)))
         self.products = {mm: add for add, mm in self.added.items()}
         for i, n in enumerate(self.nodes):
             self._see(i, n)
@@ -103,7 +133,8 @@ class _Values:
             self.others.append((i, _with_product(self.joint, n, self.added[n])))
         if n in self.added or n in self.products or is_view(self.joint, n):
             return
-        if not made or not is_fusible(n):
+        fact = self.facts[n]
+        if not made or not fact.fusible:
             self.others.append((i, one(self.joint, n, self.device, copied(n))))
             return
         sources = self.joint.needs.get(n, ())
@@ -112,23 +143,19 @@ class _Values:
         for x in inner:
             reads.update(x.reads)
         nodes = (*dict.fromkeys(m for x in inner for m in x.nodes), n)
-        numbers = sum(isinstance(a, (int, float)) for a in n.args)
-        work = 1 + numbers + sum(x.work for x in inner) + sum(s.id not in self.inlined for s in sources)
-        heavy = is_a(n, "heavy") or any(x.heavy for x in inner)
-        reduces = is_a(n, "reduction")
-        if not reduces and not self._is_written(made, len(reads), work, heavy):
+        work = 1 + fact.numbers + sum(x.work for x in inner) + sum(s.id not in self.inlined for s in sources)
+        heavy = fact.heavy or any(x.heavy for x in inner)
+        if not fact.reduces and not self._is_written(made, len(reads), work, heavy):
             self.inlined[made[0].id] = _Inlined(nodes, reads, work, heavy)
             return
-        outer = elements(n)
-        whole = max((elements(a) for a in n.all_input_nodes), default=outer) if reduces else outer
-        self.loops.append(_Loop(i, list(nodes), made, reads, outer, max(1, whole // max(1, outer))))
+        self.loops.append(_Loop(i, list(nodes), made, reads, fact.outer, fact.inner))
 
     def _is_written(self, made, reads: int, work: int, heavy: bool) -> bool:
         """`run_node`: what a reader needs in memory, what leaves the program, what is much work twice."""
         if len(made) > 1 or made[0].id in self.keep:
             return True
         readers = self.readers.get(made[0].id, ())
-        if any(not is_fusible(r) or r in self.added for r in readers):
+        if any(not self.facts[r].fusible or r in self.added for r in readers):
             return True
         shared = len(readers) > 1
         if shared and (reads > READS_OF_A_SHARED_VALUE or work > OPERATIONS[self.device]):
@@ -233,15 +260,23 @@ def _alike(a: Storage, b: Storage) -> bool:
 
 class _Kernels:
     """Operators and loops on their way to kernels: `parts[i]`, in the program's order; `of[i]`, the
-    kernel that it is in, by that kernel's first part."""
+    kernel that it is in, by that kernel's first part; before, after: the kernels that one reads of, and that read of
+    it."""
 
     def __init__(self, loops: list[_Loop], others: list[tuple[int, Run]]):
         parts = [(x.at, x, x.makes, x.reads) for x in loops]
         parts += [(i, None, run.makes, {s.id: s for s in run.needs}) for i, run in others]
         parts.sort(key=lambda p: p[0])
         self.loops = [loop for _, loop, _, _ in parts]
+        self.reduces = [loop is not None and loop.reduces for loop in self.loops]  # by kernel, like `domains`
+        self.domains = [set() if x is None else {(x.outer, x.inner)} for x in self.loops]
+        self.apart: dict[tuple[int, int], tuple[int, int]] = {}  # pairs that can't be one, at these numbers of members
         made = {s.id: k for k, (_, _, makes, _) in enumerate(parts) for s in makes}
-        self.sources = [{made[i] for i in reads if i in made} for _, _, _, reads in parts]
+        self.before = [{made[i] for i in reads if i in made} - {k} for k, (_, _, _, reads) in enumerate(parts)]
+        self.after: list[set[int]] = [set() for _ in parts]
+        for k, before in enumerate(self.before):
+            for source in before:
+                self.after[source].add(k)
         self.of = list(range(len(parts)))
         self.members = {k: [k] for k in range(len(parts))}
 
@@ -250,12 +285,23 @@ class _Kernels:
             changed = False
             for a, b in self._pairs():
                 a, b = sorted((self.of[a], self.of[b]))
-                if a != b and self._fits(a, b) and not self._waits(a, b) and not self._waits(b, a):
+                if a != b and self._may_join(a, b):
                     self._merge(a, b)
                     changed = True
             if not changed:
                 break
         return [[self.loops[m] for m in ms] for ms in self.members.values() if self.loops[ms[0]] is not None]
+
+    def _may_join(self, a: int, b: int) -> bool:
+        """Whether two kernels run over one domain, and none has to run between them. Where they may not, they may not as
+        long as they stay what they are: others that become one leave what has to run between them there."""
+        sizes = len(self.members[a]), len(self.members[b])
+        if self.apart.get((a, b)) == sizes:
+            return False
+        joins = self._fits(a, b) and not self._waits(a, b) and not self._waits(b, a)
+        if not joins:
+            self.apart[a, b] = sizes
+        return joins
 
     def _pairs(self) -> list[tuple[int, int]]:
         """Pairs of kernels that share values, the best first (`score_fusion`)."""
@@ -272,48 +318,49 @@ class _Kernels:
             for x, a in enumerate(ks):
                 for b in ks[x + 1 : x + LOOPS_OF_A_KERNEL]:
                     shared[a, b] = shared.get((a, b), 0) + bytes_of[i]
-        return sorted(shared, key=lambda ab: (-self._same(*ab), -shared[ab], ab[1] - ab[0], ab))
-
-    def _same(self, a: int, b: int) -> bool:
-        return self._reduces(a) == self._reduces(b)
-
-    def _reduces(self, k: int) -> bool:
-        return any(self.loops[m].reduces for m in self.members[k])
+        return sorted(
+            shared, key=lambda ab: (-(self.reduces[ab[0]] == self.reduces[ab[1]]), -shared[ab], ab[1] - ab[0], ab)
+        )
 
     def _fits(self, a: int, b: int) -> bool:
         """Whether two kernels run over one domain: alike, or the one over what the other reduces or leaves."""
         if len(self.members[a]) + len(self.members[b]) > LOOPS_OF_A_KERNEL:
             return False
-        return all(self._match(self.loops[x], self.loops[y]) for x in self._kinds(a) for y in self._kinds(b))
-
-    def _kinds(self, k: int) -> list[int]:
-        return list({(self.loops[m].outer, self.loops[m].inner): m for m in self.members[k]}.values())
-
-    @staticmethod
-    def _match(x: _Loop, y: _Loop) -> bool:
-        if x.reduces and y.reduces:
-            return (x.outer, x.inner) == (y.outer, y.inner)
-        if x.reduces or y.reduces:
-            r, p = (x, y) if x.reduces else (y, x)
-            return p.outer in (r.outer, r.outer * r.inner)
-        return x.outer == y.outer
+        return all(_match(x, y) for x in self.domains[a] for y in self.domains[b])
 
     def _waits(self, a: int, b: int) -> bool:
         """Whether a kernel outside needs `a` and is needed by `b`."""
-        first, of, seen = self.members[a][0], self.of, {a, b}
-        stack = list({of[s] for m in self.members[b] for s in self.sources[m]} - seen)
+        first, seen = self.members[a][0], {a, b}
+        stack = list(self.before[b] - seen)
         while stack:
             k = stack.pop()
             if k in seen or self.members[k][-1] < first:
                 continue
             seen.add(k)
-            before = {of[s] for m in self.members[k] for s in self.sources[m]}
-            if a in before:
+            if a in self.before[k]:
                 return True
-            stack += before - seen
+            stack += self.before[k] - seen
         return False
 
     def _merge(self, a: int, b: int) -> None:
         self.members[a] = sorted(self.members[a] + self.members.pop(b))
         for m in self.members[a]:
             self.of[m] = a
+        self.reduces[a] |= self.reduces[b]
+        self.domains[a] |= self.domains[b]
+        for ways, back in ((self.before, self.after), (self.after, self.before)):
+            for k in ways[b]:
+                back[k].discard(b)
+                back[k].add(a)
+            ways[a] = (ways[a] | ways[b]) - {a, b}
+        self.before[a].discard(a), self.after[a].discard(a)
+
+
+def _match(x: tuple[int, int], y: tuple[int, int]) -> bool:
+    """Whether loops over (elements, elements that are reduced into each) run over one domain."""
+    (outer, inner), (other, reduced) = x, y
+    if inner > 1 and reduced > 1:
+        return x == y
+    if inner > 1:
+        return other in (outer, outer * inner)
+    return outer == other or (reduced > 1 and outer == other * reduced)

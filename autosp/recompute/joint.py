@@ -48,7 +48,7 @@ class Joint:
     the others. of: the storages of a node's value. makes: the storages that an operator makes.
     needs: the storages that an operator reads. gradients: storages that end as gradients of
     inputs. numbers: symbolic sizes, which cross for nothing. inputs: how many inputs the forward
-    has. outputs: the forward's outputs; results: the backward's.
+    has. outputs: the forward's outputs; results: the backward's. facts: what is known of single nodes, by who asks.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -64,6 +64,7 @@ class Joint:
     gradients: frozenset[int]
     numbers: frozenset[fx.Node]
     inputs: int
+    facts: dict = attrs.field(factory=dict, repr=False)
 
     @property
     def saveable(self) -> tuple[Storage, ...]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import attrs
 from torch import fx
 
+from ..collector import uncollected
 from . import kinds
 from .compiler import Compiler
 from .fuse import fused
@@ -42,6 +43,7 @@ class Peak:
         return self.held + self.transient + self.gradients
 
 
+@uncollected
 def peaks(joint: Joint, s: Schedule, *, gradients: bool = True, compiler: Compiler = EAGER) -> tuple[Peak, Peak]:
     """The fullest moments of forward and backward, with the gradients of inputs or without them.
 

@@ -39,7 +39,7 @@ class RuleBook:
     by_name: dict[str, tuple[Rule, ...]] = attrs.field(init=False, eq=False, repr=False)
     speaking: dict[str, tuple[Rule, ...]] = attrs.field(init=False, eq=False, repr=False)
     _functional: dict[str, str] = attrs.field(init=False, eq=False, repr=False)
-    _traits: dict[Any, Traits] = attrs.field(init=False, eq=False, repr=False, factory=dict)
+    _traits: dict[int, tuple[Any, Traits]] = attrs.field(init=False, eq=False, repr=False, factory=dict)  # by identity
 
     @by_name.default
     def _index(self) -> dict[str, tuple[Rule, ...]]:
@@ -61,13 +61,14 @@ class RuleBook:
 
     def traits(self, target: Any) -> Traits:
         """What kind of operator a call's target is. An overload that no rule names is of its default's kind."""
-        known = self._traits.get(target)
+        known = self._traits.get(id(target))  # an operator's own hash costs more than all the rest
         if known is None:
             own, *every = names_of(target)
             speaking = [r for name in (own, *every) for r in self.speaking.get(name, ())]
             base = self.speaking.get(f"{every[0]}.default", ()) if every else ()
-            known = self._traits[target] = traits_of(target, speaking or [r for r in base if not r.guards])
-        return known
+            known = target, traits_of(target, speaking or [r for r in base if not r.guards])
+            self._traits[id(target)] = known
+        return known[1]
 
     def names(self) -> tuple[str, ...]:
         """Every operator under rule, sorted."""

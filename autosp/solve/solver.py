@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -11,6 +9,7 @@ import attrs
 import torch
 
 from ..capture import Captured
+from ..collector import uncollected
 from ..errors import PlanError
 from ..rules import RuleBook, default_rules, is_a
 from ..sharding import INVARIANT, REPLICATE, MeshAxis, Placement, Sharding, Split
@@ -43,24 +42,7 @@ class Ends:
     attention: Literal["ulysses", "gather", "auto"] = "ulysses"
 
 
-def _uncollected(work: Callable) -> Callable:
-    """The collector walks all that Dynamo left, many times, and finds nothing: half a second of a
-    second and a half for 32 layers."""
-
-    @functools.wraps(work)
-    def wrapped(*args, **kwargs):
-        on = gc.isenabled()
-        gc.disable()
-        try:
-            return work(*args, **kwargs)
-        finally:
-            if on:
-                gc.enable()
-
-    return wrapped
-
-
-@_uncollected
+@uncollected
 def solve(
     captured: Captured,
     ends: Ends,
