@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import expected
+from tests.older import too_old
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -49,6 +50,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if reason := too_old(item.nodeid.removeprefix("tests/")):
+            item.add_marker(pytest.mark.skip(reason=reason))
         fast = is_fast(item.path)
         assert not (fast and "launched" in item.fixturenames), f"{item.nodeid} launches processes: it is not fast"
         if fast and not item.get_closest_marker("slow"):

@@ -21,6 +21,7 @@ import attrs
 import click
 
 from autosp.compat.tested import LIBRARIES, ROWS, Releases
+from tests.older import told
 
 ROOT = Path(__file__).parents[1]
 PAGE, DATA = ROOT / "docs" / "versions.md", ROOT / "docs" / "versions.json"
@@ -158,6 +159,12 @@ def written(known: dict[str, Outcome]) -> str:
         *(line(row, known.get(row.name)) for row in ROWS),
         "",
         *(f"- {row.name}: {row.what}{also(row)}." for row in ROWS),
+    ]
+    lines += [
+        "",
+        "What older releases cannot do, with autosp or without it (tests that are left out there):",
+        "",
+        *told(),
     ]
     failed = [f"- {name}: `{test}`" for name, outcome in known.items() for test in outcome.failed]
     return "\n".join([*lines, *(["", "Failed:", "", *failed] if failed else [])]) + "\n"
