@@ -69,6 +69,10 @@ class PlanError(AutospError, ValueError):
     """No valid plan exists for this graph and spec."""
 
 
+class StalePlanError(PlanError):
+    """A saved plan was made for something else than what is compiled."""
+
+
 class CheckError(AutospError, RuntimeError):
     """A lowered graph failed its own verification; nothing was run."""
 

@@ -38,8 +38,11 @@ def plan(as_json: bool, seq: int | None, search: bool, file: str | None, **optio
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     sys.path[:0] = [os.getcwd()] if os.getcwd() not in sys.path else []
+    from ..engine.plan_file import refuse_unwritable
     from ..report import Report
 
+    if file:
+        refuse_unwritable(file)
     requested = ask(length=seq or 1024, **options)
     searched = search or seq is None
     longest = requested.longest() if searched else None

@@ -15,7 +15,7 @@ from torch import fx
 
 from ..capture import Captured, GraphOutput, Names, capture, name_modules, specialise
 from ..compat.torch import example_size, fake_mode_of_trace, unguarded
-from ..errors import EngineError, Problem, did_you_mean
+from ..errors import EngineError, Problem, StalePlanError, did_you_mean
 from ..lower import Rank
 from ..passes import Context, NeedsSymbols, Program, fixed_lengths, run, sharded
 from ..passes.pipeline import write
@@ -37,7 +37,7 @@ from .messages import each_length, reason
 from .plan_file import PlanFile, conditions_of, saveable
 from .random import with_own_stream
 from .recomputing import States, decided, limit_of
-from .reuse import Reuse, confirm, settled
+from .reuse import Reuse, settled
 
 BACKENDS = ("inductor", "aot_eager", "eager")
 
@@ -123,6 +123,8 @@ class Backend:
         before, again = len(self.plans), dynamic and not required
         try:
             compiled = self._program(gm, example_inputs, names, dynamic)
+        except StalePlanError:  # true of all lengths, and no reason to compile each by itself
+            raise
         except Exception as e:  # whatever it was: where it is true of these lengths too, it is met again
             if not again or not self.agreement.failed_alike("plan", e):
                 raise
@@ -200,7 +202,7 @@ class Backend:
             notes = (*plan.notes, *tile_notes(program.tiled, program.notes), *offloaded)
             plan = attrs.evolve(plan, notes=notes)
             program = attrs.evolve(program, plan=plan)
-        confirm(file, plan)
+        self.reuse.confirm(file, plan)
         program = run(program, context)
         plan = saveable(plan, conditions, context.budget, program.decision)
         self.program = program = attrs.evolve(program, plan=plan)
@@ -215,7 +217,7 @@ class Backend:
         options = self.options
         return conditions_of(
             captured, type(self.model).__name__, self.spec, MeshAxis(self.mesh.axis, self.mesh.size), options.device,
-            self.policy, compiler_of(options.inner, examples), dynamic,
+            self.policy, options.inner, compiler_of(options.inner, examples).device, dynamic,
         )  # fmt: skip
 
     def _context(self, captured: Captured, examples: Sequence, dynamic: bool, file: PlanFile | None) -> Context:
@@ -226,7 +228,7 @@ class Backend:
             constraints=self.spec.constraints, mean_over=self._mean_over(), maps=self.spec.maps,
             ends=partial(ends, self.spec), axis=MeshAxis(self.mesh.axis, self.mesh.size), device=options.device,
             dynamic=dynamic, mapped=self.refused, rank=rank, tiles=self.spec.tile,
-            settle=partial(settled, file, self.agreement),
+            settle=partial(settled, file, self.agreement, str(self.spec)),
             budget=0 if eager else self._budget(captured, examples) if file is None else file.budget,
             choose=None if eager else partial(self._decided, examples, file),
         )  # fmt: skip

@@ -49,7 +49,7 @@ def compile(
         grad_reduce: "engine" leaves parameter gradients partial over the axis, for an engine that sums them; None sums
             them in the backward (a DeepSpeed engine always sums its own).
         plan: a file that `Plan.save` wrote, to run by instead of planning again. It serves the calls that it was made
-            for; evaluation, and other lengths once a call has run by it, are planned anew.
+            for; evaluation, and inputs of other sizes, are planned anew.
 
     Returns:
         What was given. Every rank of the axis calls it with the same batch, whole: (batch, seq) and the like. The loss

@@ -153,6 +153,26 @@ def no_plan(path: str, why: str) -> Problem:
     )
 
 
+def no_path(kind: str) -> Problem:
+    """Something else than a file's path."""
+    return Problem(
+        what=f"plan= is a {kind}, and not the path of a file",
+        rule="plan= is a file that plan.save(path) or `autosp plan --save` wrote",
+        fix="save the plan first: plan.save('plan.json'), then plan='plan.json'",
+        where="autosp.compile(plan=...)",
+    )
+
+
+def unwritable(path: str, why: str) -> Problem:
+    """A plan that cannot be saved there."""
+    return Problem(
+        what=f"the plan cannot be written to '{path}': {why}",
+        rule="a plan is saved to a file, in a folder that is there",
+        fix="make the folder, or give another path",
+        where="plan.save",
+    )
+
+
 def other_format(path: str, version: object, own: int) -> Problem:
     """A file of another autosp."""
     return Problem(

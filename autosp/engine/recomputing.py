@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from ..capture import Captured
-from ..errors import PlanError, Problem, RankError
+from ..errors import Problem, RankError, StalePlanError
 from ..recompute import Compiler, Decision, decide
 from ..recompute.state import DTYPES, State, state_of
 from ..solve import Device, Plan
@@ -55,7 +55,7 @@ def decided(
 ) -> Decision | None:
     """The group's decision, or None where nothing need be decided: no gradient flows, PyTorch's own
     choice is requested, or all of it fits anyway. file: the saved plan whose decision it is, if that made one. Raises
-    RankError where ranks request different policies, and PlanError where a saved decision does not fit."""
+    RankError where ranks request different policies, and StalePlanError where a saved decision does not fit."""
 
     def find() -> Decision | None:
         if not plan.problem.captured.training or policy.mode == "none":
@@ -63,14 +63,17 @@ def decided(
         limit = limit_of(policy, states.of(plan.problem.captured, examples), device_memory(plan.device).usable)
         if file is not None and file.decision is not None:
             if limit is not None and file.decision.fits and file.decision.peak > limit:
-                raise PlanError(plan_too_large(file.path, file.decision.peak, max(limit, 0)))
-            return file.decision
+                raise StalePlanError(plan_too_large(file.path, file.decision.peak, max(limit, 0)))
+            return warned(file.decision)
         if policy.budget == "auto" and limit is not None and _most(plan) <= limit:
             return None
         decision = decide(
             local, examples, policy, device=plan.device, p=plan.p, limit=limit,
             plan=plan.fingerprint(), compiler=compiler, offload=offload and torch.cuda.is_available(),
         )  # fmt: skip
+        return warned(decision)
+
+    def warned(decision: Decision | None) -> Decision | None:
         if decision is not None and not decision.fits:
             warnings.warn(f"autosp: {_too_little(policy, decision)}", stacklevel=2)
         return decision

@@ -122,7 +122,14 @@ class Request:
         """The plan, which can be saved for a step that is compiled with Inductor."""
         captured, axis = plan.problem.captured, MeshAxis(plan.axis, plan.p)
         conditions = conditions_of(
-            captured, type(self.model).__name__, self.spec, axis, self.device, self.recompute, self.compiler
+            captured,
+            type(self.model).__name__,
+            self.spec,
+            axis,
+            self.device,
+            self.recompute,
+            "inductor",
+            self.compiler.device,
         )
         return saveable(plan, conditions, budget, decision)
 

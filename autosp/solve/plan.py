@@ -133,9 +133,10 @@ def no_memory(attribute: str) -> Fault:
 def nothing_to_save() -> Fault:
     """A plan of which only the solver knows."""
     return Fault(
-        what="this plan is of no step that could run by it, so it cannot be saved",
-        rule="a saved plan says what it was made for, which autosp.plan and a compiled model's plan know",
-        fix="save what autosp.plan(...) gives, or the .autosp_plan of a compiled model after its first step",
+        what="this plan is of no training step, so it cannot be saved",
+        rule="a plan is saved for a training step, by autosp.plan or by the compiled model that made one",
+        fix="save what autosp.plan(...) gives, or the .autosp_plan of a compiled model after its first training step, "
+        "before it is evaluated",
         where="plan.save",
     )
 

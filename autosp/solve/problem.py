@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import torch
 from torch import fx
+from torch.fx.node import map_aggregate
 
 from ..capture import Captured, GraphOutput, module_path, source_line, tensor_nodes, tensors_of
 from ..capture.autograd import Autograd, hint_of
@@ -110,9 +111,9 @@ class Problem:
         return hint_of(size, self.hints)
 
     def digest(self) -> str:
-        """What tells this program from another, the names of its nodes and constants aside."""
+        """What tells this program from another, the names of its nodes aside."""
         lines = [f"{v.shape} {v.dtype} {v.diff}" for v in self.values]
-        lines += [f"{_target(op.node)} {[v.id for v in op.operands]} {[v.id for v in op.results]}" for op in self.ops]
+        lines += [f"{_call(op.node)} {[v.id for v in op.operands]} {[v.id for v in op.results]}" for op in self.ops]
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
         return f"{len(self.ops)} operators, {digest}"
 
@@ -122,10 +123,14 @@ class Problem:
         return self.of[node][0] if node in self.of else None
 
 
-def _target(node: fx.Node) -> str:
-    """What a node calls, in words that do not change from process to process."""
-    target = node.target
-    return str(target) if isinstance(target, (str, OpOverload)) else getattr(target, "__name__", "")
+def _call(node: fx.Node) -> str:
+    """What a node calls and its constants, in words that do not change from process to process."""
+    target = str(node.target) if isinstance(node.target, OpOverload) else getattr(node.target, "__name__", "")
+
+    def constant(x: Any) -> Any:
+        return x if isinstance(x, (bool, int, float, str, torch.dtype, type(None))) else type(x).__name__
+
+    return f"{target} {map_aggregate((node.args, dict(node.kwargs)), constant)}"
 
 
 def of_data(size: Size) -> bool:

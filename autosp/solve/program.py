@@ -189,9 +189,10 @@ def out_of_time(variables: int, seconds: float) -> Fault:
 def foreign_answer(given: int, operators: int) -> Fault:
     """An answer that was found elsewhere is one to another program."""
     return Fault(
-        what=f"the answer that is reused has {given} choices, and does not fit this program of {operators} operators",
+        what=f"an answer of {given} choices, found by another rank or an earlier run, names strategies that this program "
+        f"of {operators} operators does not have",
         rule="an answer names, for each operator of the program that it was found for, one of its strategies",
-        fix="solve anew: leave plan= out, and save the plan again",
+        fix="give every rank the same rules and package versions; with plan=, leave it out and save the plan again",
         where="solve",
     )
 
