@@ -77,4 +77,4 @@ def too_old(test: str) -> str | None:
 
 def told() -> list[str]:
     """The table in words, a line each."""
-    return [f"- {each.library} before {each.before}: {each.why}." for each in OLDER]
+    return [f"* {each.library} before {each.before}: {each.why}." for each in OLDER]
