@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of `_HOME`; a test holds
         RankError,
         RuleError,
         SpecError,
+        StalePlanError,
     )
     from .spec.constraining import constrain
     from .spec.marks import annotate
@@ -56,6 +57,7 @@ _HOME = {
     "CheckError": "autosp.errors",
     "EngineError": "autosp.errors",
     "RankError": "autosp.errors",
+    "StalePlanError": "autosp.errors",
 }
 _SUBMODULES = ("deepspeed", "engine", "errors", "rules")
 
@@ -70,6 +72,7 @@ __all__ = [
     "RankError",
     "RuleError",
     "SpecError",
+    "StalePlanError",
     "annotate",
     "backend",
     "compile",
