@@ -59,7 +59,7 @@ def test_editors_and_type_checkers_see_what_is_there():
 
 def test_every_error_is_there():
     kinds = [e for _, e in inspect.getmembers(autosp.errors, inspect.isclass) if issubclass(e, Exception)]
-    assert len(kinds) == 9 and all(getattr(autosp, kind.__name__) is kind for kind in kinds)
+    assert len(kinds) == 10 and all(getattr(autosp, kind.__name__) is kind for kind in kinds)
     with pytest.raises(autosp.SpecError):
         autosp.parse("mesh [sp]\ninput x [seq@ps]\n")
 
