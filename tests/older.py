@@ -1,4 +1,4 @@
-"""What the older of the promised releases cannot do, with autosp or without it: these tests are left out there."""
+"""What the older of the promised releases cannot do, or do otherwise: these tests are left out there."""
 
 from __future__ import annotations
 

@@ -160,12 +160,7 @@ def written(known: dict[str, Outcome]) -> str:
         "",
         *(f"- {row.name}: {row.what}{also(row)}." for row in ROWS),
     ]
-    lines += [
-        "",
-        "What older releases cannot do, with autosp or without it (tests that are left out there):",
-        "",
-        *told(),
-    ]
+    lines += ["", "What older releases cannot do, or do otherwise (tests that are left out there):", "", *told()]
     failed = [f"- {name}: `{test}`" for name, outcome in known.items() for test in outcome.failed]
     return "\n".join([*lines, *(["", "Failed:", "", *failed] if failed else [])]) + "\n"
 

@@ -162,9 +162,7 @@ def _results(backward: fx.GraphModule, count: int, read: Collection[int]) -> lis
     """The places of the results that are the function's own. Dynamo up to torch 2.11 gives all that a forward computes as
     results, and calls the gradients of those beside its own so in the backward, which does not read them."""
     gradients = backward.graph.find_nodes(op="placeholder")[:count]
-    return [
-        i for i, n in enumerate(gradients) if i in read or n.users or not str(n.target).startswith("unused_")
-    ]  # fmt: skip
+    return [i for i, n in enumerate(gradients) if i in read or n.users or not str(n.target).startswith("unused_")]
 
 
 def _without(

@@ -274,4 +274,4 @@ def _note(value: object) -> str:
         return type(value).__name__ if not isinstance(value, (bool, int, float, str)) else repr(value)
     raw = value.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
     digest = hashlib.sha256(raw).hexdigest()[:12]
-    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)} checksum {digest}"
+    return f"{messages.tensor_text(value)} checksum {digest}"

@@ -11,14 +11,14 @@ import attrs
 import torch
 
 from ..errors import CaptureError, Problem
+from .messages import tensor_text
 
 LIMIT = 256  # a run does not end for its lengths; Dynamo's own limit is 8, over all models of a process
 MANY = 8
 SHOWN = 4
+MODE = "the mode"  # beside the names of arguments
+UNSEEN = "nothing of its arguments"
 _log = logging.getLogger("autosp")
-
-
-UNSEEN = "nothing of its arguments; TORCH_LOGS=recompiles names what it was that changed"
 
 
 @attrs.define
@@ -48,12 +48,12 @@ class Compiles:
 
 def described(inputs: Mapping[str, Any], training: bool) -> dict[str, str]:
     """What a program is compiled for, by argument."""
-    return {"the mode": "training" if training else "evaluation"} | {n: _text(x) for n, x in inputs.items()}
+    return {MODE: "training" if training else "evaluation"} | {n: _text(x) for n, x in inputs.items()}
 
 
 def _text(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        return tensor_text(value)
     return repr(value) if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
 
 
@@ -63,8 +63,7 @@ def changes(calls: list[dict[str, str]]) -> list[str]:
     seen = {n: list(dict.fromkeys(call.get(n, "not given") for call in calls)) for n in names}
     varied = sorted((n for n in seen if len(seen[n]) > 1), key=lambda n: -len(seen[n]))
     return [
-        f"{n if n == 'the mode' else repr(n)} was {', '.join(seen[n][-SHOWN:])}"
-        + (f" ({len(seen[n])} in all)" if len(seen[n]) > SHOWN else "")
+        f"{_name(n)} was {', '.join(seen[n][-SHOWN:])}" + (f" ({len(seen[n])} in all)" if len(seen[n]) > SHOWN else "")
         for n in varied
     ]
 
@@ -75,11 +74,13 @@ def again(model: str, calls: list[dict[str, str]], now: dict[str, str]) -> str:
     new = [n for n in names if now.get(n, "not given") not in {call.get(n, "not given") for call in calls}]
     last = calls[-1]
     shown = new or [n for n in names if now.get(n) != last.get(n)]
-    why = "; ".join(
-        f"{n if n == 'the mode' else repr(n)} was {last.get(n, 'not given')} and is {now.get(n, 'not given')}"
-        for n in shown
-    )
-    return f"{model} is compiled for the {ordinal(len(calls) + 1)} time: {why or UNSEEN}"
+    why = "; ".join(f"{_name(n)} was {last.get(n, 'not given')} and is {now.get(n, 'not given')}" for n in shown)
+    unseen = f"{UNSEEN}; TORCH_LOGS=recompiles names what it was that changed"
+    return f"{model} is compiled for the {ordinal(len(calls) + 1)} time: {why or unseen}"
+
+
+def _name(argument: str) -> str:
+    return argument if argument == MODE else repr(argument)
 
 
 def ordinal(n: int) -> str:
@@ -90,7 +91,7 @@ def ordinal(n: int) -> str:
 
 def often(model: str, calls: list[dict[str, str]]) -> str:
     """A model is compiled again and again."""
-    differences = "; ".join(changes(calls)) or "nothing of its arguments"
+    differences = "; ".join(changes(calls)) or UNSEEN
     return f"{model} was compiled {len(calls)} times. What changed: {differences}"
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from ..capture import Captured, GraphOutput, Names, capture, name_modules, specialise
-from ..compat.torch import example_size, fake_mode_of_trace, unguarded
+from ..compat.torch import fake_mode_of_trace, unguarded
 from ..errors import EngineError, Problem, StalePlanError, did_you_mean
 from ..lower import Rank
 from ..passes import Context, NeedsSymbols, Program, fixed_lengths, run, sharded
@@ -34,7 +34,7 @@ from .hooks import warn_of_hooks
 from .inner import compile_inner, compiler_of, inner_for
 from .marks import layout_of
 from .messages import each_length, reason
-from .plan_file import PlanFile, conditions_of, saveable
+from .plan_file import PlanFile, conditions_of, longest_alike, saveable
 from .random import with_own_stream
 from .recomputing import States, decided, limit_of
 from .reuse import Reuse, settled
@@ -104,6 +104,11 @@ class Backend:
     def per_shard(self) -> bool:
         """Whether some modules run per shard: the lengths that they see are marked, to be symbols in every trace."""
         return bool(self.spec.maps or self.refused)
+
+    @property
+    def axis(self) -> MeshAxis:
+        """The axis that is solved for."""
+        return MeshAxis(self.mesh.axis, self.mesh.size)
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence) -> Callable:
         if not self.options.complete and self.mesh.size > 1:
@@ -216,7 +221,7 @@ class Backend:
         """What a plan of this call is made for."""
         options = self.options
         return conditions_of(
-            captured, type(self.model).__name__, self.spec, MeshAxis(self.mesh.axis, self.mesh.size), options.device,
+            captured, type(self.model).__name__, self.spec, self.axis, options.device,
             self.policy, options.inner, compiler_of(options.inner, examples).device, dynamic,
         )  # fmt: skip
 
@@ -226,7 +231,7 @@ class Backend:
         rank = Rank(self.mesh.rank, self.mesh.group_name, options.grad_scale, options.complete, self.mesh.others)
         return Context(
             constraints=self.spec.constraints, mean_over=self._mean_over(), maps=self.spec.maps,
-            ends=partial(ends, self.spec), axis=MeshAxis(self.mesh.axis, self.mesh.size), device=options.device,
+            ends=partial(ends, self.spec), axis=self.axis, device=options.device,
             dynamic=dynamic, mapped=self.refused, rank=rank, tiles=self.spec.tile,
             settle=partial(settled, file, self.agreement, str(self.spec)),
             budget=0 if eager else self._budget(captured, examples) if file is None else file.budget,
@@ -326,7 +331,7 @@ def _guard_memory(gm: fx.GraphModule) -> None:
     """What is kept and what recomputed was chosen for the sizes at hand: longer ones, from the next power of two on,
     are compiled anew. The comparison is guarded on global sizes, so that ranks do so together."""
     for size in _varying(gm):
-        bool(size <= 1 << (int(example_size(size)) - 1).bit_length())
+        bool(size <= longest_alike(size))
 
 
 def _varying(gm: fx.GraphModule) -> list[torch.SymInt]:

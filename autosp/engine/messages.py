@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
+from typing import Any
+
+import torch
 
 from ..errors import AutospError, Problem
 from ..solve import Device
@@ -21,6 +24,15 @@ def reason(error: BaseException) -> str:
     else:
         text = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__
+
+
+def tensor_text(x: torch.Tensor, size: Callable[[Any], object] = str) -> str:
+    """`float32[2, 32]`. size: what stands for a size."""
+    return f"{dtype_text(x)}[{', '.join(str(size(n)) for n in x.shape)}]"
+
+
+def dtype_text(x: torch.Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
 
 
 def each_length(why: str) -> str:

@@ -103,19 +103,17 @@ def conditions_of(
     lengths: under a budget of bytes, for those up to the next power of two."""
     vals = {n.name: n.meta.get("val") for n in captured.graph.graph.find_nodes(op="placeholder")}
     inputs = {p.name: vals[p.node] for p in captured.placeholders if p.role == "input"}
-    weights = Counter(
-        str(vals[p.node].dtype).removeprefix("torch.") for p in captured.placeholders if p.role == "param"
-    )
+    weights = Counter(messages.dtype_text(vals[p.node]) for p in captured.placeholders if p.role == "param")
 
     def number(n: int | torch.SymInt) -> str:
         if not dynamic or isinstance(n, int):
             return str(example_size(n))
-        return f"n up to {1 << (int(example_size(n)) - 1).bit_length()}" if recompute.in_bytes else "n"
+        return f"n up to {longest_alike(n)}" if recompute.in_bytes else "n"
 
     def described(x: object) -> str:
         if not isinstance(x, torch.Tensor):
             return number(x) if isinstance(x, (int, torch.SymInt)) else repr(x)
-        return f"{str(x.dtype).removeprefix('torch.')}[{', '.join(map(number, x.shape))}]"
+        return messages.tensor_text(x, number)
 
     return {
         "autosp": metadata.version("autosp"),
@@ -132,6 +130,11 @@ def conditions_of(
         "the dtypes of parameters": ", ".join(f"{n} of {dtype}" for dtype, n in sorted(weights.items())) or "none",
         **{f"{INPUT} '{name}'": described(x) for name, x in sorted(inputs.items())},
     }
+
+
+def longest_alike(size: int | torch.SymInt) -> int:
+    """The longest that one decision under a budget of bytes serves, made at this size: the next power of two."""
+    return 1 << (int(example_size(size)) - 1).bit_length()
 
 
 def sizes_alone(differences: Mapping[str, tuple[str, str]]) -> bool:

@@ -62,18 +62,14 @@ def decided(
             return None
         limit = limit_of(policy, states.of(plan.problem.captured, examples), device_memory(plan.device).usable)
         if file is not None and file.decision is not None:
-            if limit is not None and file.decision.fits and file.decision.peak > limit:
-                raise StalePlanError(plan_too_large(file.path, file.decision.peak, max(limit, 0)))
-            return warned(file.decision)
-        if policy.budget == "auto" and limit is not None and _most(plan) <= limit:
+            decision = _saved(file, file.decision, limit)
+        elif policy.budget == "auto" and limit is not None and _most(plan) <= limit:
             return None
-        decision = decide(
-            local, examples, policy, device=plan.device, p=plan.p, limit=limit,
-            plan=plan.fingerprint(), compiler=compiler, offload=offload and torch.cuda.is_available(),
-        )  # fmt: skip
-        return warned(decision)
-
-    def warned(decision: Decision | None) -> Decision | None:
+        else:
+            decision = decide(
+                local, examples, policy, device=plan.device, p=plan.p, limit=limit,
+                plan=plan.fingerprint(), compiler=compiler, offload=offload and torch.cuda.is_available(),
+            )  # fmt: skip
         if decision is not None and not decision.fits:
             warnings.warn(f"autosp: {_too_little(policy, decision)}", stacklevel=2)
         return decision
@@ -100,6 +96,13 @@ def _most(plan: Plan) -> float:
     """More than activations can take on one rank."""
     values = plan.problem.values
     return AT_MOST * sum(local_bytes(v, plan.shardings[v.id], plan.problem, plan.mesh) for v in values if not v.param)
+
+
+def _saved(file: PlanFile, decision: Decision, limit: int | None) -> Decision:
+    """A saved plan's decision. Raises StalePlanError where it was for more memory than there is."""
+    if limit is not None and decision.fits and decision.peak > limit:
+        raise StalePlanError(plan_too_large(file.path, decision.peak, max(limit, 0)))
+    return decision
 
 
 def _agreed(policy: Recompute, find: Callable[[], Decision | None], agreement: Agreement) -> Decision | None:

@@ -46,9 +46,9 @@ class Reuse:
             return
         now = {"the model's program": plan.problem.digest(), "the plan of that program": plan.fingerprint()}
         then = dict(zip(now, (file.graph, file.fingerprint), strict=True))
-        differences = {name: (then[name], text) for name, text in now.items() if then[name] != text}
-        if differences:
-            raise StalePlanError(messages.stale(file.path, dict([next(iter(differences.items()))])))
+        for name, text in now.items():
+            if then[name] != text:
+                raise StalePlanError(messages.stale(file.path, {name: (then[name], text)}))
         self.path = file.path
 
 

@@ -47,6 +47,9 @@ def predict(
     other limits of the same plan, by its tiles, which is added to.
     """
     known = {} if known is None else known
+    context = Context(rank=rank, tiles=tuple(tiles), budget=budget_of(recompute, limit))
+    program = run(Program.of(plan), context, until="tile", verify=False)  # nothing runs
+    tiled = program.tiled
 
     def choose(plan: Plan, local: fx.GraphModule) -> Decision | None:
         choices = known.get(tiled) or Choices.of(
@@ -57,10 +60,7 @@ def predict(
         known[tiled] = choices
         return choices.decide(recompute, limit=limit, plan=plan.fingerprint())
 
-    context = Context(rank=rank, tiles=tuple(tiles), budget=budget_of(recompute, limit), choose=choose)
-    program = run(Program.of(plan), context, until="tile", verify=False)  # nothing runs
-    tiled = program.tiled
-    made = run(program, context, verify=False)
+    made = run(program, attrs.evolve(context, choose=choose), verify=False)
     return None if made.decision is None else Prediction(made.decision, made.tiled, made.notes)
 
 

@@ -1,13 +1,24 @@
-"""One launch of real ranks for each size of the world serves every selected test of this folder."""
+"""A process group of one, and one launch of real ranks for each size of the world, for all selected tests of this folder."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch.distributed as dist
 
 from autosp.parity.launch import Outcome, errors, launch
 from tests.engine import misuse
 
 Found = dict[tuple[str, str], tuple[Outcome, ...]]
+
+
+@pytest.fixture(scope="module")
+def world_of_one() -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

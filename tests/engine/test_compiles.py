@@ -14,12 +14,7 @@ from autosp.engine import compiles
 from tests.engine import golden
 from tests.engine.tiny import Out, Tiny, batch
 
-
-@pytest.fixture(scope="module", autouse=True)
-def world_of_one():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("world_of_one")
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from tests.engine.tiny import Tiny, batch
 
 
 @pytest.fixture(scope="module")
-def trained():
+def trained(world_of_one):
     """A model on one rank, and its optimizer, after a number of steps."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     mesh = dist.init_device_mesh("cpu", (1, 1), mesh_dim_names=("dp", "sp"))
 
     def train(steps: int):
@@ -30,8 +29,7 @@ def trained():
             optimizer.step()
         return model
 
-    yield train
-    dist.destroy_process_group()
+    return train
 
 
 def test_a_step_and_a_peak(trained) -> None:

@@ -17,12 +17,7 @@ from autosp.errors import AutospError, CaptureError, EngineError, RankError, Spe
 from tests.engine import golden
 from tests.engine.tiny import Tiny, batch
 
-
-@pytest.fixture(scope="module", autouse=True)
-def world_of_one():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("world_of_one")
 
 
 @pytest.fixture

@@ -85,15 +85,8 @@ def test_a_terminal_gets_tables_with_the_same_words(plan, longer):
 def test_the_fields_are_those_of_the_plan(plan, longer):
     found = json.loads(json.dumps(Report(plan, longer).fields()))
     own = {f.name for f in attrs.fields(type(plan)) if not f.name.startswith("_")}
-    inner = {
-        "problem",
-        "shardings",
-        "chosen",
-        "changes",
-        "groups",
-        "outputs",
-        "answer",
-    }  # told by reshards and the fingerprint
+    # told by reshards and the fingerprint
+    inner = {"problem", "shardings", "chosen", "changes", "groups", "outputs", "answer"}
     assert own - inner <= set(found)
     assert found["mesh"] == {"sp": 4}
     assert (found["peak_bytes"], found["max_seq_len"], found["fits"]) == (plan.peak_bytes, 65536, True)
