@@ -44,4 +44,4 @@ def test_a_public_function_says_what_it_takes_gives_and_raises(name: str):
 
 def test_every_public_error_says_when_it_is_raised():
     errors = [value for name in autosp.__all__ if inspect.isclass(value := getattr(autosp, name))]
-    assert len(errors) == 9 and all(inspect.getdoc(error) for error in errors)
+    assert len(errors) == 10 and all(inspect.getdoc(error) for error in errors)
