@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:  # what editors and type checkers see of `_HOME`; a test holds the two together
     from . import deepspeed, engine, errors, rules
     from .engine.entry import backend, compile
@@ -35,8 +37,6 @@ if TYPE_CHECKING:  # what editors and type checkers see of `_HOME`; a test holds
     from .spec.marks import annotate
     from .spec.parser import load, parse
     from .syntax.layout import P
-
-__version__ = "0.1.0"
 
 _HOME = {
     "parse": "autosp.spec",

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports its own stage and the ones to its left.
 STAGES = (
-    "errors collector compat resources syntax spec sharding rules capture folding solve lower recompute passes engine "
+    "version errors collector compat resources syntax spec sharding rules capture folding solve lower recompute passes engine "
     "parity report cli"
 ).split()
 PUBLIC = {"autosp", "autosp.deepspeed"}  # the front door imports any stage, and only `cli` comes through it

@@ -57,6 +57,11 @@ def test_editors_and_type_checkers_see_what_is_there():
             assert there is getattr(sys.modules[f"autosp.{home}"], name)
 
 
+def test_the_version_that_a_program_reads_is_the_package_s():
+    """Code that runs from a checkout has no installed package to ask."""
+    assert autosp.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
 def test_every_error_is_there():
     kinds = [e for _, e in inspect.getmembers(autosp.errors, inspect.isclass) if issubclass(e, Exception)]
     assert len(kinds) == 10 and all(getattr(autosp, kind.__name__) is kind for kind in kinds)

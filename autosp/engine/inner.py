@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -10,6 +11,7 @@ from torch import fx
 from ..compat.torch import aot_eager, inductor
 from ..recompute import Choice, Compiler, Partitioner
 from ..solve import Plan
+from .cacheable import marked
 
 
 def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence, choice: Choice | None = None) -> Callable:
@@ -20,7 +22,9 @@ def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence, choi
         return aot_eager(None if choice is None else Partitioner(choice))(gm, example_inputs)
     from ..recompute.tile_order import InOrder
 
-    patches = {} if choice is None else {"custom_partitioner_fn": Partitioner(choice)}
+    patches: dict[str, Any] = {"unsafe_marked_cacheable_functions": marked(gm)}
+    if choice is not None:
+        patches["custom_partitioner_fn"] = Partitioner(choice)
     if any("autosp_tile" in n.meta for n in gm.graph.nodes):
         patches["post_grad_custom_post_pass"] = InOrder()
     return inductor(gm, example_inputs, patches)

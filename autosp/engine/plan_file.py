@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,6 +23,7 @@ from ..recompute.compiler import Place
 from ..sharding import MeshAxis
 from ..solve import Answer, Device, Plan
 from ..spec import Recompute, Spec
+from ..version import __version__
 from . import messages
 
 FORMAT = 1
@@ -116,7 +116,7 @@ def conditions_of(
         return messages.tensor_text(x, number)
 
     return {
-        "autosp": metadata.version("autosp"),
+        "autosp": __version__,
         "torch": torch.__version__.partition("+")[0],
         "the model": model,
         "the spec": str(spec).strip(),

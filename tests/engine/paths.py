@@ -37,7 +37,7 @@ def mesh(dp: int = 1) -> dist.device_mesh.DeviceMesh:
 
 
 def compiled(model: torch.nn.Module, spec: str | None = "causal_lm", dp: int = 1, **options) -> torch.nn.Module:
-    return autosp.compile(model, spec, mesh=mesh(dp), **{"backend": "aot_eager", **options})
+    return autosp.compile(model, spec, **{"mesh": mesh(dp), "backend": "aot_eager", **options})
 
 
 def figures(expected: torch.nn.Module, losses: list[float], model: torch.nn.Module, got: list[float]) -> dict:
@@ -263,13 +263,18 @@ def plan_of_an_earlier_run() -> dict:
 
 @path
 def plan_made_before_there_was_a_process_group() -> dict:
-    """`autosp.plan` knows no mesh; its plan runs on one."""
+    """`autosp.plan` knows no mesh; its plan runs on one. A second model finds the first one's program in PyTorch's cache."""
     batches = [batch(i) for i in range(3)]
     options = {"device": "cpu", "recompute": "sac"}
     plan = autosp.plan(Tiny(), batches[0], "causal_lm", sp=dist.get_world_size(), dtype=torch.float32, **options)
-    eager, model = Tiny(), compiled(Tiny(), backend="inductor", plan=saved_by_the_first_rank(plan), **options)
+    options |= {"backend": "inductor", "mesh": mesh(), "plan": saved_by_the_first_rank(plan)}
+    eager, model, again = Tiny(), compiled(Tiny(), **options), compiled(Tiny(), **options)
     losses = without_search(lambda: train(model, batches))
-    return figures(eager, train(eager, batches), model, losses)
+    torch._dynamo.reset()
+    repeated = without_search(lambda: train(again, batches))
+    found = figures(eager, train(eager, batches), model, losses)
+    equal = compare(snapshot(model), snapshot(again)).ratio == 0 and losses == repeated
+    return found | {"equal": equal, "said": str(autosp.measure(again).compiled).rpartition("; ")[2]}
 
 
 def saved_by_the_first_rank(plan: Plan) -> str:

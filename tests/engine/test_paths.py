@@ -32,6 +32,7 @@ EXACT = {
     "marked_inputs_of_a_compiled_model": {"split": True},
     "copies_after_a_step": {"plans": [True, None]},
     "plan_of_an_earlier_run": {"same": True},
+    "plan_made_before_there_was_a_process_group": {"equal": True, "said": "the whole was in PyTorch's cache"},
     "evaluation_after_training": {"plan": True, "bare_loss": None, "training_logits": "Absent"},
 }
 WITHIN = {

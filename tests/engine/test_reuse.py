@@ -55,6 +55,7 @@ def test_a_plan_is_text_that_a_reader_and_a_differ_can_use(saved) -> None:
     assert fields["autosp plan"] == 1
     assert fields["conditions"]["input 'input_ids'"] == "int64[2, 32]"
     assert fields["conditions"]["the axis"] == "sp=1"
+    assert fields["conditions"]["autosp"] == autosp.__version__
     assert len(fields["answer"]) > 20 and fields["summary"]
     assert os.listdir(saved.parent) == ["plan.json"], "nothing half written is left"
 
@@ -299,7 +300,7 @@ def test_a_choice_is_pickled_alike_in_every_process() -> None:
 
 @pytest.mark.slow
 def test_a_warm_start_solves_nothing_and_compiles_nothing(tmp_path) -> None:
-    """In a process of its own each: the second finds both graphs in Inductor's cache."""
+    """In a process of its own each: the second finds the program, and both graphs, in PyTorch's caches."""
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "DS_ACCELERATOR": "cpu"}
     runs = [
         subprocess.run([sys.executable, "-c", START, *last], env=environment, capture_output=True, text=True)
@@ -307,7 +308,8 @@ def test_a_warm_start_solves_nothing_and_compiles_nothing(tmp_path) -> None:
     ]
     cold, warm = (run.stdout.strip().splitlines()[-1] for run in runs)
     assert "(solved)" in cold and cold.endswith("Inductor's cache: 0 hits, 2 misses since"), runs[0]
-    assert "plan.json')" in warm and warm.endswith("Inductor's cache: 2 hits, 0 misses since"), runs[1]
+    assert "plan.json')" in warm and "Inductor's cache: 2 hits, 0 misses since; " in warm, runs[1]
+    assert warm.endswith("; the whole was in PyTorch's cache"), runs[1]
 
 
 START = """
