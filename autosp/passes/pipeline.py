@@ -22,6 +22,7 @@ from .canonicalize import canonicalize
 from .choose_saved import choose_saved
 from .constrain import constrain
 from .functionalize import functionalize
+from .group_heads import group_heads
 from .hoist_slices import hoist_slices
 from .lower_to_rank import lower_to_rank
 from .mark_causal import mark_causal
@@ -31,7 +32,7 @@ from .shard import shard
 from .specialize import specialize
 from .symbols import NeedsSymbols, has_symbols
 from .tile import tile
-from .verify import verify_global, verify_local, verify_tiles, verify_windows
+from .verify import verify_global, verify_groups, verify_local, verify_tiles, verify_windows
 from .weigh_tokens import weigh_tokens
 from .window_attention import window_attention
 
@@ -68,6 +69,7 @@ PASSES = (
     Pass(hoist_slices, optional=True),
     Pass(shard),
     Pass(lower_to_rank, verify=verify_local),
+    Pass(group_heads, verify=verify_groups, optional=True),
     Pass(window_attention, verify=verify_windows, optional=True),
     Pass(tile, verify=verify_tiles, optional=True),
     Pass(choose_saved),

@@ -31,15 +31,17 @@ class Program:
     """A model's forward at one stage of its way from a global graph to what one rank runs.
 
     captured: the global graph, its inputs, parameters and outputs. plan: the sharding of every value, and the reshards;
-    from `shard` on. local: one rank's graph, from `lower_to_rank` on. windows: how many of its attentions run over a
-    sliding window, block by block. cut: the local graph before it was cut into tiles. tiled, notes: what runs in tiles,
-    and what does not and why. decision: what is saved for the backward; None where PyTorch chooses. mapped: calls of
-    modules that became one call each. stage: the last pass, "" where there was none. passes: those that ran.
+    from `shard` on. local: one rank's graph, from `lower_to_rank` on. grouped: how many of its attentions have fewer
+    heads of keys than of queries. windows: how many run over a sliding window, block by block. cut: the local graph
+    before it was cut into tiles. tiled, notes: what runs in tiles, and what does not and why. decision: what is saved
+    for the backward; None where PyTorch chooses. mapped: calls of modules that became one call each. stage: the last
+    pass, "" where there was none. passes: those that ran.
     """
 
     captured: Captured
     plan: Plan | None = None
     local: fx.GraphModule | None = None
+    grouped: int = 0
     windows: int = 0
     cut: fx.GraphModule | None = None
     tiled: tuple[Tiled, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..capture.legality import illegal
 from ..errors import CheckError
-from ..lower import check, check_bands
+from ..lower import check, check_bands, check_groups
 from ..recompute import check_tiles
 from .program import Context, Program
 
@@ -18,6 +18,12 @@ def verify_global(before: Program, program: Program, context: Context) -> None:
 def verify_local(before: Program, program: Program, context: Context) -> None:
     """The local graph is the plan's: raises CheckError with every fault (`autosp.lower.checker`)."""
     check(program.plan, program.local, complete=context.rank.complete, grad_scale=context.rank.grad_scale)
+
+
+def verify_groups(before: Program, program: Program, context: Context) -> None:
+    """Attentions in groups read what was repeated: raises CheckError (`autosp.lower.grouped`)."""
+    if program.grouped:
+        check_groups(before.local, program.local)
 
 
 def verify_windows(before: Program, program: Program, context: Context) -> None:

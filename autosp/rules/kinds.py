@@ -50,6 +50,7 @@ KINDS: dict[str, Trait] = {
     "reshape": Trait("the elements of its operand in their order, in another shape"),
     "permute": Trait("its operand with its dims in another order"),
     "expand": Trait("its operand, repeated along dims of size 1"),
+    "interleave": Trait("each row of its operand along `dim` so many times (`repeats`), next to each other"),
     "unsqueeze": Trait("its operand with one dim of size 1 more"),
     "slice": Trait("one range of its operand's elements along a dim"),
     "narrow": Trait("a slice whose range is said by its start and its length"),

@@ -281,9 +281,10 @@ def _expand(p: KindTrial) -> str:
     return "" if same(p.results[0], p.operands[0].expand(p.results[0].shape)) else "it is not its operand, repeated"
 
 
-def _unsqueeze(p: KindTrial) -> str:
-    added = p.results[0].dim() == p.operands[0].dim() + 1
-    return _reshape(p) if added else "it adds no dim"
+def _interleave(p: KindTrial) -> str:
+    x, dim = (p.operands[0], p.by_name["dim"]) if p.by_name["dim"] is not None else (p.operands[0].reshape(-1), 0)
+    rows = torch.arange(x.shape[dim]).unsqueeze(1).expand(-1, p.by_name["repeats"]).flatten()
+    return "" if same(p.results[0], x.index_select(dim, rows)) else "its rows are not its operand's, each so many times"
 
 
 def _slice(p: KindTrial) -> str:
@@ -378,7 +379,8 @@ PROOFS: dict[str, Callable[[KindTrial], str]] = {
     "reshape": _reshape,
     "permute": _permute,
     "expand": _expand,
-    "unsqueeze": _unsqueeze,
+    "interleave": _interleave,
+    "unsqueeze": lambda p: _reshape(p) if p.results[0].dim() == p.operands[0].dim() + 1 else "it adds no dim",
     "slice": _slice,
     "narrow": _narrow,
     "strided": _other("strided", lambda p: p.args),

@@ -148,11 +148,11 @@ def test_a_pass_that_cannot_be_left_out_is_refused(monkeypatch):
     assert str(error.value) == (
         "error: 'shard' is a pass that every program needs\n"
         "  --> the environment variable AUTOSP_SKIP\n"
-        "   = rule: AUTOSP_SKIP names passes that may be left out, by commas: hoist_slices, window_attention, tile\n"
+        "   = rule: AUTOSP_SKIP names passes that may be left out, by commas: hoist_slices, group_heads, window_attention, tile\n"
         "   = fix: take it out of AUTOSP_SKIP\n\n"
         "error: 'window_atention' is not a pass\n"
         "  --> the environment variable AUTOSP_SKIP\n"
-        "   = rule: AUTOSP_SKIP names passes that may be left out, by commas: hoist_slices, window_attention, tile\n"
+        "   = rule: AUTOSP_SKIP names passes that may be left out, by commas: hoist_slices, group_heads, window_attention, tile\n"
         "   = fix: did you mean 'window_attention'?"
     )
 
