@@ -7,11 +7,12 @@ metadata of nodes that our partitioner goes by. Both are told here, in a digest 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+import torch
 from torch import fx
 
 from ..capture.captured import paths_of
@@ -21,13 +22,18 @@ PACKAGE = Path(__file__).parents[1]
 _READ = ("custom", "recompute", "ac_graph_id")  # of a node's metadata, beside its module: what partitioners go by
 
 
-def marked(gm: fx.GraphModule) -> dict[str, str]:
+def marked(gm: fx.GraphModule, example_inputs: Sequence) -> dict[str, str]:
     """For `torch._inductor.config.unsafe_marked_cacheable_functions`: our functions that a graph calls, by full name.
 
-    None of them where the graph has parts of its own, whose calls the cache does not look at: such a program is
-    compiled by each process for itself, and so is one with a function that was made for a model (an autograd.Function).
+    None where the key would not tell all: a graph with parts of its own, whose calls the cache does not look at; one
+    that reads an attribute which is no tensor, as only tensors become inputs of what is compiled; a function that was
+    made for a model (an autograd.Function); lengths that are symbols, whose guards were met while we allowed none. Such
+    a program is compiled by each process for itself.
     """
-    if any(isinstance(part, fx.GraphModule) for part in gm.modules() if part is not gm):
+    tensors = {*dict(gm.named_parameters()), *dict(gm.named_buffers())}
+    parts = any(isinstance(part, fx.GraphModule) for part in gm.modules() if part is not gm)
+    symbols = any(isinstance(n, torch.SymInt) for x in example_inputs for n in getattr(x, "shape", (x,)))
+    if parts or symbols or any(n.target not in tensors for n in gm.graph.find_nodes(op="get_attr")):
         return {}
     calls = {n.target for n in gm.graph.nodes if n.op == "call_function" and isinstance(n.target, Callable)}
     ours = [call for call in calls if _module(call).startswith(f"{PACKAGE.name}.")]

@@ -22,7 +22,7 @@ def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence, choi
         return aot_eager(None if choice is None else Partitioner(choice))(gm, example_inputs)
     from ..recompute.tile_order import InOrder
 
-    patches: dict[str, Any] = {"unsafe_marked_cacheable_functions": marked(gm)}
+    patches: dict[str, Any] = {"unsafe_marked_cacheable_functions": marked(gm, example_inputs)}
     if choice is not None:
         patches["custom_partitioner_fn"] = Partitioner(choice)
     if any("autosp_tile" in n.meta for n in gm.graph.nodes):

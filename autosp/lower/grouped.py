@@ -197,14 +197,13 @@ def _is_before(what: Repeated, x: fx.Node) -> bool:
     if what.swapped:
         if x.target is not aten.transpose.int or {*x.args[1:]} != {1, 2}:
             return False
-        x = x.args[0]
+        (x,) = x.all_input_nodes
     if what.dim is None:
         return x.name == what.of.name
-    if x.target is not aten.expand.default or x.args[0].target is not aten.squeeze.dim:
+    if x.target is not aten.expand.default or _named(x.args[1]) != _named(what.sizes):
         return False
-    squeezed = x.args[0]
-    sizes = tuple(_named(x.args[1]))
-    return sizes == tuple(_named(what.sizes)) and _named(squeezed.args) == [what.of.name, what.dim]
+    squeezed = x.all_input_nodes[0]
+    return squeezed.target is aten.squeeze.dim and _named(squeezed.args) == [what.of.name, what.dim]
 
 
 def _repeats(n: fx.Node) -> bool:

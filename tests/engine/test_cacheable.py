@@ -9,6 +9,8 @@ import sys
 import pytest
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from autosp.engine import cacheable
 from autosp.lower.conversions import mean_over, scale_gradient
@@ -28,15 +30,19 @@ def graph(*calls) -> fx.GraphModule:
     return fx.GraphModule({}, made)
 
 
+def marked(gm: fx.GraphModule) -> dict[str, str]:
+    return cacheable.marked(gm, [torch.ones(2)])
+
+
 def key(gm: fx.GraphModule) -> str:
-    (found,) = set(cacheable.marked(gm).values())
+    (found,) = set(marked(gm).values())
     return found
 
 
 def test_our_functions_are_named_and_torch_s_are_not():
     gm = graph((torch.ops.aten.relu.default,), (torch.sin,), (scale_gradient, 0.5), (mean_over, "0", 2))
-    assert list(cacheable.marked(gm)) == ["autosp.lower.conversions.mean_over", NAME]
-    assert cacheable.marked(graph((torch.sin,))) == {}
+    assert list(marked(gm)) == ["autosp.lower.conversions.mean_over", NAME]
+    assert marked(graph((torch.sin,))) == {}
 
 
 def test_a_function_that_was_made_for_a_model_is_not_kept():
@@ -44,13 +50,31 @@ def test_a_function_that_was_made_for_a_model_is_not_kept():
         return x * factor
 
     scale_gradient.__module__ = "autosp.lower.conversions"
-    assert cacheable.marked(graph((scale_gradient, 2.0))) == {}, "it only has the other's name"
+    assert marked(graph((scale_gradient, 2.0))) == {}, "it only has the other's name"
 
 
 def test_what_a_graph_holds_of_its_own_is_not_looked_into():
     gm = graph((scale_gradient, 0.5))
     gm.add_submodule("body", graph((torch.sin,)))
-    assert cacheable.marked(gm) == {}
+    assert marked(gm) == {}
+
+
+def test_an_attribute_that_is_no_tensor_is_not_in_the_key():
+    gm = graph((scale_gradient, 0.5))
+    with gm.graph.inserting_before(gm.graph.output_node()):
+        gm.constant = torch.ones(2)
+        gm.graph.create_node("get_attr", "constant")
+    assert marked(gm) == {}
+    del gm.constant
+    gm.register_buffer("constant", torch.ones(2))
+    assert list(marked(gm)) == [NAME], "a buffer is an input of what is compiled"
+
+
+def test_lengths_that_are_symbols_are_compiled_by_each_process():
+    symbolic = FakeTensorMode(shape_env=ShapeEnv()).from_tensor(torch.ones(8, 2))
+    gm = graph((scale_gradient, 0.5))
+    assert isinstance(symbolic.shape[0], torch.SymInt)
+    assert cacheable.marked(gm, [symbolic]) == cacheable.marked(gm, [symbolic.shape[0]]) == {}
 
 
 @pytest.mark.parametrize(
