@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
-from ..compat.torch import aot_eager, inductor
+from ..compat.torch import aot_eager, aot_settings, inductor
 from ..recompute import Choice, Compiler, Partitioner
 from ..solve import Plan
 from .cacheable import marked
@@ -22,12 +23,14 @@ def compile_inner(inner: str, gm: fx.GraphModule, example_inputs: Sequence, choi
         return aot_eager(None if choice is None else Partitioner(choice))(gm, example_inputs)
     from ..recompute.tile_order import InOrder
 
-    patches: dict[str, Any] = {"unsafe_marked_cacheable_functions": marked(gm, example_inputs)}
+    known = marked(gm, example_inputs)
+    patches: dict[str, Any] = {"unsafe_marked_cacheable_functions": known or {}}
     if choice is not None:
         patches["custom_partitioner_fn"] = Partitioner(choice)
     if any("autosp_tile" in n.meta for n in gm.graph.nodes):
         patches["post_grad_custom_post_pass"] = InOrder()
-    return inductor(gm, example_inputs, patches)
+    with contextlib.nullcontext() if known is not None else aot_settings(enable_autograd_cache=False):
+        return inductor(gm, example_inputs, patches)
 
 
 def inner_for(inner: str, plan: Plan) -> str:

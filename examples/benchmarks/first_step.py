@@ -2,8 +2,9 @@
 
     python examples/benchmarks/first_step.py --layers 8 --sp 2
 
-Every run is a new process (autosp: one for each rank) with Inductor. Cold: empty caches. Warm: the cold run's caches,
-and the plan that it saved. The clock starts when the model is built; imports are not in it.
+Every run is a new process (autosp: one for each rank) with Inductor, whose cache the ranks of a node share. Cold: empty
+caches. Warm: the cold run's caches, and the plan that it saved. The clock starts when the model is built; imports are not
+in it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def launched(run: str, args: argparse.Namespace, folder: Path) -> float:
     own += ["--layers", str(args.layers), "--seq", str(args.seq), "--recompute", args.recompute]
     processes = []
     for rank in range(world):
-        caches = folder / ("unsharded" if run == "torch.compile" else f"rank{rank}")
+        caches = folder / ("unsharded" if run == "torch.compile" else "sharded")
         environment = os.environ | {
             "RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": "29531",
             "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TORCHINDUCTOR_CACHE_DIR": str(caches),

@@ -12,7 +12,8 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from autosp.engine import cacheable
+from autosp.engine import cacheable, inner
+from autosp.engine.inner import compile_inner
 from autosp.lower.conversions import mean_over, scale_gradient
 from autosp.rules import user
 from autosp.rules.book import shipped_rules
@@ -30,7 +31,7 @@ def graph(*calls) -> fx.GraphModule:
     return fx.GraphModule({}, made)
 
 
-def marked(gm: fx.GraphModule) -> dict[str, str]:
+def marked(gm: fx.GraphModule) -> dict[str, str] | None:
     return cacheable.marked(gm, [torch.ones(2)])
 
 
@@ -50,13 +51,13 @@ def test_a_function_that_was_made_for_a_model_is_not_kept():
         return x * factor
 
     scale_gradient.__module__ = "autosp.lower.conversions"
-    assert marked(graph((scale_gradient, 2.0))) == {}, "it only has the other's name"
+    assert marked(graph((scale_gradient, 2.0))) is None, "it only has the other's name"
 
 
 def test_what_a_graph_holds_of_its_own_is_not_looked_into():
     gm = graph((scale_gradient, 0.5))
     gm.add_submodule("body", graph((torch.sin,)))
-    assert marked(gm) == {}
+    assert marked(gm) is None
 
 
 def test_an_attribute_that_is_no_tensor_is_not_in_the_key():
@@ -64,7 +65,7 @@ def test_an_attribute_that_is_no_tensor_is_not_in_the_key():
     with gm.graph.inserting_before(gm.graph.output_node()):
         gm.constant = torch.ones(2)
         gm.graph.create_node("get_attr", "constant")
-    assert marked(gm) == {}
+    assert marked(gm) is None
     del gm.constant
     gm.register_buffer("constant", torch.ones(2))
     assert list(marked(gm)) == [NAME], "a buffer is an input of what is compiled"
@@ -74,7 +75,18 @@ def test_lengths_that_are_symbols_are_compiled_by_each_process():
     symbolic = FakeTensorMode(shape_env=ShapeEnv()).from_tensor(torch.ones(8, 2))
     gm = graph((scale_gradient, 0.5))
     assert isinstance(symbolic.shape[0], torch.SymInt)
-    assert cacheable.marked(gm, [symbolic]) == cacheable.marked(gm, [symbolic.shape[0]]) == {}
+    assert cacheable.marked(gm, [symbolic]) is cacheable.marked(gm, [symbolic.shape[0]]) is None
+
+
+def test_what_may_not_be_kept_is_compiled_without_the_cache(monkeypatch):
+    """A part's calls are not looked at by the cache, which would keep them by their names."""
+    seen = []
+    monkeypatch.setattr(inner, "inductor", lambda *args: seen.append(torch._functorch.config.enable_autograd_cache))
+    gm = graph((scale_gradient, 0.5))
+    compile_inner("inductor", gm, [torch.ones(2)])
+    gm.add_submodule("body", graph((torch.sin,)))
+    compile_inner("inductor", gm, [torch.ones(2)])
+    assert seen == [True, False] and torch._functorch.config.enable_autograd_cache
 
 
 @pytest.mark.parametrize(
