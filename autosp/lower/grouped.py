@@ -69,16 +69,30 @@ def group(gm: fx.GraphModule, on_gpu: bool) -> int:
 
 
 def repetitions(node: fx.Node) -> tuple[Repeated, Repeated] | None:
-    """What an attention's keys and values repeat, where both do alike."""
-    if not is_a(node, "attention") or argument(node, GROUPED) is None:
+    """What an attention's keys and values repeat, where both do alike, for queries of as many heads as come of it."""
+    if not is_a(node, "attention") or argument(node, GROUPED) is None or not _of_one_size(_values(node)):
         return None
     key, value = map(repeated, named(node, "attention")[1:])
     return (key, value) if key and value and key.times == value.times > 1 else None
 
 
+def _values(node: fx.Node) -> list[torch.Tensor]:
+    """Query, key and value of an attention in the global program, none where that is not known."""
+    op = node.meta.get("autosp_op")
+    return [] if op is None else [n.meta["val"] for n in named(op.node, "attention")]
+
+
+def _of_one_size(values: list[torch.Tensor]) -> bool:
+    """Whether query, key and value have four dims, and as many heads each: a head that is broadcast has no group."""
+    if any(v.dim() != 4 for v in values):
+        return False
+    heads = [v.shape[1] for v in values]
+    return len(heads) == 3 and isinstance(heads[0], int) and heads[0] == heads[1] == heads[2]
+
+
 def repeated(x: fx.Node) -> Repeated | None:
     """What `x` of (batch, heads, positions, size) repeats, from the sizes in the calls that make it."""
-    swapped = is_a(x, "permute") and {*map(_positive, x.args[1:])} == {1, 2}
+    swapped = is_a(x, "permute") and _swaps(x.args[1:])
     joined = x.args[0] if swapped else x
     heads = 2 if swapped else 1
     if is_a(joined, "interleave"):
@@ -107,14 +121,20 @@ def _sizes(call: fx.Node) -> tuple | None:
     return tuple(stated) if isinstance(stated, (list, tuple)) else None
 
 
+def _swaps(dims: tuple) -> bool:
+    """Whether the dims of a permutation, all or the two that change places, are those of heads and positions."""
+    return list(dims) == [[0, 2, 1, 3]] or (len(dims) == 2 and {*map(_positive, dims)} == {1, 2})
+
+
 def _positive(dim: object) -> object:
     return dim + 4 if isinstance(dim, int) and dim < 0 else dim
 
 
 def _has_one(x: fx.Node, dim: int) -> bool:
-    """Whether a value of five dims has the size 1 there, by the calls that make it."""
+    """Whether a value has five dims, and the size 1 at that one, by the calls that make it."""
     if is_a(x, "unsqueeze"):
-        return x.args[1] in (dim, dim - 5)
+        op = x.meta.get("autosp_op")
+        return op is not None and op.node.meta["val"].dim() == 5 and x.args[1] in (dim, dim - 5)
     if is_a(x, "cast", "clone"):
         return _has_one(x.args[0], dim)
     if is_a(x, "reshape"):
@@ -144,14 +164,14 @@ def _before(graph: fx.Graph, what: Repeated, like: fx.Node) -> fx.Node:
 
 def _has_kernel(node: fx.Node, on_gpu: bool) -> bool:
     """Whether the kernel that runs has groups."""
-    op = node.meta.get("autosp_op")
-    vals = [] if op is None else [n.meta["val"] for n in named(op.node, "attention")]
+    values = _values(node)
     if is_call(node, "random"):
         return False
-    if not on_gpu and all(v.device.type == "cpu" for v in vals):
+    if not on_gpu and all(v.device.type == "cpu" for v in values):
         return True
-    plain = BAND not in node.meta and named(node, "masked")[0] is None and len({v.shape[-1] for v in vals}) == 1
-    return plain and all(v.dtype in _FLASH and v.shape[-1] <= _WIDEST for v in vals)
+    plain = BAND not in node.meta and named(node, "masked")[0] is None and len({v.shape[-1] for v in values}) == 1
+    allowed = torch.backends.cuda.flash_sdp_enabled()
+    return plain and allowed and all(v.dtype in _FLASH and v.shape[-1] <= _WIDEST for v in values)
 
 
 def check_groups(before: fx.GraphModule, after: fx.GraphModule) -> None:
@@ -159,7 +179,8 @@ def check_groups(before: fx.GraphModule, after: fx.GraphModule) -> None:
     were repeated. Nodes that stayed have their names.
 
     Inferred: what is repeated, head by head, in `before`; that the attention reads it in `after`, and nothing else of
-    its call changed. Taken on trust: that the sizes in the calls of a graph are those that its values have.
+    its call changed. Taken on trust: that the sizes in the calls of a graph are those that its values have, and
+    `node.meta["autosp_op"]`, the operator that a call stands for, for their dims and heads.
     """
     old = {n.name: n for n in before.graph.nodes}
     new = {n.name: n for n in after.graph.nodes}

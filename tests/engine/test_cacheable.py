@@ -42,8 +42,8 @@ def key(gm: fx.GraphModule) -> str:
 
 def test_our_functions_are_named_and_torch_s_are_not():
     gm = graph((torch.ops.aten.relu.default,), (torch.sin,), (scale_gradient, 0.5), (mean_over, "0", 2))
-    assert list(marked(gm)) == ["autosp.lower.conversions.mean_over", NAME]
-    assert marked(graph((torch.sin,))) == {}
+    assert list(marked(gm)) == ["autosp", "autosp.lower.conversions.mean_over", NAME]
+    assert list(marked(graph((torch.sin,)))) == ["autosp"], "metadata and sources key a graph without them too"
 
 
 def test_a_function_that_was_made_for_a_model_is_not_kept():
@@ -52,6 +52,16 @@ def test_a_function_that_was_made_for_a_model_is_not_kept():
 
     scale_gradient.__module__ = "autosp.lower.conversions"
     assert marked(graph((scale_gradient, 2.0))) is None, "it only has the other's name"
+
+
+def test_an_operator_of_somebody_s_own_is_not_kept():
+    """Its backward is in no key: changed, it would be the old one's."""
+
+    @torch.library.custom_op("cacheable_test::doubled", mutates_args=())
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    assert marked(graph((torch.ops.cacheable_test.doubled.default,))) is None
 
 
 def test_what_a_graph_holds_of_its_own_is_not_looked_into():
@@ -68,7 +78,7 @@ def test_an_attribute_that_is_no_tensor_is_not_in_the_key():
     assert marked(gm) is None
     del gm.constant
     gm.register_buffer("constant", torch.ones(2))
-    assert list(marked(gm)) == [NAME], "a buffer is an input of what is compiled"
+    assert list(marked(gm)) == ["autosp", NAME], "a buffer is an input of what is compiled"
 
 
 def test_lengths_that_are_symbols_are_compiled_by_each_process():

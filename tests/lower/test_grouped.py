@@ -34,6 +34,11 @@ TRIALS = {
     "windows": attrs.evolve(LLAMA, model="tests.execute.families:Gemma3ForCausalLM"),
     "all lengths": attrs.evolve(LLAMA, lengths=(32, 40), dynamic=True),
     "heads behind positions": attrs.evolve(LLAMA, model="tests.lower.test_grouped:Swapped", spec="causal_lm"),
+    "one head of queries": attrs.evolve(LLAMA, model="tests.lower.test_grouped:OneQuery", spec="causal_lm"),
+    "no heads": attrs.evolve(LLAMA, model="tests.lower.test_grouped:NoHeads", spec="causal_lm", sp=1),
+    "positions in the place of heads": attrs.evolve(
+        LLAMA, model="tests.lower.test_grouped:Learned", spec="causal_lm", lengths=(16,)
+    ),
 }
 
 
@@ -66,6 +71,20 @@ def swapped(x: torch.Tensor, times: int) -> torch.Tensor:
     return x.unsqueeze(3).expand(b, s, h, times, d).reshape(b, s, h * times, d).transpose(1, 2)
 
 
+def interleaved(x: torch.Tensor, times: int) -> torch.Tensor:
+    return x.repeat_interleave(times, 1)
+
+
+def interleaved_last(x: torch.Tensor, times: int) -> torch.Tensor:
+    return x.transpose(1, 2).repeat_interleave(times, dim=-2).transpose(1, 2)
+
+
+def permuted(x: torch.Tensor, times: int) -> torch.Tensor:
+    b, h, s, d = x.shape
+    x = x.permute(0, 2, 1, 3).unsqueeze(3).expand(b, s, h, times, d).reshape(b, s, h * times, d)
+    return x.permute(0, 2, 1, 3)
+
+
 def in_another_order(x: torch.Tensor, times: int) -> torch.Tensor:
     """All heads, then all heads again: another attention."""
     b, h, s, d = x.shape
@@ -78,21 +97,69 @@ def of_positions(x: torch.Tensor, times: int) -> torch.Tensor:
     return x[:, :, None].expand(b, h, times, s, d).transpose(1, 2).reshape(b, h * times, s, d)
 
 
-class Swapped(nn.Module):
-    """A decoder of one layer whose keys are repeated as Meta's Llama repeats them."""
+class Decoder(nn.Module):
+    """A decoder of one layer; `attend` gives what its attention adds, of width 32."""
 
-    def __init__(self):
+    def __init__(self, queries: int = 64):
         super().__init__()
         self.tokens, self.head = nn.Embedding(64, 32), nn.Linear(32, 64)
-        self.q, self.kv = nn.Linear(32, 64), nn.Linear(32, 32)
+        self.q, self.kv = nn.Linear(32, queries), nn.Linear(32, 32)
 
     def forward(self, input_ids, labels):
         x = self.tokens(input_ids)
-        q = self.q(x).unflatten(-1, (8, 8)).transpose(1, 2)
-        k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in self.kv(x).chunk(2, -1))
-        y = F.scaled_dot_product_attention(q, swapped(k, 4), swapped(v, 4), is_causal=True)
-        logits = self.head(x + y.transpose(1, 2).flatten(2)[..., :32])
-        return F.cross_entropy(F.pad(logits, (0, 0, 0, 0))[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        logits = self.head(x + self.attend(x))
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    def heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (-1, 8)).transpose(1, 2)
+
+    def keys_and_values(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Two heads each."""
+        return [self.heads(part) for part in self.kv(x).chunk(2, -1)]
+
+
+class Swapped(Decoder):
+    """Its keys are repeated as Meta's Llama repeats them."""
+
+    def attend(self, x):
+        k, v = (swapped(each, 4) for each in self.keys_and_values(x))
+        y = F.scaled_dot_product_attention(self.heads(self.q(x)), k, v, is_causal=True)
+        return y.transpose(1, 2).flatten(2)[..., :32]
+
+
+class OneQuery(Decoder):
+    """One head of queries is broadcast to eight of keys: it is no group of theirs."""
+
+    def __init__(self):
+        super().__init__(queries=8)
+
+    def attend(self, x):
+        k, v = (interleaved(each, 4) for each in self.keys_and_values(x))
+        return F.scaled_dot_product_attention(self.heads(self.q(x)), k, v, is_causal=True).sum(1).repeat(1, 1, 4)
+
+
+class NoHeads(Decoder):
+    """An attention of three dims: what is repeated are positions."""
+
+    def __init__(self):
+        super().__init__(queries=32)
+
+    def attend(self, x):
+        k, v = (F.pad(part, (0, 16)).repeat_interleave(2, dim=1) for part in self.kv(x).chunk(2, -1))
+        return F.scaled_dot_product_attention(self.q(x), k, v, is_causal=True)
+
+
+class Learned(Decoder):
+    """Keys and values of a head are the same at all positions; `expand` adds the batch in front."""
+
+    def __init__(self):
+        super().__init__(queries=128)
+        self.k, self.v = nn.Parameter(torch.randn(1, 16, 8)), nn.Parameter(torch.randn(1, 16, 8))
+
+    def attend(self, x):
+        b = x.shape[0]
+        k, v = (p.unsqueeze(2).expand(b, 1, 16, 16, 8).reshape(b, 16, 16, 8) for p in (self.k, self.v))
+        return F.scaled_dot_product_attention(self.heads(self.q(x)), k, v).transpose(1, 2).flatten(2)[..., :32]
 
 
 def local_of(model: nn.Module, dtype: torch.dtype = torch.float32, sp: int = 2) -> fx.GraphModule:
@@ -106,15 +173,7 @@ def local_of(model: nn.Module, dtype: torch.dtype = torch.float32, sp: int = 2) 
     return lower(plan, Rank(0, "none"))
 
 
-def interleaved(x: torch.Tensor, times: int) -> torch.Tensor:
-    return x.repeat_interleave(times, 1)
-
-
-def interleaved_last(x: torch.Tensor, times: int) -> torch.Tensor:
-    return x.transpose(1, 2).repeat_interleave(times, dim=-2).transpose(1, 2)
-
-
-@pytest.mark.parametrize("repeat", [wide, swapped, interleaved, interleaved_last])
+@pytest.mark.parametrize("repeat", [wide, swapped, permuted, interleaved, interleaved_last])
 def test_what_was_repeated_is_read_as_it_is(repeat: Callable) -> None:
     before = local_of(Attends(repeat, is_causal=True), sp=1)
     after = copy_graph(before)
