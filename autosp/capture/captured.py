@@ -89,6 +89,12 @@ def module_calls_of(node: fx.Node, stack: str = "nn_module_stack") -> list[tuple
     return [(key, path) for key, (path, _) in (node.meta.get(stack) or {}).items()]
 
 
+def place_in(graph: str, node: fx.Node) -> str:
+    """Where a node stands, for an error: `local graph, NAME (file.py:12 in forward: code)`."""
+    line = source_line(node)
+    return f"{graph} graph, {node.name}" + (f" ({line})" if line else "")
+
+
 def source_line(node: fx.Node) -> str:
     """`file.py:12 in forward: code` of the user's line that made the node, or ''."""
     trace = (node.meta.get("stack_trace") or "").strip().splitlines()

@@ -10,7 +10,7 @@ from torch import fx
 from ..compat.torch import SET_GRAD_ENABLED, HigherOrderOperator, OpOverload, schema_of
 from ..errors import Problem
 from ..rules import argument, is_a
-from .captured import Captured, source_line, tensors_of
+from .captured import Captured, place_in, tensors_of
 from .casts import REGION
 from .own import own_of
 from .regions import KEY
@@ -74,12 +74,12 @@ def illegal(program: Captured) -> list[Problem]:
 
 
 def _problem(law: Callable, node: fx.Node, what: str) -> Problem:
-    place, rule = source_line(node), (law.__doc__ or "").strip().rstrip(".")
+    rule = (law.__doc__ or "").strip().rstrip(".")
     return Problem(
         what=f"the captured graph is not a program: at {node.name}, {what}",
         rule=rule[:1].lower() + rule[1:],
         fix="this is a fault of autosp: report it with AUTOSP_DUMP's files",
-        where=f"global graph, {node.name}" + (f" ({place})" if place else ""),
+        where=place_in("global", node),
     )
 
 

@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import fx
 
-from ..capture import source_line
+from ..capture import place_in
 from ..capture.masks import All, Sum, known_of
 from ..compat.torch import FakeTensorMode
 from ..errors import CheckError, Problem
@@ -173,5 +173,6 @@ def _mask(node: fx.Node) -> All | Sum | None:
 
 
 def _fault(node: fx.Node, what: str) -> Problem:
-    place = f"local graph, {node.name}" + (f" ({source_line(node)})" if source_line(node) else "")
-    return Problem(what=f"{node.target} runs over a window in blocks: {what}", rule=RULE, fix=FIX, where=place)
+    return Problem(
+        what=f"{node.target} runs over a window in blocks: {what}", rule=RULE, fix=FIX, where=place_in("local", node)
+    )

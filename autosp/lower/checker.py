@@ -27,7 +27,7 @@ from operator import attrgetter
 import torch
 from torch import fx
 
-from ..capture import source_line
+from ..capture import place_in
 from ..capture.masks import drops_mask
 from ..capture.own import own_of
 from ..errors import AutospError, CheckError, Problem
@@ -380,7 +380,7 @@ class _Checker:
                 what=what,
                 rule=rule,
                 fix="this is a fault of autosp or of a rule: run `autosp rules verify` and report it with AUTOSP_DUMP's files",
-                where=f"local graph, {node.name}" + (f" ({source_line(node)})" if source_line(node) else ""),
+                where=place_in("local", node),
             )
         )
 

@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import fx
 
-from ..capture import source_line
+from ..capture import place_in
 from ..errors import CheckError, Problem
 from ..rules import argument, is_a, is_call, named, traits, with_arguments
 from ..sharding import Split
@@ -245,5 +245,4 @@ def _named(args):
 
 
 def _fault(node: fx.Node, what: str) -> Problem:
-    place = f"local graph, {node.name}" + (f" ({source_line(node)})" if source_line(node) else "")
-    return Problem(what=f"{node.target} in grouped heads: {what}", rule=RULE, fix=FIX, where=place)
+    return Problem(what=f"{node.target} in grouped heads: {what}", rule=RULE, fix=FIX, where=place_in("local", node))

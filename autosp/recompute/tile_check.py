@@ -21,7 +21,7 @@ import attrs
 import torch
 from torch import fx
 
-from ..capture import source_line, tensors_of
+from ..capture import place_in, tensors_of
 from ..capture.casts import REGION, casts_of
 from ..compat.torch import SET_GRAD_ENABLED
 from ..errors import CheckError, Problem
@@ -296,8 +296,7 @@ class _TileChecker:
             self._fault(self.tiled.graph.output_node(), what, "what acts beside its result is called as before")
 
     def _fault(self, node: fx.Node, what: str, rule: str) -> None:
-        place = f"tiled graph, {node.name}" + (f" ({source_line(node)})" if source_line(node) else "")
-        self.faults.append(Problem(what=what, rule=rule, fix=FIX, where=place))
+        self.faults.append(Problem(what=what, rule=rule, fix=FIX, where=place_in("tiled", node)))
 
 
 def _is_own_part(t: TilePart, tile: int, tiles: int) -> bool:
